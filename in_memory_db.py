@@ -1,0 +1,362 @@
+"""The three stores in memory, for one process: all is gone when it ends.
+
+Methods are `async` and never await inside, so each is one atomic step on the event loop.
+"""
+
+import heapq
+import time
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterable
+from dataclasses import dataclass, field, replace
+from enum import Enum, auto
+from typing import Generic, TypeVar
+
+from sortedcontainers import SortedDict, SortedSet
+
+from shopsphere import search_index
+from shopsphere.errors import (
+    EmailTaken,
+    InsufficientQuantity,
+    OrderNotFound,
+    ProductNotFound,
+    ReservationConflict,
+    ReservationRefused,
+    ReservationReleased,
+    ReservationShipped,
+    StockLimit,
+)
+from shopsphere.models import (
+    MAX_ON_HAND,
+    SEEN,
+    Order,
+    OrderStatus,
+    Page,
+    Product,
+    Reservation,
+    Stock,
+    User,
+    new_pk,
+)
+from shopsphere.stores import DAY_SECONDS, REFUSED_SECONDS
+
+Clock = Callable[[], float]
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
+
+
+class ExpiringDict(Generic[K, V]):
+    """A dict whose entries can be set to go away, as Redis keys do."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._values: dict[K, V] = {}
+        self._expires: dict[K, float] = {}
+        self._queue: list[tuple[float, K]] = []
+
+    def get(self, key: K) -> V | None:
+        self._drop_expired()
+        return self._values.get(key)
+
+    def set(self, key: K, value: V, seconds: float | None = None) -> None:
+        """Keep the value for good, or for so many seconds."""
+        self._drop_expired()
+        self._values[key] = value
+        self._expires.pop(key, None)
+        if seconds is not None:
+            self._expires[key] = self._clock() + seconds
+            heapq.heappush(self._queue, (self._expires[key], key))
+
+    def _drop_expired(self) -> None:
+        while self._queue and self._queue[0][0] <= self._clock():
+            at, key = heapq.heappop(self._queue)
+            if self._expires.get(key) == at:
+                del self._expires[key], self._values[key]
+
+
+class MemoryStore:
+    """What the memory stores have in common: they always serve, and there is nothing to close."""
+
+    async def ping(self) -> None:
+        return
+
+    async def close(self) -> None:
+        return
+
+
+class MemoryUserStore(MemoryStore):
+    """`UserStore` in memory."""
+
+    def __init__(self) -> None:
+        self._users: dict[str, User] = {}
+        self._pks: dict[str, str] = {}
+
+    async def add(self, user: User) -> None:
+        if user.email in self._pks:
+            raise EmailTaken
+        self._users[user.pk] = user
+        self._pks[user.email] = user.pk
+
+    async def get(self, pk: str) -> User | None:
+        return self._users.get(pk)
+
+    async def find(self, email: str) -> User | None:
+        return self._users.get(self._pks.get(email, ""))
+
+
+class _State(Enum):
+    HELD = auto()
+    SHIPPED = auto()
+    RELEASED = auto()
+    REFUSED = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class _Mark:
+    """What is known of one order at one product. `available` is what a refusal answered."""
+
+    state: _State
+    reservation: Reservation | None = None
+    available: int = 0
+
+
+@dataclass(slots=True)
+class _Shelf:
+    """A product with its figures and its live reservations."""
+
+    product: Product
+    revision: str
+    stock: Stock
+    is_deleted: bool = False
+    live: SortedDict[str, Reservation] = field(default_factory=SortedDict)
+
+
+class MemoryProductStore(MemoryStore):
+    """`ProductStore` in memory."""
+
+    def __init__(self, clock: Clock = time.time) -> None:
+        self._shelves: dict[str, _Shelf] = {}
+        self._pks: SortedSet[str] = SortedSet()
+        self._index: SortedSet[str] = SortedSet()
+        self._marks: ExpiringDict[tuple[str, str], _Mark] = ExpiringDict(clock)
+
+    async def add(self, product: Product) -> None:
+        stock = Stock(product.quantity, product.quantity, 0, 0)
+        self._shelves[product.pk] = _Shelf(product, new_pk(), stock)
+        self._pks.add(product.pk)
+        self._add_entries(self._shelves[product.pk])
+
+    async def get(self, pk: str) -> Product:
+        return self._shelf(pk).product
+
+    async def list_page(self, after: str | None, limit: int) -> Page[Product]:
+        pks = _first(self._pks.irange(minimum=after, inclusive=(False, True)), limit + 1)
+        products = [self._shelves[pk].product for pk in pks[:limit]]
+        return Page(products, products[-1].pk if len(pks) > limit else None)
+
+    async def search_page(self, text: str, after: str | None, limit: int) -> Page[Product]:
+        folded = search_index.fold(text)
+        prefix = search_index.prefix(folded)
+        start = search_index.from_cursor(after, folded) if after else prefix
+        found: list[Product] = []
+        cursor = ""
+        for entry in self._index.irange(minimum=start):
+            if not entry.startswith(prefix):
+                break
+            suffix, pk, _ = search_index.split(entry)
+            product = self._shelves[pk].product
+            if search_index.is_first_match(search_index.fold(product.name), folded, suffix):
+                if len(found) == limit:
+                    return Page(found, cursor)
+                found.append(product)
+                cursor = search_index.to_cursor(suffix, pk)
+        return Page(found, None)
+
+    async def update(self, pk: str, name: str | None, price_cents: int | None) -> Product:
+        shelf = self._shelf(pk)
+        if price_cents is not None:
+            shelf.product = replace(shelf.product, price_cents=price_cents)
+        if name is not None:
+            self._remove_entries(shelf)
+            shelf.product = replace(shelf.product, name=name)
+            self._add_entries(shelf)
+        return shelf.product
+
+    async def change_stock(self, pk: str, change: int) -> Product:
+        shelf = self._shelf(pk)
+        stock = shelf.stock
+        if stock.available + change < 0:
+            raise InsufficientQuantity(stock.available)
+        if change > 0 and stock.available + stock.reserved + change > MAX_ON_HAND:
+            raise StockLimit
+        _count(shelf, received=change, available=change)
+        return shelf.product
+
+    async def delete(self, pk: str) -> None:
+        shelf = self._shelf(pk)
+        shelf.is_deleted = True
+        self._pks.remove(pk)
+        self._remove_entries(shelf)
+
+    async def stock(self, pk: str) -> Stock:
+        return self._any_shelf(pk).stock
+
+    async def reservations_page(self, pk: str, after: str | None, limit: int) -> Page[Reservation]:
+        live = self._any_shelf(pk).live
+        orders = _first(live.irange(minimum=after, inclusive=(False, True)), limit + 1)
+        next_after = orders[limit - 1] if len(orders) > limit else None
+        return Page([live[order] for order in orders[:limit]], next_after)
+
+    async def reserve(self, pk: str, order_pk: str, quantity: int) -> tuple[Reservation, bool]:
+        shelf = self._shelf(pk)
+        mark = self._marks.get((pk, order_pk))
+        if mark:
+            return self._reserved_before(mark, quantity), False
+        available = shelf.stock.available
+        if available < quantity:
+            refusal = _Mark(_State.REFUSED, available=available)
+            self._marks.set((pk, order_pk), refusal, REFUSED_SECONDS)
+            raise ReservationRefused(available)
+        product = shelf.product
+        taken = Reservation(pk, order_pk, quantity, product.price_cents, product.name)
+        _count(shelf, available=-quantity, reserved=quantity)
+        shelf.live[order_pk] = taken
+        self._marks.set((pk, order_pk), _Mark(_State.HELD, taken))
+        return taken, True
+
+    @staticmethod
+    def _reserved_before(mark: _Mark, quantity: int) -> Reservation:
+        if mark.state is _State.REFUSED:
+            raise ReservationRefused(mark.available)
+        if mark.state is _State.RELEASED or mark.reservation is None:
+            raise ReservationReleased
+        if mark.reservation.quantity != quantity:
+            raise ReservationConflict
+        return mark.reservation
+
+    async def release(self, pk: str, order_pk: str) -> None:
+        mark = self._marks.get((pk, order_pk))
+        if mark and mark.state is _State.RELEASED:
+            return
+        if mark and mark.state is _State.SHIPPED:
+            raise ReservationShipped
+        if mark and mark.reservation:
+            shelf = self._shelves[pk]
+            _count(shelf, available=mark.reservation.quantity, reserved=-mark.reservation.quantity)
+            del shelf.live[order_pk]
+        self._marks.set((pk, order_pk), _Mark(_State.RELEASED), DAY_SECONDS)
+
+    async def ship(self, pk: str, order_pk: str) -> None:
+        mark = self._marks.get((pk, order_pk))
+        if mark is None or mark.state is _State.SHIPPED:
+            return
+        if mark.state is not _State.HELD or mark.reservation is None:
+            raise ReservationReleased
+        shelf = self._shelves[pk]
+        _count(shelf, reserved=-mark.reservation.quantity, shipped=mark.reservation.quantity)
+        del shelf.live[order_pk]
+        self._marks.set((pk, order_pk), replace(mark, state=_State.SHIPPED), DAY_SECONDS)
+
+    def _any_shelf(self, pk: str) -> _Shelf:
+        shelf = self._shelves.get(pk)
+        if shelf is None:
+            raise ProductNotFound
+        return shelf
+
+    def _shelf(self, pk: str) -> _Shelf:
+        shelf = self._any_shelf(pk)
+        if shelf.is_deleted:
+            raise ProductNotFound
+        return shelf
+
+    def _add_entries(self, shelf: _Shelf) -> None:
+        product = shelf.product
+        self._index.update(search_index.entries(product.name, product.pk, shelf.revision))
+
+    def _remove_entries(self, shelf: _Shelf) -> None:
+        product = shelf.product
+        for entry in search_index.entries(product.name, product.pk, shelf.revision):
+            self._index.discard(entry)
+
+
+def _count(
+    shelf: _Shelf, *, received: int = 0, available: int = 0, reserved: int = 0, shipped: int = 0
+) -> None:
+    """Add to the figures of a product; `quantity` follows what is available."""
+    old = shelf.stock
+    shelf.stock = Stock(
+        old.received + received,
+        old.available + available,
+        old.reserved + reserved,
+        old.shipped + shipped,
+    )
+    shelf.product = replace(shelf.product, quantity=shelf.stock.available)
+
+
+class MemoryOrderStore(MemoryStore):
+    """`OrderStore` in memory."""
+
+    def __init__(self, clock: Clock = time.time) -> None:
+        self._clock = clock
+        self._orders: ExpiringDict[str, Order] = ExpiringDict(clock)
+        self._failed: ExpiringDict[str, bool] = ExpiringDict(clock)
+        self._placing: dict[tuple[str, str], float] = {}
+        self._lists: defaultdict[str | None, SortedSet[str]] = defaultdict(SortedSet)
+
+    async def mark_placing(self, pk: str, product_id: str) -> None:
+        self._placing[pk, product_id] = self._clock()
+
+    async def unmark_placing(self, pk: str, product_id: str) -> None:
+        self._placing.pop((pk, product_id), None)
+
+    async def create(self, order: Order) -> OrderStatus:
+        status = self._status(order.pk)
+        if status is None:
+            self._orders.set(order.pk, order)
+        return status or order.status
+
+    async def place(self, pk: str, reservation: Reservation) -> Order | None:
+        order = self._orders.get(pk)
+        if order and order.status is OrderStatus.PENDING:
+            order = replace(
+                order,
+                status=OrderStatus.PLACED,
+                product_name=reservation.product_name,
+                unit_price_cents=reservation.unit_price_cents,
+            )
+            self._orders.set(pk, order)
+        return order if order and order.status in SEEN else None
+
+    async def fail(self, pk: str) -> OrderStatus:
+        order = self._orders.get(pk)
+        if order is None:
+            self._failed.set(pk, True, DAY_SECONDS)
+        elif order.status not in SEEN:
+            self._orders.set(pk, replace(order, status=OrderStatus.FAILED), DAY_SECONDS)
+        return self._status(pk) or OrderStatus.FAILED
+
+    async def list_order(self, order: Order) -> None:
+        self._lists[None].add(order.pk)
+        if order.user_id:
+            self._lists[order.user_id].add(order.pk)
+
+    async def get(self, pk: str) -> Order:
+        order = self._orders.get(pk)
+        if order is None or order.status not in SEEN:
+            raise OrderNotFound
+        return order
+
+    async def list_page(self, user_id: str | None, after: str | None, limit: int) -> Page[Order]:
+        listed = self._lists.get(user_id, SortedSet())
+        pks = _first(listed.irange(minimum=after, inclusive=(False, True)), limit + 1)
+        orders = [order for pk in pks[:limit] if (order := self._orders.get(pk))]
+        return Page(orders, pks[limit - 1] if len(pks) > limit else None)
+
+    def _status(self, pk: str) -> OrderStatus | None:
+        order = self._orders.get(pk)
+        if order:
+            return order.status
+        return OrderStatus.FAILED if self._failed.get(pk) else None
+
+
+def _first(things: Iterable[str], count: int) -> list[str]:
+    return [thing for thing, _ in zip(things, range(count), strict=False)]

@@ -1,0 +1,344 @@
+"""The product service, port 8000: the catalogue, and the stock, which it alone owns."""
+
+import unicodedata
+from datetime import datetime
+from typing import Annotated, Literal, Self
+
+from fastapi import APIRouter, Depends, FastAPI, Header, Query, Request, Response
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from shopsphere.access import TOKEN_CHECKED
+from shopsphere.error_answers import errors
+from shopsphere.errors import (
+    InsufficientQuantity,
+    InvalidRequest,
+    InvalidToken,
+    ProductNotFound,
+    ReservationConflict,
+    ReservationRefused,
+    ReservationReleased,
+    ReservationShipped,
+    StockLimit,
+    StorageMismatch,
+)
+from shopsphere.models import (
+    MAX_ON_HAND,
+    MAX_ORDER_QUANTITY,
+    Money,
+    Product,
+    Reservation,
+    Stock,
+    is_pk,
+    new_pk,
+    to_cents,
+    to_number,
+)
+from shopsphere.paging import LINK_HEADER, AnyPaging, PagingByPk, listing
+from shopsphere.settings import Settings
+from shopsphere.stores import ProductStore
+from shopsphere.web import create_app, serve
+from storage import open_product_store
+
+PORT = 8000
+MAX_NAME_LENGTH = 200
+
+
+def _name(text: str) -> str:
+    name = unicodedata.normalize("NFC", text).strip()
+    if not 1 <= len(name) <= MAX_NAME_LENGTH:
+        raise ValueError("must have 1 to 200 characters, not counting spaces around it")
+    if any(unicodedata.category(character) == "Cc" for character in name):
+        raise ValueError("must not contain control characters")
+    return name
+
+
+Name = Annotated[
+    str,
+    AfterValidator(_name),
+    Field(json_schema_extra={"minLength": 1, "maxLength": MAX_NAME_LENGTH}),
+]
+ProductPk = Annotated[str, Field(description="The `pk` of a product.")]
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class ProductCreate(_Body):
+    name: Name = Field(examples=["Laptop"])
+    price: Money = Field(examples=[999.99])
+    quantity: int = Field(ge=0, le=MAX_ON_HAND, examples=[10])
+
+
+class ProductUpdate(_Body):
+    name: Name | None = Field(None, examples=["Laptop, 14 inch"])
+    price: Money | None = Field(None, examples=[899.5])
+
+    @model_validator(mode="after")
+    def _changes_something(self) -> Self:
+        if not self.model_fields_set or None in (getattr(self, f) for f in self.model_fields_set):
+            raise ValueError("must have a name, a price or both, and neither null")
+        return self
+
+
+class StockChange(_Body):
+    change: int = Field(examples=[5], description="Units to add; negative to take away.")
+
+
+class ReservationCreate(_Body):
+    quantity: int = Field(ge=1, le=MAX_ORDER_QUANTITY, examples=[2])
+
+
+class ProductPublic(BaseModel):
+    pk: str
+    name: str
+    price: float
+    quantity: int = Field(description="What can be ordered now.")
+    created_at: datetime
+
+    @classmethod
+    def of(cls, product: Product) -> Self:
+        return cls(
+            pk=product.pk,
+            name=product.name,
+            price=to_number(product.price_cents),
+            quantity=product.quantity,
+            created_at=product.created_at,
+        )
+
+
+class StockPublic(BaseModel):
+    received: int
+    available: int
+    reserved: int
+    shipped: int
+
+    @classmethod
+    def of(cls, stock: Stock) -> Self:
+        return cls(
+            received=stock.received,
+            available=stock.available,
+            reserved=stock.reserved,
+            shipped=stock.shipped,
+        )
+
+
+class ReservationPublic(BaseModel):
+    product_id: str
+    order_id: str
+    quantity: int
+    unit_price: float
+    product_name: str
+
+    @classmethod
+    def of(cls, reservation: Reservation) -> Self:
+        return cls(
+            product_id=reservation.product_id,
+            order_id=reservation.order_id,
+            quantity=reservation.quantity,
+            unit_price=to_number(reservation.unit_price_cents),
+            product_name=reservation.product_name,
+        )
+
+
+def _store(request: Request) -> ProductStore:
+    store: ProductStore = request.app.state.opened.store
+    return store
+
+
+def _possible_pk(pk: ProductPk) -> str:
+    if not is_pk(pk):
+        raise ProductNotFound
+    return pk
+
+
+def _possible_order_pk(order_pk: str) -> str:
+    if not is_pk(order_pk):
+        raise InvalidRequest(("order_pk", "must be the pk of an order"))
+    return order_pk
+
+
+def _same_storage(
+    request: Request,
+    x_storage: Annotated[
+        Literal["redis", "memory"] | None,
+        Header(description="Where the caller keeps its orders; refused if it is not where we do."),
+    ] = None,
+) -> None:
+    if x_storage not in (None, request.app.state.opened.storage):
+        raise StorageMismatch
+
+
+Products = Annotated[ProductStore, Depends(_store)]
+Pk = Annotated[str, Depends(_possible_pk)]
+OrderPk = Annotated[str, Depends(_possible_order_pk)]
+
+catalogue = APIRouter(tags=["catalogue"])
+stock = APIRouter(tags=["stock"], dependencies=[TOKEN_CHECKED])
+reservations = APIRouter(
+    prefix="/products/{pk}/reservations/{order_pk}",
+    tags=["reservations"],
+    dependencies=[TOKEN_CHECKED, Depends(_same_storage)],
+    responses=errors(InvalidRequest, InvalidToken, StorageMismatch),
+)
+
+
+@catalogue.post(
+    "/products", status_code=201, dependencies=[TOKEN_CHECKED], responses=errors(InvalidToken)
+)
+async def create_product(
+    body: ProductCreate, products: Products, request: Request, response: Response
+) -> ProductPublic:
+    """Add a product with its price and the units there are of it."""
+    product = Product(new_pk(), body.name, to_cents(body.price), body.quantity)
+    await products.add(product)
+    response.headers["Location"] = f"/products/{product.pk}"
+    return ProductPublic.of(product)
+
+
+@catalogue.get(
+    "/products", response_model=list[ProductPublic], responses={200: {"headers": LINK_HEADER}}
+)
+async def list_products(request: Request, paging: PagingByPk, products: Products) -> Response:
+    """All products, oldest first: the whole list, or a page of it with `limit` and `after`."""
+    return await listing(request, paging, products.list_page, ProductPublic.of)
+
+
+@catalogue.get(
+    "/products/search",
+    response_model=list[ProductPublic],
+    responses={200: {"headers": LINK_HEADER}},
+)
+async def search_products(
+    request: Request,
+    paging: AnyPaging,
+    products: Products,
+    name: Annotated[str, Query(min_length=1, examples=["lap"])],
+) -> Response:
+    """Products whose name contains the text, wherever it stands and whatever its case.
+
+    Ordered by what stands in the name from there on.
+    """
+    return await listing(
+        request,
+        paging,
+        lambda after, limit: products.search_page(name, after, limit),
+        ProductPublic.of,
+    )
+
+
+@catalogue.get("/products/{pk}", responses=errors(ProductNotFound))
+async def get_product(pk: Pk, products: Products) -> ProductPublic:
+    """One product."""
+    return ProductPublic.of(await products.get(pk))
+
+
+@catalogue.patch(
+    "/products/{pk}",
+    dependencies=[TOKEN_CHECKED],
+    responses=errors(InvalidToken, ProductNotFound),
+)
+async def update_product(pk: Pk, body: ProductUpdate, products: Products) -> ProductPublic:
+    """Change name, price or both. Orders keep the name and the price they were placed with."""
+    price_cents = None if body.price is None else to_cents(body.price)
+    return ProductPublic.of(await products.update(pk, body.name, price_cents))
+
+
+@catalogue.delete(
+    "/products/{pk}",
+    status_code=204,
+    dependencies=[TOKEN_CHECKED],
+    responses=errors(InvalidToken, ProductNotFound),
+)
+async def delete_product(pk: Pk, products: Products) -> None:
+    """Take a product out of the catalogue. Its orders stay, and can still be cancelled."""
+    await products.delete(pk)
+
+
+@stock.post(
+    "/products/{pk}/stock",
+    responses=errors(InsufficientQuantity, StockLimit, InvalidToken, ProductNotFound),
+)
+async def change_stock(pk: Pk, body: StockChange, products: Products) -> ProductPublic:
+    """Book units in, or out when negative: never below zero, nor above 1,000,000,000 on hand."""
+    change = max(-MAX_ON_HAND - 1, min(body.change, MAX_ON_HAND + 1))
+    return ProductPublic.of(await products.change_stock(pk, change))
+
+
+@stock.get("/products/{pk}/stock", responses=errors(InvalidToken, ProductNotFound))
+async def get_stock(pk: Pk, products: Products) -> StockPublic:
+    """What became of all units: always `received = available + reserved + shipped`."""
+    return StockPublic.of(await products.stock(pk))
+
+
+@stock.get(
+    "/products/{pk}/reservations",
+    response_model=list[ReservationPublic],
+    responses={200: {"headers": LINK_HEADER}, **errors(InvalidToken, ProductNotFound)},
+)
+async def list_reservations(
+    pk: Pk, request: Request, paging: PagingByPk, products: Products
+) -> Response:
+    """The live reservations: neither released nor shipped."""
+    return await listing(
+        request,
+        paging,
+        lambda after, limit: products.reservations_page(pk, after, limit),
+        ReservationPublic.of,
+    )
+
+
+@reservations.put(
+    "",
+    status_code=201,
+    responses={
+        200: {"model": ReservationPublic, "description": "It was reserved before."},
+        **errors(ProductNotFound, ReservationRefused, ReservationReleased, ReservationConflict),
+    },
+)
+async def reserve(
+    pk: Pk, order_pk: OrderPk, body: ReservationCreate, products: Products, response: Response
+) -> ReservationPublic:
+    """Hold units for an order: checked and taken in one step, once per order.
+
+    The same again answers 200 and takes nothing. A refusal is final for this order for 15 minutes,
+    even if stock comes in.
+    """
+    reservation, is_new = await products.reserve(pk, order_pk, body.quantity)
+    response.status_code = 201 if is_new else 200
+    return ReservationPublic.of(reservation)
+
+
+@reservations.delete("", status_code=204, responses=errors(ProductNotFound, ReservationShipped))
+async def release(pk: Pk, order_pk: OrderPk, products: Products) -> None:
+    """Give the units back, once. For a day afterwards this order cannot reserve again."""
+    await products.release(pk, order_pk)
+
+
+@reservations.post("/ship", status_code=204, responses=errors(ProductNotFound, ReservationReleased))
+async def ship(pk: Pk, order_pk: OrderPk, products: Products) -> None:
+    """The units have left: `reserved` falls and `shipped` rises, once."""
+    await products.ship(pk, order_pk)
+
+
+router = APIRouter()
+for part in (catalogue, stock, reservations):
+    router.include_router(part)
+
+
+def build(settings: Settings | None = None) -> FastAPI:
+    """Return the app, with these settings or those of the environment."""
+    return create_app(
+        "product",
+        title="ShopSphere products",
+        description="The catalogue and its stock.",
+        router=router,
+        open_store=open_product_store,
+        settings=settings,
+    )
+
+
+app = build()
+
+if __name__ == "__main__":
+    serve(app, PORT)

@@ -1,0 +1,218 @@
+"""The Redis connection: the client, its errors turned into ours, the base record, the scripts."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+from aredis_om import HashModel
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.client import Pipeline
+from redis.asyncio.retry import Retry
+from redis.backoff import FullJitterBackoff
+from redis.commands.core import AsyncScript
+from redis.exceptions import (
+    AuthenticationError,
+    AuthorizationError,
+    BusyLoadingError,
+    ConnectionError,
+    NoPermissionError,
+    RedisError,
+    ResponseError,
+    TimeoutError,
+)
+
+from shopsphere.errors import CannotStart, StoreUnavailable
+from shopsphere.settings import Settings
+
+log = logging.getLogger("shopsphere.redis")
+
+SCRIPTS = Path(__file__).parent / "redis_stores"
+REFUSALS = (AuthenticationError, AuthorizationError, NoPermissionError)
+CANNOT_SERVE = (ConnectionError, TimeoutError, *REFUSALS)
+CANNOT_SERVE_WORDS = (
+    "LOADING", "READONLY", "OOM ", "NOREPLICAS", "MISCONF", "CLUSTERDOWN", "MASTERDOWN",
+    "NOAUTH", "NOPERM", "WRONGPASS", "BUSY ", "TRYAGAIN", "UNBLOCKED", "max number of clients",
+)  # fmt: skip
+"""What Redis says in a bare ResponseError, or inside a script's error, when it cannot serve."""
+
+
+class NothingAnswers(Exception):
+    """At the address of Redis there is nothing that answers."""
+
+
+def _cannot_serve(error: RedisError) -> bool:
+    return isinstance(error, CANNOT_SERVE) or any(word in str(error) for word in CANNOT_SERVE_WORDS)
+
+
+def _store_unavailable(error: RedisError) -> StoreUnavailable:
+    """Say that Redis cannot serve; the reason goes into the log, not to the caller."""
+    log.warning("Redis cannot serve now: %s: %s", type(error).__name__, error)
+    return StoreUnavailable()
+
+
+class ShopRedis(Redis):
+    """A Redis client that raises StoreUnavailable for every way in which Redis cannot serve."""
+
+    async def execute_command(self, *args: Any, **options: Any) -> Any:
+        try:
+            return await super().execute_command(*args, **options)
+        except RedisError as error:
+            if _cannot_serve(error):
+                raise _store_unavailable(error) from error
+            raise
+
+
+@asynccontextmanager
+async def pipeline(client: ShopRedis) -> AsyncIterator[Pipeline]:
+    """Yield a pipeline, not atomic; its commands go out together in `await pipe.execute()`."""
+    async with client.pipeline(transaction=False) as pipe:
+        try:
+            yield pipe
+        except RedisError as error:
+            if _cannot_serve(error):
+                raise _store_unavailable(error) from error
+            raise
+
+
+def _client(settings: Settings) -> ShopRedis:
+    """Make the client. A command is repeated when its connection breaks, so all must bear that."""
+    url = settings.redis_url.get_secret_value()
+    options: dict[str, Any] = {
+        "max_connections": 100,
+        "timeout": 5,
+        "socket_timeout": 2,
+        "socket_connect_timeout": 1,
+        "health_check_interval": 15,
+        "decode_responses": True,
+        "protocol": 2,  # RESP3, the default of redis-py 8, is unknown to servers before 6
+        "retry": Retry(FullJitterBackoff(cap=0.2, base=0.02), 2),
+    }
+    if url:
+        try:
+            return ShopRedis(connection_pool=BlockingConnectionPool.from_url(url, **options))
+        except ValueError as error:
+            raise CannotStart(
+                "REDIS_URL is no valid address, such as redis://host:6379/0"
+            ) from error
+    pool = BlockingConnectionPool(
+        host=settings.redis_host,
+        port=settings.redis_port,
+        password=settings.redis_password.get_secret_value() or None,
+        **options,
+    )
+    return ShopRedis(connection_pool=pool)
+
+
+async def connect(settings: Settings) -> ShopRedis:
+    """Open the client of this process and see that Redis serves it; wait while it is loading.
+
+    Raise NothingAnswers when nothing is there, CannotStart when Redis is there and refuses.
+    """
+    client = _client(settings)
+    try:
+        while not await _serves(client, f"{settings.redis_prefix}:probe"):
+            log.warning("Redis is loading its data; waiting for it")
+            await asyncio.sleep(0.5)
+    except BaseException:
+        await client.aclose()
+        raise
+    return client
+
+
+async def _serves(client: ShopRedis, probe: str) -> bool:
+    try:
+        await Redis.execute_command(client, "PING")
+        await Redis.execute_command(client, "SET", probe, "1", "EX", "1")
+    except BusyLoadingError:
+        return False
+    except REFUSALS as error:
+        raise CannotStart(_refusal(error)) from error
+    except (ConnectionError, TimeoutError) as error:
+        if "max number of clients" in str(error):
+            raise CannotStart(_refusal(error)) from error
+        raise NothingAnswers from error
+    except ResponseError as error:
+        if any(word in str(error) for word in ("NOAUTH", "NOPERM", "WRONGPASS")):
+            raise CannotStart(_refusal(error)) from error
+        log.warning("Redis answers, but cannot write now: %s", error)
+    return True
+
+
+def _refusal(error: RedisError) -> str:
+    return (
+        f"Redis is there but refuses us ({error}). Check REDIS_URL or REDIS_PASSWORD and the "
+        "permissions of that Redis user."
+    )
+
+
+class Record(HashModel):
+    """The base of every redis-om record: one client per process, the pk as the hash tag."""
+
+    _client: ClassVar[ShopRedis]
+    _prefix: ClassVar[str]
+
+    class Meta:
+        primary_key_pattern = "{{{pk}}}"
+
+    @classmethod
+    def use(cls, client: ShopRedis, prefix: str) -> None:
+        """Have the records of this class live in this Redis, under this prefix."""
+        cls._client = client
+        cls._prefix = prefix
+
+    @classmethod
+    def db(cls) -> ShopRedis:
+        # redis-om 1.2.0 copies Meta.database at class definition, before there is a client.
+        return cls._client
+
+    @classmethod
+    def make_key(cls, part: str) -> str:
+        return f"{cls._prefix}:{cls._meta.model_key_prefix}:{part}"
+
+    @classmethod
+    async def fetch(cls, pks: Sequence[str]) -> list[Self | None]:
+        """Return the records of these pks in one round trip, None for each that is not there."""
+        if not pks:
+            return []
+        async with pipeline(cls.db()) as pipe:
+            for pk in pks:
+                pipe.hgetall(cls.make_primary_key(pk))
+            found = await pipe.execute()
+        return [cls.model_validate(fields) if fields else None for fields in found]
+
+    @classmethod
+    def from_flat(cls, answer: Sequence[str]) -> Self:
+        """Return the record of an HGETALL that a script made: names and values in turn."""
+        return cls.model_validate(dict(zip(answer[::2], answer[1::2], strict=True)))
+
+    def flat(self) -> list[str]:
+        """Return names and values in turn, as HSET takes them; empty texts are left out."""
+        document = self.model_dump(mode="json")
+        return [str(part) for pair in document.items() if pair[1] != "" for part in pair]
+
+
+class RedisStore:
+    """What the Redis stores have in common."""
+
+    def __init__(self, client: ShopRedis, prefix: str) -> None:
+        self._client = client
+        self._prefix = prefix
+
+    async def ping(self) -> None:
+        await self._client.ping()
+
+    async def close(self) -> None:
+        await self._client.aclose()
+
+    def _script(self, name: str) -> AsyncScript:
+        """Return the Lua script of this name; called with keys of one slot, it is one step."""
+        return self._client.register_script((SCRIPTS / f"{name}.lua").read_text(encoding="utf-8"))
+
+    async def _list_above(self, key: str, after: str | None, count: int) -> list[str]:
+        """Return up to `count` members of a list of pks that are above `after`."""
+        low = f"({after}" if after else "-"
+        members: Iterable[str] = await self._client.zrangebylex(key, low, "+", 0, count)
+        return list(members)

@@ -1,0 +1,165 @@
+"""The one place where an error becomes an HTTP answer, and where OpenAPI is told of it."""
+
+import json
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel
+from starlette.exceptions import HTTPException
+
+from shopsphere.errors import (
+    BodyTooLarge,
+    InvalidRequest,
+    MethodNotAllowed,
+    NoSuchPath,
+    ShopError,
+)
+
+Responses = dict[int | str, dict[str, Any]]
+
+
+class FieldError(BaseModel):
+    field: str
+    message: str
+
+
+class ErrorBody(BaseModel):
+    """What every error looks like: a sentence for a person, a code for a program."""
+
+    detail: str
+    code: str
+
+
+class InvalidRequestBody(ErrorBody):
+    """An error that names what is wrong with the request, where it is the request."""
+
+    errors: list[FieldError] | None = None
+    available: int | None = None
+
+
+def error_answer(error: ShopError) -> Response:
+    """Return the answer for an error. Everything outside ASCII is escaped, so nothing can fail."""
+    body = {"detail": error.detail, "code": error.code, **error.extra}
+    return Response(json.dumps(body), error.status, error.headers, "application/json")
+
+
+def errors(*kinds: type[ShopError]) -> Responses:
+    """Return these errors as OpenAPI responses, for the `responses` of a route."""
+    responses: Responses = {}
+    for kind in kinds:
+        response = responses.setdefault(kind.status, _response(kind.status))
+        examples = response["content"]["application/json"]["examples"]
+        examples[kind.code] = {"value": {"detail": kind.sentence, "code": kind.code}}
+        response["description"] = " or ".join(f"`{code}`" for code in examples)
+    return responses
+
+
+def _response(status: int) -> dict[str, Any]:
+    return {
+        "model": InvalidRequestBody if status == InvalidRequest.status else ErrorBody,
+        "content": {"application/json": {"examples": {}}},
+    }
+
+
+def answer_errors(app: FastAPI) -> None:
+    """Have the app answer every error in our shape, also the framework's own."""
+    app.add_exception_handler(ShopError, _on_shop_error)
+    app.add_exception_handler(RequestValidationError, _on_invalid_request)
+    app.add_exception_handler(HTTPException, _on_framework_error)
+    app.add_exception_handler(Exception, _on_unexpected_error)
+
+
+async def _on_shop_error(_: Request, error: Exception) -> Response:
+    assert isinstance(error, ShopError)
+    return error_answer(error)
+
+
+async def _on_invalid_request(_: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    return error_answer(InvalidRequest(*(_named(each) for each in error.errors()[:20])))
+
+
+def _named(error: dict[str, Any]) -> tuple[str, str]:
+    """Return the field and what is wrong with it."""
+    loc, kind = error["loc"], error["type"]
+    if kind == "json_invalid":  # its loc holds a byte offset, which is no field
+        return "body", f"is not valid JSON (at character {loc[-1]})"
+    messages = {
+        "missing": "is required",
+        "extra_forbidden": "is not a field of this request",
+        "model_attributes_type": "must be a JSON object, with Content-Type: application/json",
+    }
+    message = messages.get(kind) or error["msg"].removeprefix("Value error, ")
+    field = ".".join(str(part) for part in loc[1:]) or str(loc[0])
+    return field[:64], message[:1].lower() + message[1:]
+
+
+async def _on_framework_error(_: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    answer = error_answer(_in_our_words(error))
+    answer.headers.update(error.headers or {})
+    return answer
+
+
+def _in_our_words(error: HTTPException) -> ShopError:
+    match error.status_code:
+        case 404:
+            return NoSuchPath()
+        case 405:
+            return MethodNotAllowed()
+        case 413:
+            return BodyTooLarge()
+        case status if status < 500:
+            return InvalidRequest(("body", "cannot be read as JSON in UTF-8"))
+    return ShopError()
+
+
+async def _on_unexpected_error(_: Request, error: Exception) -> Response:
+    return error_answer(ShopError())
+
+
+def tell_the_truth(app: FastAPI) -> None:
+    """Have OpenAPI say 400 where FastAPI would say 422, and 413 where there is a body."""
+    generate = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            schema = generate()
+            for path in schema["paths"].values():
+                for operation in path.values():
+                    _correct(operation)
+            schemas = schema["components"]["schemas"]
+            for unused in ("HTTPValidationError", "ValidationError"):
+                schemas.pop(unused, None)
+            for model in (ErrorBody, InvalidRequestBody):
+                schemas[model.__name__] = model.model_json_schema(
+                    ref_template="#/components/schemas/{model}"
+                )
+                schemas |= schemas[model.__name__].pop("$defs", {})
+        return app.openapi_schema or {}
+
+    app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way to extend it
+
+
+def _correct(operation: dict[str, Any]) -> None:
+    responses = operation["responses"]
+    if "HTTPValidationError" in str(responses.get("422")):
+        del responses["422"]
+    has_query = any(parameter["in"] == "query" for parameter in operation.get("parameters", ()))
+    if has_query or "requestBody" in operation:
+        _add(responses, InvalidRequest)
+    if "requestBody" in operation:
+        _add(responses, BodyTooLarge)
+    operation["responses"] = dict(sorted(responses.items()))
+
+
+def _add(responses: dict[str, Any], kind: type[ShopError]) -> None:
+    [(status, new)] = errors(kind).items()
+    model = new.pop("model")
+    content = new["content"]["application/json"]
+    content["schema"] = {"$ref": f"#/components/schemas/{model.__name__}"}
+    old = responses.setdefault(str(status), new)
+    if old is not new:
+        old["content"]["application/json"]["examples"] |= content["examples"]
+        old["description"] += f" or {new['description']}"

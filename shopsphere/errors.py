@@ -1,0 +1,182 @@
+"""Everything that can go wrong in a shop, by name; each error owns its status, code and sentence."""
+
+from typing import ClassVar
+
+
+class ShopError(Exception):
+    """Base of every error that a caller is told about.
+
+    `status` is the HTTP status, `code` the stable machine-readable name. `extra` are further
+    members of the answer's body, `headers` further headers.
+    """
+
+    status: ClassVar[int] = 500
+    code: ClassVar[str] = "internal_error"
+    sentence: ClassVar[str] = "Something went wrong on our side. The request id is in the log."
+
+    def __init__(self, detail: str | None = None, *, retry_after: int | None = None) -> None:
+        self.detail = detail or self.sentence
+        self.extra: dict[str, object] = {}
+        self.headers: dict[str, str] = {}
+        if retry_after is not None:
+            self.headers["Retry-After"] = str(retry_after)
+        super().__init__(self.detail)
+
+
+class InvalidRequest(ShopError):
+    """The request itself is wrong: in each `field` something is to be changed."""
+
+    status = 400
+    code = "invalid_request"
+    sentence = "The request is not valid. See `errors` for what to change."
+
+    def __init__(self, *errors: tuple[str, str]) -> None:
+        field, message = errors[0]
+        super().__init__(f"The request is not valid: {field} {message}.")
+        self.extra["errors"] = [{"field": field, "message": message} for field, message in errors]
+
+
+class NoSuchPath(ShopError):
+    status = 404
+    code = "not_found"
+    sentence = "There is nothing at this path. See /docs for what there is."
+
+
+class MethodNotAllowed(ShopError):
+    status = 405
+    code = "method_not_allowed"
+    sentence = "This path does not take that method. See /docs for what it takes."
+
+
+class BodyTooLarge(ShopError):
+    status = 413
+    code = "body_too_large"
+    sentence = "The body is larger than 64 KiB. Send a smaller one."
+
+
+class EmailTaken(ShopError):
+    status = 400
+    code = "email_taken"
+    sentence = "This email address is registered already. Log in, or use another address."
+
+
+class InvalidCredentials(ShopError):
+    status = 401
+    code = "invalid_credentials"
+    sentence = "Email or password is wrong."
+
+
+class InvalidToken(ShopError):
+    """No bearer token where one is needed, or one that does not hold (RFC 6750)."""
+
+    status = 401
+    code = "invalid_token"
+    sentence = "A valid bearer token is needed. Get one from POST /login of the user service."
+
+    def __init__(self, detail: str | None = None) -> None:
+        super().__init__(detail)
+        self.headers["WWW-Authenticate"] = "Bearer"
+
+
+class UserNotFound(ShopError):
+    status = 404
+    code = "user_not_found"
+    sentence = "The user of this token does not exist any more. Register again."
+
+
+class ProductNotFound(ShopError):
+    status = 404
+    code = "product_not_found"
+    sentence = "There is no such product. GET /products of the product service lists all."
+
+
+class OrderNotFound(ShopError):
+    status = 404
+    code = "order_not_found"
+    sentence = "There is no such order. GET /orders lists all."
+
+
+class InsufficientQuantity(ShopError):
+    """Fewer units can be had than are wanted; `available` says how many there are."""
+
+    status = 400
+    code = "insufficient_quantity"
+    sentence = "Only 3 available. Ask for that many or fewer."
+
+    def __init__(self, available: int) -> None:
+        super().__init__(f"Only {available} available. Ask for that many or fewer.")
+        self.available = available
+        self.extra["available"] = available
+
+
+class ReservationRefused(InsufficientQuantity):
+    """Too little stock for a reservation: final for this order for 15 minutes."""
+
+    status = 409
+
+
+class StockLimit(ShopError):
+    status = 400
+    code = "stock_limit"
+    sentence = "A product can have at most 1,000,000,000 units on hand."
+
+
+class ReservationReleased(ShopError):
+    status = 409
+    code = "reservation_released"
+    sentence = "This reservation was released. It cannot be taken up again; place a new order."
+
+
+class ReservationConflict(ShopError):
+    status = 409
+    code = "reservation_conflict"
+    sentence = "This order holds a reservation of another quantity. Send that quantity again."
+
+
+class ReservationShipped(ShopError):
+    status = 409
+    code = "reservation_shipped"
+    sentence = "The units of this reservation have been shipped. They cannot be given back."
+
+
+class Unavailable(ShopError):
+    """Something this service stands on cannot serve now; trying again later is right."""
+
+    status = 503
+    code = "unavailable"
+    sentence = "The service cannot answer now. Try again in a moment."
+
+    def __init__(self, detail: str | None = None, *, retry_after: int = 1) -> None:
+        super().__init__(detail, retry_after=retry_after)
+
+
+class StoreUnavailable(Unavailable):
+    code = "storage_unavailable"
+    sentence = "The storage does not answer now. Try again in a moment."
+
+
+class StorageMismatch(Unavailable):
+    code = "storage_mismatch"
+    sentence = (
+        "The order service and the product service keep their records in different storages. "
+        "Start both on Redis, or both in memory."
+    )
+
+
+class ProductServiceUnavailable(Unavailable):
+    """The product service was not heard, so the order may or may not come to be."""
+
+    code = "product_service_unavailable"
+    sentence = (
+        "The product service gave no answer, so it is not known whether the order was placed. "
+        "Look at GET /orders before you send it again."
+    )
+
+
+class RequestTimedOut(Unavailable):
+    code = "request_timeout"
+    sentence = "The request took too long and was given up. Try again in a moment."
+
+
+class CannotStart(Exception):
+    """A service cannot start; the message is the one line that a person is shown."""

@@ -1,0 +1,173 @@
+"""The things of the shop, as plain values. Money is whole cents inside, a JSON number outside."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from enum import StrEnum
+from typing import Annotated, Generic, TypeVar
+
+from pydantic import AfterValidator, BeforeValidator, WithJsonSchema
+from ulid import ULID
+
+MAX_ON_HAND = 1_000_000_000
+"""Units of one product that a shop can hold at most."""
+
+MAX_ORDER_QUANTITY = 1_000_000
+"""Units that one order can ask for at most."""
+
+MAX_PRICE = 1_000_000
+
+PK_LENGTH = 26
+_PK_ALPHABET = frozenset("0123456789ABCDEFGHJKMNPQRSTVWXYZ")
+
+_last_pk = 0
+
+
+def new_pk() -> str:
+    """Return a new ULID, greater than every one this process made before, whatever the clock does.
+
+    So what one process creates one after the other is listed in that order, also within one
+    millisecond.
+    """
+    global _last_pk
+    _last_pk = max(int(ULID()), _last_pk + 1)
+    return str(ULID.from_int(_last_pk))
+
+
+def is_pk(text: str) -> bool:
+    """Tell whether `text` can be a pk: 26 characters of Crockford's base 32, upper case."""
+    return len(text) == PK_LENGTH and text[0] <= "7" and _PK_ALPHABET.issuperset(text)
+
+
+class _Made:
+    """Something with a pk: it was made at the moment that its pk says."""
+
+    __slots__ = ()
+    pk: str
+
+    @property
+    def created_at(self) -> datetime:
+        """When it was made, in UTC, to the millisecond."""
+        return ULID.from_str(self.pk).datetime
+
+
+def _number(value: object) -> Decimal:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError("must be a number, such as 19.99")
+    return Decimal(repr(value))
+
+
+def _whole_cents(amount: Decimal) -> Decimal:
+    if not 0 <= amount <= MAX_PRICE:
+        raise ValueError("must be from 0 to 1000000.00")
+    if amount * 100 % 1:
+        raise ValueError("must have at most 2 decimals")
+    return amount
+
+
+Money = Annotated[
+    Decimal,
+    BeforeValidator(_number),
+    AfterValidator(_whole_cents),
+    WithJsonSchema({"type": "number", "minimum": 0, "maximum": MAX_PRICE, "multipleOf": 0.01}),
+]
+"""An amount as it comes in: a JSON number, exact to the cent."""
+
+
+def to_cents(amount: Decimal) -> int:
+    """Return a `Money` in whole cents."""
+    return int(amount * 100)
+
+
+def to_number(cents: int) -> float:
+    """Return cents as the JSON number that goes out; exact, as no amount has over 15 digits."""
+    return cents / 100
+
+
+class Role(StrEnum):
+    """What a token may be used for. A service is not a person."""
+
+    USER = "user"
+    ADMIN = "admin"
+    SERVICE = "service"
+
+
+class OrderStatus(StrEnum):
+    """The life of an order. PENDING and FAILED are never shown to anybody."""
+
+    PENDING = "PENDING"
+    PLACED = "PLACED"
+    FAILED = "FAILED"
+    CANCELLED = "CANCELLED"
+    SHIPPED = "SHIPPED"
+
+
+SEEN = frozenset({OrderStatus.PLACED, OrderStatus.CANCELLED, OrderStatus.SHIPPED})
+"""The states in which an order can be seen: it was placed once."""
+
+
+@dataclass(frozen=True, slots=True)
+class User(_Made):
+    pk: str
+    email: str
+    password_hash: str
+    role: Role
+
+
+@dataclass(frozen=True, slots=True)
+class Product(_Made):
+    """`quantity` is what can be ordered now."""
+
+    pk: str
+    name: str
+    price_cents: int
+    quantity: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stock:
+    """What became of all units ever received: always `received = available + reserved + shipped`."""
+
+    received: int
+    available: int
+    reserved: int
+    shipped: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reservation:
+    """Units of a product held for one order, at the price and name they had when it was taken."""
+
+    product_id: str
+    order_id: str
+    quantity: int
+    unit_price_cents: int
+    product_name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Order(_Made):
+    """Price and name are those of its reservation; `user_id` is None for an anonymous order."""
+
+    pk: str
+    product_id: str
+    product_name: str
+    quantity: int
+    unit_price_cents: int
+    status: OrderStatus
+    user_id: str | None
+
+    @property
+    def total_cents(self) -> int:
+        return self.quantity * self.unit_price_cents
+
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Page(Generic[T]):
+    """Some of a list, in its order. `next_after` is the cursor to go on from; None at the end."""
+
+    items: list[T]
+    next_after: str | None

@@ -1,0 +1,1 @@
+"""Ordering: how an order comes to be, and how the product service is asked."""

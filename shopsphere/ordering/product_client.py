@@ -1,0 +1,131 @@
+"""The product service, asked over HTTP with `requests`, in threads, each with a session."""
+
+import asyncio
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from decimal import Decimal
+from typing import Literal, NoReturn, Self
+
+import requests
+from pydantic import BaseModel, ValidationError
+from requests.adapters import HTTPAdapter
+from urllib3 import Retry
+
+from shopsphere.errors import (
+    InsufficientQuantity,
+    ProductNotFound,
+    ProductServiceUnavailable,
+    StorageMismatch,
+)
+from shopsphere.logs import REQUEST_ID
+from shopsphere.models import Reservation, to_cents
+
+CALLS_AT_ONCE = 32
+"""Threads that wait for the product service. What waits for a thread keeps to ORDER_TIMEOUT."""
+
+RETRIES = Retry(
+    total=2,
+    status_forcelist=(502, 503, 504),
+    allowed_methods=None,  # every call of ours is safe to repeat
+    backoff_factor=0.1,
+    backoff_jitter=0.1,
+    respect_retry_after_header=False,
+    raise_on_status=False,
+)
+
+
+class _Reserved(BaseModel):
+    quantity: int
+    unit_price: Decimal
+    product_name: str
+
+
+class _Refusal(BaseModel):
+    code: str
+    available: int = 0
+
+
+class ProductClient:
+    """Reserves stock at the product service. Every call may be sent more than once."""
+
+    def __init__(
+        self, url: str, storage: Literal["redis", "memory"], timeout_seconds: float
+    ) -> None:
+        self._url = url
+        self._storage = storage
+        self._timeout_seconds = timeout_seconds
+        self._threads = ThreadPoolExecutor(CALLS_AT_ONCE, thread_name_prefix="product-service")
+        self._local = threading.local()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def reserve(self, product_id: str, order_pk: str, quantity: int) -> Reservation:
+        """Hold the units for this order; the same again returns the same reservation.
+
+        Raise InsufficientQuantity or ProductNotFound when the product service refuses, which is
+        final. Anything else it says, or nothing, leaves the outcome unknown: then raise
+        ProductServiceUnavailable or StorageMismatch.
+        """
+        response = await self._call(
+            "PUT", f"/products/{product_id}/reservations/{order_pk}", {"quantity": quantity}
+        )
+        if response.status_code not in (200, 201):
+            self._refuse(response)
+        try:
+            answer = _Reserved.model_validate_json(response.content)
+        except ValidationError as error:
+            raise ProductServiceUnavailable from error
+        price_cents = to_cents(answer.unit_price)
+        return Reservation(product_id, order_pk, answer.quantity, price_cents, answer.product_name)
+
+    def _refuse(self, response: requests.Response) -> NoReturn:
+        """Raise what the answer means. A 404 is a refusal only to a first and only PUT.
+
+        An earlier PUT may have taken stock before the product was deleted.
+        """
+        was_repeated = bool(response.raw.retries and response.raw.retries.history)
+        try:
+            refusal = _Refusal.model_validate_json(response.content)
+        except ValidationError as error:
+            raise ProductServiceUnavailable from error
+        match response.status_code, refusal.code:
+            case 409, "insufficient_quantity":
+                raise InsufficientQuantity(refusal.available)
+            case 404, "product_not_found" if not was_repeated:
+                raise ProductNotFound
+            case _, "storage_mismatch":
+                raise StorageMismatch
+        raise ProductServiceUnavailable
+
+    async def _call(self, method: str, path: str, body: dict[str, int]) -> requests.Response:
+        """Send one request, again on a broken connection, a timeout or 502 to 504."""
+        headers = {"X-Storage": self._storage, "X-Request-ID": REQUEST_ID.get()}
+
+        def send() -> requests.Response:
+            return self._session().request(
+                method,
+                self._url + path,
+                json=body,
+                headers=headers,
+                timeout=self._timeout_seconds,
+                allow_redirects=False,
+            )
+
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._threads, send)
+        except requests.RequestException as error:
+            raise ProductServiceUnavailable from error
+
+    def _session(self) -> requests.Session:
+        """Return this thread's session: connections are kept, and never shared."""
+        if not hasattr(self._local, "session"):
+            session = requests.Session()
+            session.trust_env = False  # no proxy of the environment between two services
+            session.mount("http://", HTTPAdapter(max_retries=RETRIES))
+            session.mount("https://", HTTPAdapter(max_retries=RETRIES))
+            self._local.session = session
+        return self._local.session

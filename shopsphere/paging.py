@@ -1,0 +1,98 @@
+"""Lists over HTTP: one page with a Link to the next (RFC 8288), or all of it, streamed."""
+
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from typing import Annotated, TypeVar
+
+from fastapi import Depends, Query, Request, Response
+from fastapi.responses import StreamingResponse
+from pydantic import BaseModel, BeforeValidator
+
+from shopsphere.errors import InvalidRequest
+from shopsphere.models import Page, is_pk
+
+MAX_LIMIT = 1000
+DEFAULT_LIMIT = 100
+STREAMED_AT_ONCE = 500
+"""Items that a full list reads, and holds, at a time."""
+
+T = TypeVar("T")
+ReadPage = Callable[[str | None, int], Awaitable[Page[T]]]
+
+
+def _digits(value: object) -> object:
+    if isinstance(value, str) and not re.fullmatch("[0-9]{1,9}", value):
+        raise ValueError("must be a whole number from 1 to 1000")
+    return value
+
+
+@dataclass(frozen=True, slots=True)
+class Paging:
+    """What of a list is wanted: all of it when `limit` is None."""
+
+    limit: int | None
+    after: str | None
+
+
+def paging(
+    limit: Annotated[
+        int | None,
+        BeforeValidator(_digits),
+        Query(ge=1, le=MAX_LIMIT, description="Items in the page. Without it: all, streamed."),
+    ] = None,
+    after: Annotated[
+        str | None,
+        Query(description="Where to go on: take it from the `Link` header of the page before."),
+    ] = None,
+) -> Paging:
+    """Read what is wanted; a cursor alone means a page of 100."""
+    return Paging(DEFAULT_LIMIT if limit is None and after is not None else limit, after)
+
+
+def paging_by_pk(paging: Annotated[Paging, Depends(paging)]) -> Paging:
+    """The same for a list in the order of pks: its cursor is one."""
+    if paging.after is not None and not is_pk(paging.after):
+        raise InvalidRequest(("after", "is no pk; take it from a Link header"))
+    return paging
+
+
+AnyPaging = Annotated[Paging, Depends(paging)]
+PagingByPk = Annotated[Paging, Depends(paging_by_pk)]
+
+LINK_HEADER = {
+    "Link": {
+        "description": 'The next page, `<url>; rel="next"`, while there is more.',
+        "schema": {"type": "string"},
+    }
+}
+"""For the `responses` of a route that lists."""
+
+
+async def listing(
+    request: Request, paging: Paging, read: ReadPage[T], show: Callable[[T], BaseModel]
+) -> Response:
+    """Answer with the wanted part of a list, as a JSON array of what `show` makes of each item."""
+    page = await read(paging.after, paging.limit or STREAMED_AT_ONCE)
+    if paging.limit is None:
+        return StreamingResponse(_stream(page, read, show), media_type="application/json")
+    response = Response(f"[{_join(page, show)}]", media_type="application/json")
+    if page.next_after is not None:
+        url = request.url.include_query_params(limit=paging.limit, after=page.next_after)
+        response.headers["Link"] = f'<{url}>; rel="next"'
+    return response
+
+
+async def _stream(
+    page: Page[T], read: ReadPage[T], show: Callable[[T], BaseModel]
+) -> AsyncIterator[str]:
+    yield "[" + _join(page, show)
+    while page.next_after is not None:
+        page = await read(page.next_after, STREAMED_AT_ONCE)
+        if page.items:
+            yield "," + _join(page, show)
+    yield "]"
+
+
+def _join(page: Page[T], show: Callable[[T], BaseModel]) -> str:
+    return ",".join(show(item).model_dump_json() for item in page.items)

@@ -1,0 +1,101 @@
+"""Every setting, from the environment or a `.env` file beside the services, checked at start."""
+
+import re
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from shopsphere.errors import CannotStart
+
+ENV_FILE = Path(__file__).resolve().parent.parent / ".env"
+
+
+def _service_url(url: str) -> str:
+    if not re.fullmatch(r"https?://[^\s/?#@]+(/[^\s?#]*)?", url):
+        raise ValueError("must be http://host:port or https://host:port, without credentials")
+    return url.rstrip("/")
+
+
+def _redis_url(url: SecretStr) -> SecretStr:
+    if url and not re.match(r"(rediss?|unix)://", url.get_secret_value()):
+        raise ValueError("must start with redis://, rediss:// or unix://")
+    return url
+
+
+def _prefix(prefix: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9_.:-]{1,64}", prefix) or prefix.strip(":") != prefix:
+        raise ValueError("must be 1 to 64 letters, digits, '_', '.', '-' or inner ':'")
+    return prefix
+
+
+def _origins(text: str) -> str:
+    for origin in filter(None, (part.strip() for part in text.split(","))):
+        if origin != "*" and not re.fullmatch(r"https?://[^\s/?#]+", origin):
+            raise ValueError("must be '*' or origins such as https://shop.example, comma-separated")
+    return text
+
+
+def _closed_mode(required: bool) -> bool:
+    if required:
+        raise ValueError("must be false: roles are not enforced in this version")
+    return required
+
+
+ServiceUrl = Annotated[str, AfterValidator(_service_url)]
+Seconds = Annotated[float, Field(gt=0, le=3600, allow_inf_nan=False)]
+
+
+class Settings(BaseSettings):
+    """The settings of a service. `Settings.load()` is the way to get them."""
+
+    model_config = SettingsConfigDict(
+        env_file=ENV_FILE, env_file_encoding="utf-8", extra="ignore", env_ignore_empty=True
+    )
+
+    use_redis: Annotated[Literal["true", "false", "required"], BeforeValidator(str.lower)] = "true"
+    redis_host: str = "localhost"
+    redis_port: int = Field(6379, ge=1, le=65535)
+    redis_password: SecretStr = SecretStr("")
+    redis_url: Annotated[SecretStr, AfterValidator(_redis_url)] = SecretStr("")
+    redis_prefix: Annotated[str, AfterValidator(_prefix)] = "shopsphere"
+    product_service_url: ServiceUrl = "http://127.0.0.1:8000"
+    user_service_url: ServiceUrl = "http://127.0.0.1:8001"
+    order_service_url: ServiceUrl = "http://127.0.0.1:8002"
+    product_service_timeout: Seconds = 3
+    order_timeout: Seconds = 10
+    auth_required: Annotated[bool, AfterValidator(_closed_mode)] = False
+    jwt_secret: SecretStr = SecretStr("supersecret")
+    jwt_expires_minutes: int = Field(60, ge=1, le=525_600)
+    cors_origins: Annotated[str, AfterValidator(_origins)] = "*"
+    bcrypt_rounds: int = Field(12, ge=4, le=16)
+    log_level: Annotated[
+        Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], BeforeValidator(str.upper)
+    ] = "INFO"
+    log_format: Annotated[Literal["text", "json"], BeforeValidator(str.lower)] = "text"
+
+    @classmethod
+    def load(cls) -> Self:
+        """Read the settings; raise CannotStart naming each wrong variable, without its value."""
+        try:
+            return cls()
+        except ValidationError as error:
+            raise CannotStart(
+                "; ".join(_complaint(str(e["loc"][0]), e["msg"]) for e in error.errors())
+            ) from None
+
+    @property
+    def redis_address(self) -> str:
+        """Where Redis is expected, without any password."""
+        url = self.redis_url.get_secret_value()
+        return url.rpartition("@")[2] if url else f"{self.redis_host}:{self.redis_port}"
+
+    @property
+    def origins(self) -> list[str]:
+        return [part.strip() for part in self.cors_origins.split(",") if part.strip()]
+
+
+def _complaint(field: str, message: str) -> str:
+    reason = message.removeprefix("Value error, ").removeprefix("Input ")
+    return f"{field.upper()} {reason}. Set it in the environment or in .env; see .env.example."

@@ -1,0 +1,157 @@
+"""What each store promises, whatever it is made of. Every method may raise `StoreUnavailable`."""
+
+from dataclasses import dataclass
+from typing import Generic, Literal, Protocol, TypeVar
+
+from shopsphere.models import Order, OrderStatus, Page, Product, Reservation, Stock, User
+
+DAY_SECONDS = 24 * 60 * 60
+REFUSED_SECONDS = 15 * 60
+"""How long a refusal of a reservation is remembered (DESIGN section 4)."""
+
+
+class Store(Protocol):
+    """What every store has in common."""
+
+    async def ping(self) -> None:
+        """Return when the store can serve; raise StoreUnavailable when it cannot."""
+
+    async def close(self) -> None:
+        """Let go of all connections. Nothing else is called afterwards."""
+
+
+class UserStore(Store, Protocol):
+    async def add(self, user: User) -> None:
+        """Keep a new user, atomically for its email; raise EmailTaken if somebody has that."""
+
+    async def get(self, pk: str) -> User | None:
+        """Return the user with this pk, or None."""
+
+    async def find(self, email: str) -> User | None:
+        """Return the user with exactly this (lower-case) email, or None."""
+
+
+class ProductStore(Store, Protocol):
+    """Products, their stock and the reservations on it.
+
+    Every change of stock is one atomic step in which it is also checked, so that always
+    `received = available + reserved + shipped` and nothing is below zero.
+    """
+
+    async def add(self, product: Product) -> None:
+        """Keep a new product with `quantity` units received and available."""
+
+    async def get(self, pk: str) -> Product:
+        """Return the product; raise ProductNotFound if there is none or it was deleted."""
+
+    async def list_page(self, after: str | None, limit: int) -> Page[Product]:
+        """Return up to `limit` products with a pk above `after`, in the order of pks.
+
+        The product at `after` need not exist any more.
+        """
+
+    async def search_page(self, text: str, after: str | None, limit: int) -> Page[Product]:
+        """Return up to `limit` products whose folded name contains the folded `text`.
+
+        Ordered by what stands in the folded name from the first match on (its first 40
+        characters), then by pk. `after` is a `next_after` of the same search; raise
+        InvalidRequest when it cannot be one. A renamed product can be met at both places by a
+        walk that was under way.
+        """
+
+    async def update(self, pk: str, name: str | None, price_cents: int | None) -> Product:
+        """Change what is not None, in one step; raise ProductNotFound."""
+
+    async def change_stock(self, pk: str, change: int) -> Product:
+        """Add `change` (which may be negative) to received and available, in one step.
+
+        Raise ProductNotFound, InsufficientQuantity below zero, StockLimit with more than
+        MAX_ON_HAND units available and reserved. Sent twice by a connection that broke, it counts
+        once.
+        """
+
+    async def delete(self, pk: str) -> None:
+        """Mark the product as deleted; raise ProductNotFound if it is not there (any more).
+
+        Its stock figures and reservations live on, so that its orders can be cancelled.
+        """
+
+    async def stock(self, pk: str) -> Stock:
+        """Return the figures as one snapshot, also of a deleted product; raise ProductNotFound."""
+
+    async def reservations_page(self, pk: str, after: str | None, limit: int) -> Page[Reservation]:
+        """Return the live reservations (neither released nor shipped), in the order of order pks.
+
+        Raise ProductNotFound; a deleted product's are still there.
+        """
+
+    async def reserve(self, pk: str, order_pk: str, quantity: int) -> tuple[Reservation, bool]:
+        """Hold `quantity` units for an order: check and take in one step, once per order.
+
+        Return the reservation and whether it was taken just now; the same again returns the same.
+        Raise ProductNotFound (also when deleted); ReservationRefused, which is final for this
+        order for REFUSED_SECONDS; ReservationReleased after a release; ReservationConflict when
+        it is held with another quantity.
+        """
+
+    async def release(self, pk: str, order_pk: str) -> None:
+        """Give the units back, once. For DAY_SECONDS afterwards the order cannot reserve again.
+
+        That mark is also left where nothing was reserved. Raise ReservationShipped once shipped.
+        """
+
+    async def ship(self, pk: str, order_pk: str) -> None:
+        """Count reserved units as shipped, once; nothing happens where none are known.
+
+        Raise ReservationReleased when they were given back.
+        """
+
+
+class OrderStore(Store, Protocol):
+    """Orders, their marks and their lists. A mark says that a command is under way."""
+
+    async def mark_placing(self, pk: str, product_id: str) -> None:
+        """Note, with the store's time, that this order is being placed."""
+
+    async def unmark_placing(self, pk: str, product_id: str) -> None:
+        """Take that note away, if it is there."""
+
+    async def create(self, order: Order) -> OrderStatus:
+        """Keep the order if no record has its pk; return the status of the record there is now."""
+
+    async def place(self, pk: str, reservation: Reservation) -> Order | None:
+        """PENDING becomes PLACED with price and name of the reservation, in one step.
+
+        Return the order if it is one that was placed, then or before, otherwise None.
+        """
+
+    async def fail(self, pk: str) -> OrderStatus:
+        """PENDING or no record becomes FAILED, in one step; return the status there is now.
+
+        A FAILED record goes away after DAY_SECONDS; until then nobody can create or place it.
+        """
+
+    async def list_order(self, order: Order) -> None:
+        """Make the order show up in the lists: all orders, and those of its user."""
+
+    async def get(self, pk: str) -> Order:
+        """Return an order that was placed; raise OrderNotFound for any other."""
+
+    async def list_page(self, user_id: str | None, after: str | None, limit: int) -> Page[Order]:
+        """Return up to `limit` placed orders with a pk above `after`, in the order of pks.
+
+        Of one user, or of all when `user_id` is None. An order that was settled late can appear
+        behind a reader's cursor.
+        """
+
+
+S_co = TypeVar("S_co", bound=Store, covariant=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Opened(Generic[S_co]):
+    """A store that serves. `is_fallback`: it is memory because no Redis was there at start."""
+
+    store: S_co
+    storage: Literal["redis", "memory"]
+    is_fallback: bool = False

@@ -1,0 +1,150 @@
+"""What holds for every service: how it starts, its errors, its health, its docs, its edge."""
+
+import logging
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from typing import Annotated, Any, Literal, TypeVar
+
+import uvicorn
+from fastapi import APIRouter, Depends, FastAPI, Request, Response
+from fastapi.middleware.cors import CORSMiddleware
+from fastapi_offline import FastAPIOffline
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from pydantic import BaseModel
+from starlette.datastructures import State
+
+from shopsphere import __version__
+from shopsphere.edge import MAX_BODY_BYTES, Edge
+from shopsphere.error_answers import answer_errors, errors, tell_the_truth
+from shopsphere.errors import CannotStart, StoreUnavailable
+from shopsphere.logs import configure_logging
+from shopsphere.settings import Settings
+from shopsphere.stores import Opened, Store
+from shopsphere.tokens import Tokens
+
+log = logging.getLogger("shopsphere")
+
+S = TypeVar("S", bound=Store)
+Around = Callable[[State], AbstractAsyncContextManager[None]]
+
+
+class Health(BaseModel):
+    service: Literal["user", "product", "order"]
+    status: Literal["ok"]
+    storage: Literal["redis", "memory"]
+    fallback: bool
+    version: str
+
+
+def create_app(
+    service: str,
+    *,
+    title: str,
+    description: str,
+    router: APIRouter,
+    open_store: Callable[[Settings], Awaitable[Opened[S]]],
+    around: Around = lambda state: nullcontext(),
+    settings: Settings | None = None,
+) -> FastAPI:
+    """Return the app of a service.
+
+    Its store is opened at start and kept in `app.state.opened`; `around` is entered then, to put
+    further things of the service into the state. Settings that are wrong stop the start.
+    """
+    problem: CannotStart | None = None
+    try:
+        settings = settings or Settings.load()
+    except CannotStart as error:
+        settings, problem = Settings.model_construct(), error
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> Any:
+        try:
+            if problem:
+                raise problem
+            configure_logging(service, settings)
+            opened = await open_store(settings)
+        except CannotStart as error:
+            app.state.cannot_start = str(error)
+            raise
+        app.state.opened = opened
+        log.info("the %s service keeps its records in %s", service, opened.storage)
+        if not settings.auth_required:
+            log.warning("AUTH_REQUIRED is false: everybody may do everything; for development only")
+        try:
+            async with around(app.state):
+                yield
+        finally:
+            await opened.store.close()
+
+    app = FastAPIOffline(
+        title=title,
+        description=description,
+        version=__version__,
+        lifespan=lifespan,
+        redirect_slashes=False,
+        max_body_size=MAX_BODY_BYTES,
+        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
+    )
+    app.state.settings = settings
+    app.state.service = service
+    app.state.tokens = Tokens(settings.jwt_secret.get_secret_value(), settings.jwt_expires_minutes)
+    app.include_router(router, responses=errors(StoreUnavailable))
+    app.include_router(_operations)
+    answer_errors(app)
+    app.add_middleware(
+        CORSMiddleware,
+        allow_origins=settings.origins,
+        allow_methods=["*"],
+        allow_headers=["*"],
+        expose_headers=["Link", "Location", "Retry-After", "X-Request-ID"],
+    )
+    tell_the_truth(app)
+    edge = Edge(app.build_middleware_stack(), app.state, settings.order_timeout)
+    app.middleware_stack = edge
+    app.state.metrics = edge.metrics
+    return app
+
+
+def serve(app: FastAPI, port: int) -> None:
+    """Serve the app on this machine until it is interrupted."""
+    uvicorn.run(app, host="127.0.0.1", port=port)
+
+
+def _opened(request: Request) -> Opened[Store]:
+    opened: Opened[Store] = request.app.state.opened
+    return opened
+
+
+_operations = APIRouter(tags=["operations"])
+
+
+@_operations.get("/", summary="Is the process alive?")
+async def health(request: Request, opened: Annotated[Opened[Store], Depends(_opened)]) -> Health:
+    """Answers whenever the process serves, also while its storage is away."""
+    return Health(
+        service=request.app.state.service,
+        status="ok",
+        storage=opened.storage,
+        fallback=opened.is_fallback,
+        version=__version__,
+    )
+
+
+@_operations.get("/ready", summary="Can it serve?", responses=errors(StoreUnavailable))
+async def ready(request: Request, opened: Annotated[Opened[Store], Depends(_opened)]) -> Health:
+    """Answers 200 when the storage does too, 503 otherwise. Other services do not count."""
+    await opened.store.ping()
+    return await health(request, opened)
+
+
+@_operations.get(
+    "/metrics",
+    summary="Figures for Prometheus",
+    response_class=Response,
+    responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+)
+async def metrics(request: Request) -> Response:
+    """Requests, how they ended and how long they took, in the format of Prometheus."""
+    registry = request.app.state.metrics.registry
+    return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)

@@ -1,0 +1,53 @@
+"""Fixtures that all tests share. Nothing here reads a `.env` file or talks to a foreign Redis."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.servers import RedisServer, Trio
+
+for variable in (
+    "USE_REDIS", "REDIS_HOST", "REDIS_PORT", "REDIS_PASSWORD", "REDIS_URL", "REDIS_PREFIX",
+    "PRODUCT_SERVICE_URL", "USER_SERVICE_URL", "ORDER_SERVICE_URL", "AUTH_REQUIRED", "JWT_SECRET",
+    "LOG_LEVEL", "LOG_FORMAT", "CORS_ORIGINS", "WEB_CONCURRENCY",
+):  # fmt: skip
+    os.environ.pop(variable, None)
+os.environ["BCRYPT_ROUNDS"] = "4"
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """A real redis-server for the whole run. Tests that stop or fill one make their own."""
+    server = RedisServer(tmp_path_factory.mktemp("redis"))
+    yield server
+    server.client.close()
+    server.stop()
+
+
+@pytest.fixture(params=["memory", "redis"])
+def storage(request: pytest.FixtureRequest) -> str:
+    """Each of the two storages in turn."""
+    name: str = request.param
+    return name
+
+
+@pytest.fixture
+def storage_environment(storage: str, request: pytest.FixtureRequest) -> dict[str, str]:
+    """The settings that put a service on that storage, which is empty."""
+    if storage == "memory":
+        return {"USE_REDIS": "false"}
+    server: RedisServer = request.getfixturevalue("redis_server")
+    server.client.flushall()
+    return {"USE_REDIS": "required", "REDIS_PORT": str(server.port)}
+
+
+@pytest.fixture
+def trio(storage_environment: dict[str, str], tmp_path: Path) -> Iterator[Trio]:
+    """The three services as real processes, on each storage in turn."""
+    services = Trio(tmp_path, **storage_environment)
+    try:
+        yield services.start()
+    finally:
+        services.stop()

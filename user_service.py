@@ -1,0 +1,146 @@
+"""The user service, port 8001: registering, logging in, who am I."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import datetime
+from typing import Annotated, Literal, Self
+
+from email_validator import EmailNotValidError, validate_email
+from fastapi import APIRouter, Depends, FastAPI, Request
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from starlette.datastructures import State
+
+from shopsphere.access import SignedIn
+from shopsphere.error_answers import errors
+from shopsphere.errors import EmailTaken, InvalidCredentials, InvalidToken, UserNotFound
+from shopsphere.models import Role, User, new_pk
+from shopsphere.passwords import Passwords
+from shopsphere.settings import Settings
+from shopsphere.stores import UserStore
+from shopsphere.tokens import Tokens
+from shopsphere.web import create_app, serve
+from storage import open_user_store
+
+PORT = 8001
+
+
+def _email(text: str) -> str:
+    try:
+        checked = validate_email(text.strip(), check_deliverability=False, test_environment=True)
+    except EmailNotValidError:
+        raise ValueError("must be an email address, such as user@example.com") from None
+    return checked.normalized.lower()
+
+
+Email = Annotated[str, Field(max_length=320), AfterValidator(_email)]
+Password = Annotated[str, Field(min_length=8, max_length=128)]
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class UserCreate(_Body):
+    email: Email = Field(examples=["user@example.com"])
+    password: Password = Field(examples=["securepass123"])
+
+
+class Login(_Body):
+    email: Email = Field(examples=["user@example.com"])
+    password: str = Field(max_length=128, examples=["securepass123"])
+
+
+class UserPublic(BaseModel):
+    pk: str
+    email: str
+    created_at: datetime
+
+    @classmethod
+    def of(cls, user: User) -> Self:
+        return cls(pk=user.pk, email=user.email, created_at=user.created_at)
+
+
+class AccessToken(BaseModel):
+    access_token: str
+    token_type: Literal["bearer"] = "bearer"
+    expires_in: int = Field(description="Seconds from now.")
+
+
+def _store(request: Request) -> UserStore:
+    store: UserStore = request.app.state.opened.store
+    return store
+
+
+def _passwords(request: Request) -> Passwords:
+    passwords: Passwords = request.app.state.passwords
+    return passwords
+
+
+def _tokens(request: Request) -> Tokens:
+    tokens: Tokens = request.app.state.tokens
+    return tokens
+
+
+Users = Annotated[UserStore, Depends(_store)]
+Hashing = Annotated[Passwords, Depends(_passwords)]
+Signing = Annotated[Tokens, Depends(_tokens)]
+
+router = APIRouter(tags=["users"])
+
+
+@router.post("/register", status_code=201, responses=errors(EmailTaken))
+async def register(body: UserCreate, users: Users, passwords: Hashing) -> UserPublic:
+    """Make an account. The address is kept in lower case; the password has 8 to 128 characters."""
+    user = User(new_pk(), body.email, await passwords.hash(body.password), Role.USER)
+    await users.add(user)
+    return UserPublic.of(user)
+
+
+@router.post("/login", responses=errors(InvalidCredentials))
+async def login(body: Login, users: Users, passwords: Hashing, tokens: Signing) -> AccessToken:
+    """Get a token to send as `Authorization: Bearer <access_token>`.
+
+    A wrong password and an unknown address get the same answer, in the same time.
+    """
+    user = await users.find(body.email)
+    is_right = await passwords.verify(body.password, user.password_hash if user else None)
+    if user is None or not is_right:
+        raise InvalidCredentials
+    return AccessToken(
+        access_token=tokens.issue(user.pk, user.role), expires_in=tokens.expires_seconds
+    )
+
+
+@router.get("/me", responses=errors(InvalidToken, UserNotFound))
+async def me(caller: SignedIn, users: Users) -> UserPublic:
+    """Whose token is this?"""
+    user = await users.get(caller.user_id)
+    if user is None:
+        raise UserNotFound
+    return UserPublic.of(user)
+
+
+@asynccontextmanager
+async def _hashing(state: State) -> AsyncIterator[None]:
+    state.passwords = Passwords(state.settings.bcrypt_rounds)
+    yield
+    state.passwords.close()
+
+
+def build(settings: Settings | None = None) -> FastAPI:
+    """Return the app, with these settings or those of the environment."""
+    return create_app(
+        "user",
+        title="ShopSphere users",
+        description="Accounts and the tokens that the other services take.",
+        router=router,
+        open_store=open_user_store,
+        around=_hashing,
+        settings=settings,
+    )
+
+
+app = build()
+
+if __name__ == "__main__":
+    serve(app, PORT)
