@@ -5,7 +5,7 @@ import logging
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from aredis_om import HashModel
 from redis.asyncio import BlockingConnectionPool, Redis
@@ -53,12 +53,23 @@ def _store_unavailable(error: RedisError) -> StoreUnavailable:
     return StoreUnavailable()
 
 
-class ShopRedis(Redis):
+if TYPE_CHECKING:  # types-redis, which redis-om brings, makes them generic; redis-py does not
+    TextRedis = Redis[str]
+    TextPipeline = Pipeline[str]
+else:
+    TextRedis, TextPipeline = Redis, Pipeline
+
+
+class ShopRedis(TextRedis):
     """A Redis client that raises StoreUnavailable for every way in which Redis cannot serve."""
+
+    async def ask(self, *args: Any, **options: Any) -> Any:
+        """Send one command, and let Redis's own errors through."""
+        return await super().execute_command(*args, **options)  # type: ignore[no-untyped-call]  # types-redis
 
     async def execute_command(self, *args: Any, **options: Any) -> Any:
         try:
-            return await super().execute_command(*args, **options)
+            return await self.ask(*args, **options)
         except RedisError as error:
             if _cannot_serve(error):
                 raise _store_unavailable(error) from error
@@ -66,7 +77,7 @@ class ShopRedis(Redis):
 
 
 @asynccontextmanager
-async def pipeline(client: ShopRedis) -> AsyncIterator[Pipeline]:
+async def pipeline(client: ShopRedis) -> AsyncIterator[TextPipeline]:
     """Yield a pipeline, not atomic; its commands go out together in `await pipe.execute()`."""
     async with client.pipeline(transaction=False) as pipe:
         try:
@@ -79,31 +90,28 @@ async def pipeline(client: ShopRedis) -> AsyncIterator[Pipeline]:
 
 def _client(settings: Settings) -> ShopRedis:
     """Make the client. A command is repeated when its connection breaks, so all must bear that."""
-    url = settings.redis_url.get_secret_value()
-    options: dict[str, Any] = {
-        "max_connections": 100,
-        "timeout": 5,
-        "socket_timeout": 2,
-        "socket_connect_timeout": 1,
-        "health_check_interval": 15,
-        "decode_responses": True,
-        "protocol": 2,  # RESP3, the default of redis-py 8, is unknown to servers before 6
-        "retry": Retry(FullJitterBackoff(cap=0.2, base=0.02), 2),
-    }
-    if url:
-        try:
-            return ShopRedis(connection_pool=BlockingConnectionPool.from_url(url, **options))
-        except ValueError as error:
-            raise CannotStart(
-                "REDIS_URL is no valid address, such as redis://host:6379/0"
-            ) from error
-    pool = BlockingConnectionPool(
-        host=settings.redis_host,
-        port=settings.redis_port,
-        password=settings.redis_password.get_secret_value() or None,
-        **options,
-    )
+    try:
+        pool = BlockingConnectionPool.from_url(
+            settings.redis_full_url,
+            max_connections=100,
+            timeout=5,
+            socket_timeout=2,
+            socket_connect_timeout=1,
+            health_check_interval=15,
+            decode_responses=True,
+            protocol=2,  # RESP3, the default of redis-py 8, is unknown to servers before 6
+            retry=Retry(FullJitterBackoff(cap=0.2, base=0.02), 2),
+        )
+    except ValueError:
+        raise CannotStart(
+            "REDIS_URL, or REDIS_HOST, is no valid address, such as redis://localhost:6379/0"
+        ) from None
     return ShopRedis(connection_pool=pool)
+
+
+async def close(client: ShopRedis) -> None:
+    """Close all connections of the client."""
+    await client.aclose()  # type: ignore[attr-defined]  # types-redis describes redis-py 4
 
 
 async def connect(settings: Settings) -> ShopRedis:
@@ -117,15 +125,15 @@ async def connect(settings: Settings) -> ShopRedis:
             log.warning("Redis is loading its data; waiting for it")
             await asyncio.sleep(0.5)
     except BaseException:
-        await client.aclose()
+        await close(client)
         raise
     return client
 
 
 async def _serves(client: ShopRedis, probe: str) -> bool:
     try:
-        await Redis.execute_command(client, "PING")
-        await Redis.execute_command(client, "SET", probe, "1", "EX", "1")
+        await client.ask("PING")
+        await client.ask("SET", probe, "1", "EX", "1")
     except BusyLoadingError:
         return False
     except REFUSALS as error:
@@ -158,6 +166,11 @@ class Record(HashModel):
         primary_key_pattern = "{{{pk}}}"
 
     @classmethod
+    def key_of(cls, pk: str) -> str:
+        """Return the key of the record with this pk."""
+        return str(cls.make_primary_key(pk))
+
+    @classmethod
     def use(cls, client: ShopRedis, prefix: str) -> None:
         """Have the records of this class live in this Redis, under this prefix."""
         cls._client = client
@@ -179,7 +192,7 @@ class Record(HashModel):
             return []
         async with pipeline(cls.db()) as pipe:
             for pk in pks:
-                pipe.hgetall(cls.make_primary_key(pk))
+                pipe.hgetall(cls.key_of(pk))
             found = await pipe.execute()
         return [cls.model_validate(fields) if fields else None for fields in found]
 
@@ -205,7 +218,7 @@ class RedisStore:
         await self._client.ping()
 
     async def close(self) -> None:
-        await self._client.aclose()
+        await close(self._client)
 
     def _script(self, name: str) -> AsyncScript:
         """Return the Lua script of this name; called with keys of one slot, it is one step."""

@@ -57,7 +57,7 @@ class RedisOrderStore(RedisStore):
             user_id=order.user_id or "",
         )
         args = ["status", *record.flat()]
-        return OrderStatus(await self._create(keys=[record.key()], args=args))
+        return OrderStatus(await self._create(keys=[OrderRecord.key_of(order.pk)], args=args))
 
     async def place(self, pk: str, reservation: Reservation) -> Order | None:
         name, price_cents = reservation.product_name, str(reservation.unit_price_cents)
@@ -92,7 +92,7 @@ class RedisOrderStore(RedisStore):
     async def _moved(
         self, pk: str, old: str, new: OrderStatus, seconds: int, fields: list[str]
     ) -> OrderRecord | None:
-        key = OrderRecord.make_primary_key(pk)
+        key = OrderRecord.key_of(pk)
         answer = await self._move(keys=[key], args=[old, new.value, seconds, *fields])
         return OrderRecord.from_flat(answer) if answer else None
 

@@ -76,7 +76,7 @@ class RedisProductStore(RedisStore):
             pipe.zadd(self._pks, {product.pk: 0})
             pipe.zadd(self._index, _scores(product.name, product.pk, record.revision))
             await pipe.execute()
-        await self._create(keys=[record.key()], args=["pk", *record.flat()])
+        await self._create(keys=[self._key(product.pk)], args=["pk", *record.flat()])
 
     async def get(self, pk: str) -> Product:
         return (await self._record(pk)).product()
@@ -237,7 +237,7 @@ class RedisProductStore(RedisStore):
         await self._client.zrem(self._index, *search_index.entries(name, pk, revision))
 
     def _key(self, pk: str) -> str:
-        return ProductRecord.make_primary_key(pk)
+        return ProductRecord.key_of(pk)
 
     def _reservation_keys(self, pk: str, order_pk: str) -> list[str]:
         """Return product, reservation and live reservations: three keys of one slot."""
@@ -248,5 +248,5 @@ class RedisProductStore(RedisStore):
         ]
 
 
-def _scores(name: str, pk: str, revision: str) -> dict[str, int]:
+def _scores(name: str, pk: str, revision: str) -> dict[str | bytes, bytes | float | int | str]:
     return dict.fromkeys(search_index.entries(name, pk, revision), 0)

@@ -1,4 +1,4 @@
-"""Everything that can go wrong in a shop, by name; each error owns its status, code and sentence."""
+"""Everything that can go wrong in a shop, by name; an error owns its status, code and sentence."""
 
 from typing import ClassVar
 

@@ -126,7 +126,7 @@ class Product(_Made):
 
 @dataclass(frozen=True, slots=True)
 class Stock:
-    """What became of all units ever received: always `received = available + reserved + shipped`."""
+    """What became of all units ever had: always `received = available + reserved + shipped`."""
 
     received: int
     available: int

@@ -22,21 +22,22 @@ class Passwords:
 
     async def hash(self, password: str) -> str:
         """Return a salted hash of the password."""
-        return await self._run(self._context.hash, password)
+        loop = asyncio.get_running_loop()
+        hashed: str = await loop.run_in_executor(self._threads, self._context.hash, password)
+        return hashed
 
     async def verify(self, password: str, password_hash: str | None) -> bool:
         """Tell whether the password has this hash.
 
         With None, for an unknown user, it takes the same time and is false.
         """
-        matches = await self._run(
-            self._context.verify, password, password_hash or self._nobodys_hash
+        loop = asyncio.get_running_loop()
+        hashed = password_hash or self._nobodys_hash
+        matches: bool = await loop.run_in_executor(
+            self._threads, self._context.verify, password, hashed
         )
         return matches and password_hash is not None
 
     def close(self) -> None:
         """Let the threads go; work that has not begun is dropped."""
         self._threads.shutdown(wait=False, cancel_futures=True)
-
-    async def _run(self, function, *args):
-        return await asyncio.get_running_loop().run_in_executor(self._threads, function, *args)

@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
+from urllib.parse import quote
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -56,7 +57,7 @@ class Settings(BaseSettings):
 
     use_redis: Annotated[Literal["true", "false", "required"], BeforeValidator(str.lower)] = "true"
     redis_host: str = "localhost"
-    redis_port: int = Field(6379, ge=1, le=65535)
+    redis_port: int = Field(default=6379, ge=1, le=65535)
     redis_password: SecretStr = SecretStr("")
     redis_url: Annotated[SecretStr, AfterValidator(_redis_url)] = SecretStr("")
     redis_prefix: Annotated[str, AfterValidator(_prefix)] = "shopsphere"
@@ -67,9 +68,9 @@ class Settings(BaseSettings):
     order_timeout: Seconds = 10
     auth_required: Annotated[bool, AfterValidator(_closed_mode)] = False
     jwt_secret: SecretStr = SecretStr("supersecret")
-    jwt_expires_minutes: int = Field(60, ge=1, le=525_600)
+    jwt_expires_minutes: int = Field(default=60, ge=1, le=525_600)
     cors_origins: Annotated[str, AfterValidator(_origins)] = "*"
-    bcrypt_rounds: int = Field(12, ge=4, le=16)
+    bcrypt_rounds: int = Field(default=12, ge=4, le=16)
     log_level: Annotated[
         Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], BeforeValidator(str.upper)
     ] = "INFO"
@@ -90,6 +91,13 @@ class Settings(BaseSettings):
         """Where Redis is expected, without any password."""
         url = self.redis_url.get_secret_value()
         return url.rpartition("@")[2] if url else f"{self.redis_host}:{self.redis_port}"
+
+    @property
+    def redis_full_url(self) -> str:
+        """What to connect to, with the password: not for a log."""
+        host = f"[{self.redis_host}]" if ":" in self.redis_host else self.redis_host
+        password = quote(self.redis_password.get_secret_value(), safe="")
+        return self.redis_url.get_secret_value() or f"redis://:{password}@{host}:{self.redis_port}"
 
     @property
     def origins(self) -> list[str]:

@@ -52,7 +52,7 @@ class RedisServer:
             redis_executable(), "--port", str(self.port), "--bind", "127.0.0.1",
             "--dir", str(folder), "--save", "", *options,
         ]  # fmt: skip
-        self.client = redis.Redis(port=self.port, decode_responses=True, protocol=2)
+        self.client = redis.Redis(port=self.port, decode_responses=True)
         self.start()
 
     def start(self) -> None:

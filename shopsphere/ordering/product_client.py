@@ -122,10 +122,11 @@ class ProductClient:
 
     def _session(self) -> requests.Session:
         """Return this thread's session: connections are kept, and never shared."""
-        if not hasattr(self._local, "session"):
+        session: requests.Session | None = getattr(self._local, "session", None)
+        if session is None:
             session = requests.Session()
             session.trust_env = False  # no proxy of the environment between two services
             session.mount("http://", HTTPAdapter(max_retries=RETRIES))
             session.mount("https://", HTTPAdapter(max_retries=RETRIES))
             self._local.session = session
-        return self._local.session
+        return session

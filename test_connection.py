@@ -1,0 +1,152 @@
+"""Is Redis there, are the services there, do they share one storage?
+
+A tool, not a test: `python test_connection.py` prints a table and exits with 0 only if all that
+should be up is.
+"""
+
+import os
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+TIMEOUT_SECONDS = 5
+
+
+def _use_own_environment() -> None:
+    """Go on with the Python of `.venv` where the packages are missing and the launcher made it."""
+    folder = Path(__file__).resolve().parent / ".venv"
+    python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    if python.exists() and Path(sys.prefix).resolve() != folder:
+        os.execv(python, [str(python), *sys.argv])
+    sys.exit(
+        "The packages of ShopSphere are not installed. Run: python start_all_services.py, or "
+        "pip install -r requirements.txt"
+    )
+
+
+try:
+    import redis
+    import requests
+
+    from shopsphere.errors import CannotStart
+    from shopsphere.settings import Settings
+except ImportError:
+    if __name__ != "__main__":
+        raise
+    _use_own_environment()
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of the table. A warning does not make it fail."""
+
+    name: str
+    is_good: bool
+    text: str
+    is_warning: bool = False
+
+    def __str__(self) -> str:
+        state = "warning" if self.is_warning else "ok" if self.is_good else "FAILED"
+        return f"{self.name:<16} {state:<8} {self.text}"
+
+
+def redis_lines(settings: "Settings") -> Iterator[Line]:
+    """Yield what there is to say about Redis: where, version, round trip, what it would lose."""
+    if settings.use_redis == "false":
+        yield Line("Redis", True, "not used (USE_REDIS=false)")
+        return
+    address = settings.redis_address
+    try:
+        with redis.Redis.from_url(
+            settings.redis_full_url, socket_timeout=TIMEOUT_SECONDS, socket_connect_timeout=1
+        ) as client:
+            client.ping()
+            started = time.perf_counter()
+            client.ping()
+            milliseconds = (time.perf_counter() - started) * 1000
+            facts = client.info()
+    except redis.AuthenticationError as error:
+        yield Line("Redis", False, f"{address} refuses us: {error}. Check REDIS_PASSWORD.")
+        return
+    except redis.RedisError as error:
+        is_needed = settings.use_redis == "required"
+        yield Line(
+            "Redis",
+            not is_needed,
+            f"nothing that serves at {address} ({type(error).__name__}). Start Redis, or set "
+            "REDIS_HOST and REDIS_PORT.",
+            is_warning=not is_needed,
+        )
+        return
+    version = facts["redis_version"]
+    yield Line("Redis", True, f"{address}, version {version}, round trip {milliseconds:.1f} ms")
+    yield from _durability_lines(facts)
+
+
+def _durability_lines(facts: Mapping[str, object]) -> Iterator[Line]:
+    """Yield how Redis keeps its data, and where it would lose orders."""
+    if facts.get("aof_enabled"):
+        yield Line("  persistence", True, "appendonly is on")
+    else:
+        text = "appendonly is off: what came after the last snapshot is lost when Redis ends"
+        yield Line("  persistence", True, text, is_warning=True)
+    policy = facts.get("maxmemory_policy", "unknown")
+    if policy == "noeviction" or not facts.get("maxmemory"):
+        yield Line("  eviction", True, f"{policy}: nothing is thrown away")
+    else:
+        text = f"{policy}: a full Redis throws records away; set maxmemory-policy noeviction"
+        yield Line("  eviction", True, text, is_warning=True)
+
+
+def service_line(name: str, url: str) -> tuple[Line, str | None]:
+    """Return the line of a service, and the storage it is on if it answers."""
+    try:
+        health = requests.get(f"{url}/", timeout=TIMEOUT_SECONDS)
+        ready = requests.get(f"{url}/ready", timeout=TIMEOUT_SECONDS)
+        storage = str(health.json()["storage"])
+    except requests.ConnectionError:
+        return Line(name, False, f"not running at {url}. Start it: see the README."), None
+    except (requests.RequestException, ValueError, KeyError, TypeError):
+        return Line(name, False, f"what answers at {url} is not the {name}"), None
+    if not ready.ok:
+        return Line(name, False, f"{url} runs, but is not ready: its storage is away"), storage
+    fallback = health.json().get("fallback")
+    text = f"{url} on {storage}" + (" (no Redis was there when it started)" if fallback else "")
+    return Line(name, True, text, is_warning=bool(fallback)), storage
+
+
+def check(settings: "Settings") -> Iterator[Line]:
+    """Yield the whole table, line by line, as it becomes known."""
+    yield from redis_lines(settings)
+    storages = set()
+    for name, url in (
+        ("product service", settings.product_service_url),
+        ("user service", settings.user_service_url),
+        ("order service", settings.order_service_url),
+    ):
+        line, storage = service_line(name, url)
+        yield line
+        storages.add(storage)
+    if len(storages - {None}) > 1:
+        text = "the services are on different storages: orders will be refused; restart them"
+        yield Line("storage", False, text)
+
+
+def main() -> int:
+    """Print the table; return 0 if all that should be up is."""
+    try:
+        settings = Settings.load()
+    except CannotStart as error:
+        print(error, file=sys.stderr)
+        return 2
+    is_good = True
+    for line in check(settings):
+        print(line, flush=True)
+        is_good = is_good and line.is_good
+    return 0 if is_good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
