@@ -83,7 +83,7 @@ class Settings(BaseSettings):
             return cls()
         except ValidationError as error:
             raise CannotStart(
-                "; ".join(_complaint(str(e["loc"][0]), e["msg"]) for e in error.errors())
+                " ".join(_complaint(str(e["loc"][0]), e["msg"]) for e in error.errors())
             ) from None
 
     @property
