@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import datetime
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, FastAPI, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
@@ -19,7 +19,7 @@ from shopsphere.errors import (
     ProductServiceUnavailable,
     StorageMismatch,
 )
-from shopsphere.models import MAX_ORDER_QUANTITY, Order, is_pk, to_number
+from shopsphere.models import MAX_ORDER_QUANTITY, Order, is_pk
 from shopsphere.ordering.checkout import Checkout
 from shopsphere.ordering.product_client import ProductClient
 from shopsphere.paging import LINK_HEADER, PagingByPk, listing
@@ -39,6 +39,8 @@ class OrderCreate(BaseModel):
 
 
 class OrderPublic(BaseModel):
+    model_config = ConfigDict(from_attributes=True)
+
     pk: str
     product_id: str
     product_name: str
@@ -48,22 +50,6 @@ class OrderPublic(BaseModel):
     status: Literal["PLACED", "CANCELLED", "SHIPPED"]
     user_id: str | None
     created_at: datetime
-
-    @classmethod
-    def of(cls, order: Order) -> Self:
-        return cls.model_validate(
-            {
-                "pk": order.pk,
-                "product_id": order.product_id,
-                "product_name": order.product_name,
-                "quantity": order.quantity,
-                "unit_price": to_number(order.unit_price_cents),
-                "total": to_number(order.total_cents),
-                "status": order.status.value,
-                "user_id": order.user_id,
-                "created_at": order.created_at,
-            }
-        )
 
 
 def _store(request: Request) -> OrderStore:
@@ -90,6 +76,7 @@ router = APIRouter(tags=["orders"], dependencies=[TOKEN_CHECKED], responses=erro
 
 @router.post(
     "/order",
+    response_model=OrderPublic,
     status_code=201,
     responses=errors(
         InsufficientQuantity, ProductNotFound, ProductServiceUnavailable, StorageMismatch
@@ -100,7 +87,7 @@ async def place_order(
     caller: OptionalCaller,
     checkout: Annotated[Checkout, Depends(_checkout)],
     response: Response,
-) -> OrderPublic:
+) -> Order:
     """Order some units of a product: they are taken from its stock, or the order is refused.
 
     A 503 does not mean that nothing was placed: the product service may have been heard and not
@@ -109,7 +96,7 @@ async def place_order(
     user_id = caller.user_id if caller else None
     order = await checkout.place(body.product_id, body.quantity, user_id)
     response.headers["Location"] = f"/orders/{order.pk}"
-    return OrderPublic.of(order)
+    return order
 
 
 @router.get("/orders", response_model=list[OrderPublic], responses={200: {"headers": LINK_HEADER}})
@@ -119,14 +106,14 @@ async def list_orders(request: Request, paging: PagingByPk, orders: Orders) -> R
         request,
         paging,
         lambda after, limit: orders.list_page(None, after, limit),
-        OrderPublic.of,
+        OrderPublic.model_validate,
     )
 
 
-@router.get("/orders/{pk}", responses=errors(OrderNotFound))
-async def get_order(pk: Pk, orders: Orders) -> OrderPublic:
+@router.get("/orders/{pk}", response_model=OrderPublic, responses=errors(OrderNotFound))
+async def get_order(pk: Pk, orders: Orders) -> Order:
     """One order."""
-    return OrderPublic.of(await orders.get(pk))
+    return await orders.get(pk)
 
 
 @asynccontextmanager

@@ -31,7 +31,6 @@ from shopsphere.models import (
     is_pk,
     new_pk,
     to_cents,
-    to_number,
 )
 from shopsphere.paging import LINK_HEADER, AnyPaging, PagingByPk, listing
 from shopsphere.settings import Settings
@@ -64,6 +63,12 @@ class _Body(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
+class _Public(BaseModel):
+    """An answer, read off one of our values."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+
 class ProductCreate(_Body):
     name: Name = Field(examples=["Laptop"])
     price: Money = Field(examples=[999.99])
@@ -89,56 +94,27 @@ class ReservationCreate(_Body):
     quantity: int = Field(ge=1, le=MAX_ORDER_QUANTITY, examples=[2])
 
 
-class ProductPublic(BaseModel):
+class ProductPublic(_Public):
     pk: str
     name: str
     price: float
     quantity: int = Field(description="What can be ordered now.")
     created_at: datetime
 
-    @classmethod
-    def of(cls, product: Product) -> Self:
-        return cls(
-            pk=product.pk,
-            name=product.name,
-            price=to_number(product.price_cents),
-            quantity=product.quantity,
-            created_at=product.created_at,
-        )
 
-
-class StockPublic(BaseModel):
+class StockPublic(_Public):
     received: int
     available: int
     reserved: int
     shipped: int
 
-    @classmethod
-    def of(cls, stock: Stock) -> Self:
-        return cls(
-            received=stock.received,
-            available=stock.available,
-            reserved=stock.reserved,
-            shipped=stock.shipped,
-        )
 
-
-class ReservationPublic(BaseModel):
+class ReservationPublic(_Public):
     product_id: str
     order_id: str
     quantity: int
     unit_price: float
     product_name: str
-
-    @classmethod
-    def of(cls, reservation: Reservation) -> Self:
-        return cls(
-            product_id=reservation.product_id,
-            order_id=reservation.order_id,
-            quantity=reservation.quantity,
-            unit_price=to_number(reservation.unit_price_cents),
-            product_name=reservation.product_name,
-        )
 
 
 def _store(request: Request) -> ProductStore:
@@ -184,16 +160,20 @@ reservations = APIRouter(
 
 
 @catalogue.post(
-    "/products", status_code=201, dependencies=[TOKEN_CHECKED], responses=errors(InvalidToken)
+    "/products",
+    response_model=ProductPublic,
+    status_code=201,
+    dependencies=[TOKEN_CHECKED],
+    responses=errors(InvalidToken),
 )
 async def create_product(
     body: ProductCreate, products: Products, request: Request, response: Response
-) -> ProductPublic:
+) -> Product:
     """Add a product with its price and the units there are of it."""
     product = Product(new_pk(), body.name, to_cents(body.price), body.quantity)
     await products.add(product)
     response.headers["Location"] = f"/products/{product.pk}"
-    return ProductPublic.of(product)
+    return product
 
 
 @catalogue.get(
@@ -201,7 +181,7 @@ async def create_product(
 )
 async def list_products(request: Request, paging: PagingByPk, products: Products) -> Response:
     """All products, oldest first: the whole list, or a page of it with `limit` and `after`."""
-    return await listing(request, paging, products.list_page, ProductPublic.of)
+    return await listing(request, paging, products.list_page, ProductPublic.model_validate)
 
 
 @catalogue.get(
@@ -223,25 +203,26 @@ async def search_products(
         request,
         paging,
         lambda after, limit: products.search_page(name, after, limit),
-        ProductPublic.of,
+        ProductPublic.model_validate,
     )
 
 
-@catalogue.get("/products/{pk}", responses=errors(ProductNotFound))
-async def get_product(pk: Pk, products: Products) -> ProductPublic:
+@catalogue.get("/products/{pk}", response_model=ProductPublic, responses=errors(ProductNotFound))
+async def get_product(pk: Pk, products: Products) -> Product:
     """One product."""
-    return ProductPublic.of(await products.get(pk))
+    return await products.get(pk)
 
 
 @catalogue.patch(
     "/products/{pk}",
+    response_model=ProductPublic,
     dependencies=[TOKEN_CHECKED],
     responses=errors(InvalidToken, ProductNotFound),
 )
-async def update_product(pk: Pk, body: ProductUpdate, products: Products) -> ProductPublic:
+async def update_product(pk: Pk, body: ProductUpdate, products: Products) -> Product:
     """Change name, price or both. Orders keep the name and the price they were placed with."""
     price_cents = None if body.price is None else to_cents(body.price)
-    return ProductPublic.of(await products.update(pk, body.name, price_cents))
+    return await products.update(pk, body.name, price_cents)
 
 
 @catalogue.delete(
@@ -257,18 +238,23 @@ async def delete_product(pk: Pk, products: Products) -> None:
 
 @stock.post(
     "/products/{pk}/stock",
+    response_model=ProductPublic,
     responses=errors(InsufficientQuantity, StockLimit, InvalidToken, ProductNotFound),
 )
-async def change_stock(pk: Pk, body: StockChange, products: Products) -> ProductPublic:
+async def change_stock(pk: Pk, body: StockChange, products: Products) -> Product:
     """Book units in, or out when negative: never below zero, nor above 1,000,000,000 on hand."""
     change = max(-MAX_ON_HAND - 1, min(body.change, MAX_ON_HAND + 1))
-    return ProductPublic.of(await products.change_stock(pk, change))
+    return await products.change_stock(pk, change)
 
 
-@stock.get("/products/{pk}/stock", responses=errors(InvalidToken, ProductNotFound))
-async def get_stock(pk: Pk, products: Products) -> StockPublic:
+@stock.get(
+    "/products/{pk}/stock",
+    response_model=StockPublic,
+    responses=errors(InvalidToken, ProductNotFound),
+)
+async def get_stock(pk: Pk, products: Products) -> Stock:
     """What became of all units: always `received = available + reserved + shipped`."""
-    return StockPublic.of(await products.stock(pk))
+    return await products.stock(pk)
 
 
 @stock.get(
@@ -284,12 +270,13 @@ async def list_reservations(
         request,
         paging,
         lambda after, limit: products.reservations_page(pk, after, limit),
-        ReservationPublic.of,
+        ReservationPublic.model_validate,
     )
 
 
 @reservations.put(
     "",
+    response_model=ReservationPublic,
     status_code=201,
     responses={
         200: {"model": ReservationPublic, "description": "It was reserved before."},
@@ -298,7 +285,7 @@ async def list_reservations(
 )
 async def reserve(
     pk: Pk, order_pk: OrderPk, body: ReservationCreate, products: Products, response: Response
-) -> ReservationPublic:
+) -> Reservation:
     """Hold units for an order: checked and taken in one step, once per order.
 
     The same again answers 200 and takes nothing. A refusal is final for this order for 15 minutes,
@@ -306,7 +293,7 @@ async def reserve(
     """
     reservation, is_new = await products.reserve(pk, order_pk, body.quantity)
     response.status_code = 201 if is_new else 200
-    return ReservationPublic.of(reservation)
+    return reservation
 
 
 @reservations.delete("", status_code=204, responses=errors(ProductNotFound, ReservationShipped))

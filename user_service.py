@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import datetime
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
 from email_validator import EmailNotValidError, validate_email
 from fastapi import APIRouter, Depends, FastAPI, Request
@@ -51,13 +51,11 @@ class Login(_Body):
 
 
 class UserPublic(BaseModel):
+    model_config = ConfigDict(from_attributes=True)
+
     pk: str
     email: str
     created_at: datetime
-
-    @classmethod
-    def of(cls, user: User) -> Self:
-        return cls(pk=user.pk, email=user.email, created_at=user.created_at)
 
 
 class AccessToken(BaseModel):
@@ -88,12 +86,12 @@ Signing = Annotated[Tokens, Depends(_tokens)]
 router = APIRouter(tags=["users"])
 
 
-@router.post("/register", status_code=201, responses=errors(EmailTaken))
-async def register(body: UserCreate, users: Users, passwords: Hashing) -> UserPublic:
+@router.post("/register", response_model=UserPublic, status_code=201, responses=errors(EmailTaken))
+async def register(body: UserCreate, users: Users, passwords: Hashing) -> User:
     """Make an account. The address is kept in lower case; the password has 8 to 128 characters."""
     user = User(new_pk(), body.email, await passwords.hash(body.password), Role.USER)
     await users.add(user)
-    return UserPublic.of(user)
+    return user
 
 
 @router.post("/login", responses=errors(InvalidCredentials))
@@ -111,13 +109,13 @@ async def login(body: Login, users: Users, passwords: Hashing, tokens: Signing) 
     )
 
 
-@router.get("/me", responses=errors(InvalidToken, UserNotFound))
-async def me(caller: SignedIn, users: Users) -> UserPublic:
+@router.get("/me", response_model=UserPublic, responses=errors(InvalidToken, UserNotFound))
+async def me(caller: SignedIn, users: Users) -> User:
     """Whose token is this?"""
     user = await users.get(caller.user_id)
     if user is None:
         raise UserNotFound
-    return UserPublic.of(user)
+    return user
 
 
 @asynccontextmanager

@@ -123,6 +123,10 @@ class Product(_Made):
     price_cents: int
     quantity: int
 
+    @property
+    def price(self) -> float:
+        return to_number(self.price_cents)
+
 
 @dataclass(frozen=True, slots=True)
 class Stock:
@@ -144,6 +148,10 @@ class Reservation:
     unit_price_cents: int
     product_name: str
 
+    @property
+    def unit_price(self) -> float:
+        return to_number(self.unit_price_cents)
+
 
 @dataclass(frozen=True, slots=True)
 class Order(_Made):
@@ -158,8 +166,12 @@ class Order(_Made):
     user_id: str | None
 
     @property
-    def total_cents(self) -> int:
-        return self.quantity * self.unit_price_cents
+    def unit_price(self) -> float:
+        return to_number(self.unit_price_cents)
+
+    @property
+    def total(self) -> float:
+        return to_number(self.quantity * self.unit_price_cents)
 
 
 T = TypeVar("T")
