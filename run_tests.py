@@ -1,0 +1,37 @@
+"""The one check: sets up `.venv`, then ruff, mypy and pytest. Arguments go to pytest."""
+
+import subprocess
+import sys
+
+import start_all_services  # noqa: F401  # an old Python is told so there
+
+from shopsphere.launcher import ROOT, Trouble, say, set_up
+
+CHECKS = (
+    ("ruff check", ["ruff", "check", "."]),
+    ("ruff format", ["ruff", "format", "--check", "."]),
+    ("mypy", ["mypy"]),
+    ("pytest", ["pytest"]),
+)
+
+
+def main(pytest_arguments: list[str]) -> int:
+    """Run every check, also after one failed; return 0 only if all passed."""
+    try:
+        python = set_up("requirements-dev.txt")
+    except Trouble as trouble:
+        print(f"The tests cannot run: {trouble}", file=sys.stderr)
+        return 1
+    failed = []
+    for name, command in CHECKS:
+        say(f"\n== {name}")
+        extra = pytest_arguments if name == "pytest" else []
+        if subprocess.run([str(python), "-m", *command, *extra], cwd=ROOT).returncode:
+            failed.append(name)
+    if failed:
+        print(f"\nFailed: {', '.join(failed)}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,17 @@
+"""Start ShopSphere: set up `.venv`, start the three services, end all three on Ctrl-C.
+
+This file is read by any Python, so that whoever has an old one is told so in a sentence.
+"""
+
+import sys
+
+if sys.version_info < (3, 11):
+    sys.exit(
+        "ShopSphere cannot run: it needs Python 3.11 or newer, and this is %d.%d. Get one from "
+        "https://www.python.org/downloads/ and start it with that." % sys.version_info[:2]
+    )
+
+from shopsphere.launcher import main
+
+if __name__ == "__main__":
+    sys.exit(main())
