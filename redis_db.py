@@ -91,7 +91,7 @@ async def pipeline(client: ShopRedis) -> AsyncIterator[TextPipeline]:
 def _client(settings: Settings) -> ShopRedis:
     """Make the client. A command is repeated when its connection breaks, so all must bear that."""
     try:
-        pool: "BlockingConnectionPool[Any]" = BlockingConnectionPool.from_url(
+        pool: BlockingConnectionPool[Any] = BlockingConnectionPool.from_url(
             settings.redis_full_url,
             max_connections=100,
             timeout=5,
