@@ -16,6 +16,7 @@ from sortedcontainers import SortedDict, SortedSet
 from shopsphere import search_index
 from shopsphere.errors import (
     EmailTaken,
+    IdempotencyKeyReused,
     InsufficientQuantity,
     OrderNotFound,
     ProductNotFound,
@@ -138,6 +139,7 @@ class MemoryProductStore(MemoryStore):
         self._pks: SortedSet[str] = SortedSet()
         self._index: SortedSet[str] = SortedSet()
         self._marks: ExpiringDict[tuple[str, str], _Mark] = ExpiringDict(clock)
+        self._changes: ExpiringDict[tuple[str, str], int] = ExpiringDict(clock)
 
     async def add(self, product: Product) -> None:
         stock = Stock(product.quantity, product.quantity, 0, 0)
@@ -181,15 +183,24 @@ class MemoryProductStore(MemoryStore):
             self._add_entries(shelf)
         return shelf.product
 
-    async def change_stock(self, pk: str, change: int) -> Product:
+    async def change_stock(
+        self, pk: str, change: int, key: str | None = None
+    ) -> tuple[Product, bool]:
         shelf = self._shelf(pk)
         stock = shelf.stock
+        before = self._changes.get((pk, key)) if key else None
+        if before is not None:
+            if before != change:
+                raise IdempotencyKeyReused
+            return shelf.product, True
         if stock.available + change < 0:
             raise InsufficientQuantity(stock.available)
         if change > 0 and stock.available + stock.reserved + change > MAX_ON_HAND:
             raise StockLimit
         _count(shelf, received=change, available=change)
-        return shelf.product
+        if key:
+            self._changes.set((pk, key), change, DAY_SECONDS)
+        return shelf.product, False
 
     async def delete(self, pk: str) -> None:
         shelf = self._shelf(pk)

@@ -244,7 +244,8 @@ async def delete_product(pk: Pk, products: Products) -> None:
 async def change_stock(pk: Pk, body: StockChange, products: Products) -> Product:
     """Book units in, or out when negative: never below zero, nor above 1,000,000,000 on hand."""
     change = max(-MAX_ON_HAND - 1, min(body.change, MAX_ON_HAND + 1))
-    return await products.change_stock(pk, change)
+    product, _ = await products.change_stock(pk, change)
+    return product
 
 
 @stock.get(

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from redis_db import Record, RedisStore, ShopRedis, pipeline
 from shopsphere import search_index
 from shopsphere.errors import (
+    IdempotencyKeyReused,
     InsufficientQuantity,
     ProductNotFound,
     ReservationConflict,
@@ -24,7 +25,7 @@ from shopsphere.models import (
 from shopsphere.stores import DAY_SECONDS, REFUSED_SECONDS
 
 CHANGE_SECONDS = 60
-"""How long a stock change is remembered: longer than the client repeats one."""
+"""How long a stock change without a key is remembered: longer than the client repeats one."""
 
 
 class ProductRecord(Record, index=True):
@@ -141,12 +142,20 @@ class RedisProductStore(RedisStore):
             await self._remove_entries(old_name, pk, old_revision)
         return ProductRecord.from_flat(fields).product()
 
-    async def change_stock(self, pk: str, change: int) -> Product:
-        keys = [self._key(pk), f"{self._prefix}:stock-change:{{{pk}}}:{new_pk()}"]
-        answer = await self._change_stock(keys=keys, args=[change, MAX_ON_HAND, CHANGE_SECONDS])
+    async def change_stock(
+        self, pk: str, change: int, key: str | None = None
+    ) -> tuple[Product, bool]:
+        command = new_pk()
+        keys = [self._key(pk), f"{self._prefix}:stock-change:{{{pk}}}:{key or command}"]
+        seconds = DAY_SECONDS if key else CHANGE_SECONDS
+        answer = await self._change_stock(
+            keys=keys, args=[change, MAX_ON_HAND, f"{change} {command}", seconds]
+        )
         match answer:
-            case ["done", fields]:
-                return ProductRecord.from_flat(fields).product()
+            case ["done" | "before" as outcome, fields]:
+                return ProductRecord.from_flat(fields).product(), outcome == "before"
+            case ["reused"]:
+                raise IdempotencyKeyReused
             case ["insufficient", available]:
                 raise InsufficientQuantity(available)
             case ["limit"]:

@@ -139,6 +139,14 @@ class ReservationShipped(ShopError):
     sentence = "The units of this reservation have been shipped. They cannot be given back."
 
 
+class IdempotencyKeyReused(ShopError):
+    """The status is the one of draft-ietf-httpapi-idempotency-key-header, section 2.7."""
+
+    status = 422
+    code = "idempotency_key_reused"
+    sentence = "This Idempotency-Key came with another request before. Use a new key."
+
+
 class Unavailable(ShopError):
     """Something this service stands on cannot serve now; trying again later is right."""
 

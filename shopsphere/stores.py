@@ -62,12 +62,15 @@ class ProductStore(Store, Protocol):
     async def update(self, pk: str, name: str | None, price_cents: int | None) -> Product:
         """Change what is not None, in one step; raise ProductNotFound."""
 
-    async def change_stock(self, pk: str, change: int) -> Product:
+    async def change_stock(
+        self, pk: str, change: int, key: str | None = None
+    ) -> tuple[Product, bool]:
         """Add `change` (which may be negative) to received and available, in one step.
 
-        Raise ProductNotFound, InsufficientQuantity below zero, StockLimit with more than
-        MAX_ON_HAND units available and reserved. Sent twice by a connection that broke, it counts
-        once.
+        Return the product as it is then, and whether this `key` had counted before: for
+        DAY_SECONDS a key counts once. Raise ProductNotFound, InsufficientQuantity below zero,
+        StockLimit with more than MAX_ON_HAND units available and reserved, IdempotencyKeyReused
+        when the key came with another change; a change that is refused leaves its key free.
         """
 
     async def delete(self, pk: str) -> None:
