@@ -29,6 +29,8 @@ from shopsphere.errors import (
 from shopsphere.models import (
     MAX_ON_HAND,
     SEEN,
+    Command,
+    Mark,
     Order,
     OrderStatus,
     Page,
@@ -38,7 +40,7 @@ from shopsphere.models import (
     User,
     new_pk,
 )
-from shopsphere.stores import DAY_SECONDS, REFUSED_SECONDS
+from shopsphere.stores import DAY_SECONDS, REFUSED_SECONDS, Claim
 
 Clock = Callable[[], float]
 K = TypeVar("K", bound=Hashable)
@@ -66,6 +68,11 @@ class ExpiringDict(Generic[K, V]):
         if seconds is not None:
             self._expires[key] = self._clock() + seconds
             heapq.heappush(self._queue, (self._expires[key], key))
+
+    def drop(self, key: K) -> None:
+        """Let the entry go now; its place in the queue then means nothing."""
+        self._values.pop(key, None)
+        self._expires.pop(key, None)
 
     def _drop_expired(self) -> None:
         while self._queue and self._queue[0][0] <= self._clock():
@@ -303,31 +310,58 @@ def _count(
     shelf.product = replace(shelf.product, quantity=shelf.stock.available)
 
 
+@dataclass(slots=True)
+class _Key:
+    """An idempotency key: what it came with, the order it is bound to, who holds it how long."""
+
+    request: str
+    order_pk: str
+    owner: str | None
+    held_until: float
+
+
 class MemoryOrderStore(MemoryStore):
     """`OrderStore` in memory."""
 
     def __init__(self, clock: Clock = time.time) -> None:
         self._clock = clock
         self._orders: ExpiringDict[str, Order] = ExpiringDict(clock)
-        self._failed: ExpiringDict[str, bool] = ExpiringDict(clock)
-        self._placing: dict[tuple[str, str], float] = {}
+        self._place_by: dict[str, float] = {}
+        self._marks: dict[Mark, float] = {}
         self._lists: defaultdict[str | None, SortedSet[str]] = defaultdict(SortedSet)
+        self._keys: ExpiringDict[str, _Key] = ExpiringDict(clock)
 
-    async def mark_placing(self, pk: str, product_id: str) -> None:
-        self._placing[pk, product_id] = self._clock()
+    async def mark(self, mark: Mark) -> None:
+        self._marks.pop(mark, None)  # so that the oldest always comes first
+        self._marks[mark] = self._clock()
 
-    async def unmark_placing(self, pk: str, product_id: str) -> None:
-        self._placing.pop((pk, product_id), None)
+    async def unmark(self, mark: Mark) -> bool:
+        return self._marks.pop(mark, None) is not None
 
-    async def create(self, order: Order) -> OrderStatus:
-        status = self._status(order.pk)
-        if status is None:
+    async def old_marks(self, seconds: float) -> list[Mark]:
+        latest = self._clock() - seconds
+        return [mark for mark, since in self._marks.items() if since <= latest]
+
+    async def marks_of(self, pk: str, product_id: str) -> dict[Mark, float]:
+        marks = (Mark(command, pk, product_id) for command in Command)
+        return {mark: self._clock() - self._marks[mark] for mark in marks if mark in self._marks}
+
+    async def count_marks(self) -> int:
+        return len(self._marks)
+
+    async def create(self, order: Order, seconds: float) -> OrderStatus:
+        record = self._orders.get(order.pk)
+        if record is None:
+            record = order
             self._orders.set(order.pk, order)
-        return status or order.status
+        if record.status is OrderStatus.PENDING:
+            self._place_by[order.pk] = self._clock() + seconds
+        return record.status
 
     async def place(self, pk: str, reservation: Reservation) -> Order | None:
         order = self._orders.get(pk)
-        if order and order.status is OrderStatus.PENDING:
+        is_pending = order is not None and order.status is OrderStatus.PENDING
+        if order and is_pending and self._clock() <= self._place_by[pk]:
             order = replace(
                 order,
                 status=OrderStatus.PLACED,
@@ -335,15 +369,23 @@ class MemoryOrderStore(MemoryStore):
                 unit_price_cents=reservation.unit_price_cents,
             )
             self._orders.set(pk, order)
+            del self._place_by[pk]
         return order if order and order.status in SEEN else None
 
     async def fail(self, pk: str) -> OrderStatus:
-        order = self._orders.get(pk)
-        if order is None:
-            self._failed.set(pk, True, DAY_SECONDS)
-        elif order.status not in SEEN:
-            self._orders.set(pk, replace(order, status=OrderStatus.FAILED), DAY_SECONDS)
-        return self._status(pk) or OrderStatus.FAILED
+        order = self._orders.get(pk) or Order(pk, "", "", 0, 0, OrderStatus.FAILED, None)
+        if order.status not in SEEN:
+            order = replace(order, status=OrderStatus.FAILED)
+            self._orders.set(pk, order, DAY_SECONDS)
+            self._place_by.pop(pk, None)
+        return order.status
+
+    async def move(self, pk: str, status: OrderStatus) -> Order:
+        order = await self.get(pk)
+        if order.status is OrderStatus.PLACED:
+            order = replace(order, status=status)
+            self._orders.set(pk, order)
+        return order
 
     async def list_order(self, order: Order) -> None:
         self._lists[None].add(order.pk)
@@ -356,17 +398,41 @@ class MemoryOrderStore(MemoryStore):
             raise OrderNotFound
         return order
 
+    async def record(self, pk: str) -> Order | None:
+        return self._orders.get(pk)
+
     async def list_page(self, user_id: str | None, after: str | None, limit: int) -> Page[Order]:
         listed = self._lists.get(user_id, SortedSet())
         pks = _first(listed.irange(minimum=after, inclusive=(False, True)), limit + 1)
         orders = [order for pk in pks[:limit] if (order := self._orders.get(pk))]
         return Page(orders, pks[limit - 1] if len(pks) > limit else None)
 
-    def _status(self, pk: str) -> OrderStatus | None:
-        order = self._orders.get(pk)
-        if order:
-            return order.status
-        return OrderStatus.FAILED if self._failed.get(pk) else None
+    async def claim(
+        self, key: str, request: str, owner: str, order_pk: str, seconds: float
+    ) -> Claim:
+        now = self._clock()
+        held = self._keys.get(key) or _Key(request, order_pk, None, now)
+        if held.request != request:
+            raise IdempotencyKeyReused
+        if held.owner not in (None, owner) and now < held.held_until:
+            return Claim(held.order_pk, is_mine=False, seconds_left=held.held_until - now)
+        self._keys.set(key, _Key(request, held.order_pk, owner, now + seconds), DAY_SECONDS)
+        return Claim(held.order_pk, is_mine=True)
+
+    async def rebind(self, key: str, owner: str, order_pk: str) -> bool:
+        held = self._keys.get(key)
+        if held is None or held.owner != owner:
+            return False
+        held.order_pk = order_pk
+        return True
+
+    async def end_claim(self, key: str, owner: str, *, forget: bool) -> None:
+        held = self._keys.get(key)
+        if held is None or held.owner != owner:
+            return
+        held.owner = None
+        if forget:
+            self._keys.drop(key)
 
 
 def _first(things: Iterable[str], count: int) -> list[str]:

@@ -1,5 +1,8 @@
 """The order service, port 8002: places orders, asking the product service for the stock."""
 
+import asyncio
+import logging
+import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import datetime
@@ -12,21 +15,34 @@ from starlette.datastructures import State
 from shopsphere.access import TOKEN_CHECKED, OptionalCaller
 from shopsphere.error_answers import errors
 from shopsphere.errors import (
+    IdempotencyKeyReused,
     InsufficientQuantity,
+    InvalidRequest,
     InvalidToken,
+    OrderGivenUp,
+    OrderIsCancelled,
+    OrderIsShipped,
     OrderNotFound,
     ProductNotFound,
     ProductServiceUnavailable,
+    RequestInProgress,
     StorageMismatch,
+    StoreUnavailable,
 )
+from shopsphere.idempotency_key import REPLAY_HEADER, IdempotencyKey, show_replay
 from shopsphere.models import MAX_ORDER_QUANTITY, Order, is_pk
-from shopsphere.ordering.checkout import Checkout
+from shopsphere.ordering.checkout import Checkout, Wish
+from shopsphere.ordering.figures import OrderFigures
+from shopsphere.ordering.idempotency import IdempotentCheckout
 from shopsphere.ordering.product_client import ProductClient
+from shopsphere.ordering.settling import Outcome, Settling
 from shopsphere.paging import LINK_HEADER, PagingByPk, listing
 from shopsphere.settings import Settings
 from shopsphere.stores import OrderStore
-from shopsphere.web import create_app, serve
+from shopsphere.web import SecondsLeft, create_app, serve
 from storage import open_order_store
+
+log = logging.getLogger("shopsphere.order")
 
 PORT = 8002
 
@@ -36,6 +52,21 @@ class OrderCreate(BaseModel):
 
     product_id: str = Field(examples=["abc123"], description="The `pk` of a product.")
     quantity: int = Field(ge=1, le=MAX_ORDER_QUANTITY, examples=[2])
+
+
+class Settle(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    product_id: str = Field(examples=["abc123"], description="The `pk` of a product.")
+
+
+class Settled(BaseModel):
+    pk: str
+    product_id: str
+    outcome: Outcome = Field(
+        description="What the order is now; `released`: it is of another product, and what this "
+        "one held for it was given back; `under_way`: a request is at work on it, try again later."
+    )
 
 
 class OrderPublic(BaseModel):
@@ -52,24 +83,44 @@ class OrderPublic(BaseModel):
     created_at: datetime
 
 
-def _store(request: Request) -> OrderStore:
+async def _store(request: Request) -> OrderStore:
     store: OrderStore = request.app.state.opened.store
     return store
 
 
-def _checkout(request: Request) -> Checkout:
+async def _idempotent_checkout(request: Request) -> IdempotentCheckout:
+    checkout: IdempotentCheckout = request.app.state.idempotent_checkout
+    return checkout
+
+
+async def _checkout(request: Request) -> Checkout:
     checkout: Checkout = request.app.state.checkout
     return checkout
 
 
-def _possible_pk(pk: str) -> str:
+async def _settling(request: Request) -> Settling:
+    settling: Settling = request.app.state.settling
+    return settling
+
+
+async def _possible_pk(pk: str) -> str:
     if not is_pk(pk):
         raise OrderNotFound
     return pk
 
 
+async def _settled_pk(pk: str) -> str:
+    if not is_pk(pk):
+        raise InvalidRequest(("pk", "must be the pk of an order"))
+    return pk
+
+
 Orders = Annotated[OrderStore, Depends(_store)]
 Pk = Annotated[str, Depends(_possible_pk)]
+SettledPk = Annotated[str, Depends(_settled_pk)]
+PlacesOrders = Annotated[IdempotentCheckout, Depends(_idempotent_checkout)]
+EndsOrders = Annotated[Checkout, Depends(_checkout)]
+SettlesOrders = Annotated[Settling, Depends(_settling)]
 
 router = APIRouter(tags=["orders"], dependencies=[TOKEN_CHECKED], responses=errors(InvalidToken))
 
@@ -78,24 +129,47 @@ router = APIRouter(tags=["orders"], dependencies=[TOKEN_CHECKED], responses=erro
     "/order",
     response_model=OrderPublic,
     status_code=201,
-    responses=errors(
-        InsufficientQuantity, ProductNotFound, ProductServiceUnavailable, StorageMismatch
-    ),
+    responses={
+        201: {"headers": REPLAY_HEADER},
+        **errors(
+            InsufficientQuantity,
+            ProductNotFound,
+            RequestInProgress,
+            IdempotencyKeyReused,
+            ProductServiceUnavailable,
+            StorageMismatch,
+            OrderGivenUp,
+        ),
+    },
 )
 async def place_order(
     body: OrderCreate,
     caller: OptionalCaller,
-    checkout: Annotated[Checkout, Depends(_checkout)],
+    key: IdempotencyKey,
+    checkout: PlacesOrders,
+    seconds: SecondsLeft,
     response: Response,
 ) -> Order:
     """Order some units of a product: they are taken from its stock, or the order is refused.
 
-    A 503 does not mean that nothing was placed: the product service may have been heard and not
-    its answer. Look at `GET /orders` before you send the order again.
+    A 503 does not mean that nothing was placed: an answer may have been lost on the way. So send
+    an `Idempotency-Key`, and send the order again with the same key until you know:
+
+    - The same key and the same product and quantity: the same order as it is now, 201, with
+      `Idempotent-Replayed: true`.
+    - The same key with another product or quantity: 422.
+    - While the first request is still running: 409 with `Retry-After`. If its process died, that
+      ends 2 seconds after the longest time that a request may take; a 503 ends it at once.
+    - After a refusal (400, 404) the key is free again.
+    - After a 503 or a crash, the same order is continued; if it was given up meanwhile, a new one
+      takes its place. Never two.
+
+    A key is kept for 24 hours from its last use, separately for each user.
     """
-    user_id = caller.user_id if caller else None
-    order = await checkout.place(body.product_id, body.quantity, user_id)
+    wish = Wish(body.product_id, body.quantity, caller.user_id if caller else None)
+    order, is_replay = await checkout.place(key, wish, seconds)
     response.headers["Location"] = f"/orders/{order.pk}"
+    show_replay(response, is_replay)
     return order
 
 
@@ -116,14 +190,76 @@ async def get_order(pk: Pk, orders: Orders) -> Order:
     return await orders.get(pk)
 
 
+@router.post(
+    "/orders/{pk}/cancel",
+    response_model=OrderPublic,
+    responses=errors(OrderNotFound, OrderIsShipped),
+)
+async def cancel_order(pk: Pk, checkout: EndsOrders, seconds: SecondsLeft) -> Order:
+    """Cancel an order: its stock goes back, once, however often this is called.
+
+    It also works while the product service is away; then the stock follows when that is back.
+    """
+    return await checkout.cancel(pk, None, seconds)
+
+
+@router.post(
+    "/orders/{pk}/ship",
+    response_model=OrderPublic,
+    responses=errors(OrderNotFound, OrderIsCancelled),
+)
+async def ship_order(pk: Pk, checkout: EndsOrders, seconds: SecondsLeft) -> Order:
+    """Say that an order has left, which is final. Its units count as shipped, once.
+
+    It also works while the product service is away; then the figures follow when that is back.
+    """
+    return await checkout.ship(pk, seconds)
+
+
+@router.post(
+    "/orders/{pk}/settle",
+    responses=errors(InvalidRequest, ProductServiceUnavailable, StorageMismatch),
+)
+async def settle_order(pk: SettledPk, body: Settle, settling: SettlesOrders) -> Settled:
+    """Settle one order now, if no request is at work on it: for repairs after an audit.
+
+    An order that was not placed never will be, and stock that the product holds for it goes back;
+    one that was cancelled or shipped is told to the product service again. Safe to repeat.
+    """
+    if not is_pk(body.product_id):
+        raise InvalidRequest(("product_id", "must be the pk of a product"))
+    outcome = await settling.settle_order(pk, body.product_id)
+    return Settled(pk=pk, product_id=body.product_id, outcome=outcome)
+
+
 @asynccontextmanager
 async def _ordering(state: State) -> AsyncIterator[None]:
     settings: Settings = state.settings
+    orders: OrderStore = state.opened.store
+    figures = OrderFigures(state.metrics.registry)
+    if settings.settle_after <= settings.order_timeout:
+        log.warning("SETTLE_AFTER is not above ORDER_TIMEOUT: orders that are only slow will fail")
+
+    async def refresh_figures() -> None:
+        try:
+            figures.unsettled.set(await orders.count_marks())
+        except StoreUnavailable:
+            figures.unsettled.set(math.nan)
+
     with ProductClient(
         settings.product_service_url, state.opened.storage, settings.product_service_timeout
     ) as products:
-        state.checkout = Checkout(state.opened.store, products)
-        yield
+        checkout = Checkout(orders, products, figures)
+        state.checkout = checkout
+        state.idempotent_checkout = IdempotentCheckout(orders, checkout, settings.order_timeout)
+        state.settling = Settling(orders, products, figures, settings.settle_after)
+        state.refresh_figures = refresh_figures
+        running = asyncio.create_task(state.settling.run(settings.settle_interval))
+        try:
+            yield
+        finally:
+            running.cancel()
+            await asyncio.wait([running])
 
 
 def build(settings: Settings | None = None) -> FastAPI:

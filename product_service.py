@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 from shopsphere.access import TOKEN_CHECKED
 from shopsphere.error_answers import errors
 from shopsphere.errors import (
+    IdempotencyKeyReused,
     InsufficientQuantity,
     InvalidRequest,
     InvalidToken,
@@ -21,6 +22,7 @@ from shopsphere.errors import (
     StockLimit,
     StorageMismatch,
 )
+from shopsphere.idempotency_key import REPLAY_HEADER, IdempotencyKey, show_replay
 from shopsphere.models import (
     MAX_ON_HAND,
     MAX_ORDER_QUANTITY,
@@ -239,12 +241,26 @@ async def delete_product(pk: Pk, products: Products) -> None:
 @stock.post(
     "/products/{pk}/stock",
     response_model=ProductPublic,
-    responses=errors(InsufficientQuantity, StockLimit, InvalidToken, ProductNotFound),
+    responses={
+        200: {"headers": REPLAY_HEADER},
+        **errors(
+            InsufficientQuantity, StockLimit, InvalidToken, ProductNotFound, IdempotencyKeyReused
+        ),
+    },
 )
-async def change_stock(pk: Pk, body: StockChange, products: Products) -> Product:
-    """Book units in, or out when negative: never below zero, nor above 1,000,000,000 on hand."""
+async def change_stock(
+    pk: Pk, body: StockChange, products: Products, key: IdempotencyKey, response: Response
+) -> Product:
+    """Book units in, or out when negative: never below zero, nor above 1,000,000,000 on hand.
+
+    With an `Idempotency-Key` it counts once in 24 hours, however often it is sent: sent again, the
+    answer is the product as it is now, with `Idempotent-Replayed: true`. The same key with another
+    change is refused with 422; after a refusal the key is free again. Keys are separate for each
+    user and each product.
+    """
     change = max(-MAX_ON_HAND - 1, min(body.change, MAX_ON_HAND + 1))
-    product, _ = await products.change_stock(pk, change)
+    product, is_replay = await products.change_stock(pk, change, key)
+    show_replay(response, is_replay)
     return product
 
 

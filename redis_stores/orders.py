@@ -1,9 +1,11 @@
-"""Orders on Redis: a record each, marks with the time of Redis, and lists of pks."""
+"""Orders on Redis: a record each, marks with the time of Redis, lists of pks, idempotency keys."""
 
 from redis_db import Record, RedisStore, ShopRedis, pipeline
-from shopsphere.errors import OrderNotFound
-from shopsphere.models import SEEN, Order, OrderStatus, Page, Reservation
-from shopsphere.stores import DAY_SECONDS
+from shopsphere.errors import IdempotencyKeyReused, OrderNotFound
+from shopsphere.models import SEEN, Command, Mark, Order, OrderStatus, Page, Reservation
+from shopsphere.stores import DAY_SECONDS, Claim
+
+MARKS_AT_ONCE = 1000
 
 
 class OrderRecord(Record, index=True):
@@ -37,18 +39,51 @@ class RedisOrderStore(RedisStore):
     def __init__(self, client: ShopRedis, prefix: str) -> None:
         super().__init__(client, prefix)
         OrderRecord.use(client, prefix)
-        self._placing = f"{prefix}:orders-being-placed"
-        self._create = self._script("create_record")
-        self._mark = self._script("mark")
+        self._mark = self._script("mark_order")
+        self._old_marks = self._script("old_marks")
+        self._mark_age = self._script("mark_age")
+        self._create = self._script("create_order")
+        self._place = self._script("place_order")
         self._move = self._script("move_order")
+        self._claim = self._script("claim_key")
+        self._rebind = self._script("rebind_key")
+        self._end_claim = self._script("end_claim")
 
-    async def mark_placing(self, pk: str, product_id: str) -> None:
-        await self._mark(keys=[self._placing], args=[f"{pk} {product_id}"])
+    async def mark(self, mark: Mark) -> None:
+        await self._mark(keys=[self._marks(mark.command)], args=[_said(mark)])
 
-    async def unmark_placing(self, pk: str, product_id: str) -> None:
-        await self._client.zrem(self._placing, f"{pk} {product_id}")
+    async def unmark(self, mark: Mark) -> bool:
+        return bool(await self._client.zrem(self._marks(mark.command), _said(mark)))
 
-    async def create(self, order: Order) -> OrderStatus:
+    async def old_marks(self, seconds: float) -> list[Mark]:
+        found: list[Mark] = []
+        for command in Command:
+            start = len(found)
+            is_more = True
+            while is_more:
+                members = await self._old_marks(
+                    keys=[self._marks(command)],
+                    args=[seconds, len(found) - start, MARKS_AT_ONCE],
+                )
+                found += [Mark(command, *member.split()) for member in members]
+                is_more = len(members) == MARKS_AT_ONCE
+        return found
+
+    async def marks_of(self, pk: str, product_id: str) -> dict[Mark, float]:
+        marks = [Mark(command, pk, product_id) for command in Command]
+        ages = {
+            mark: await self._mark_age(keys=[self._marks(mark.command)], args=[_said(mark)])
+            for mark in marks
+        }
+        return {mark: float(age) for mark, age in ages.items() if age is not None}
+
+    async def count_marks(self) -> int:
+        async with pipeline(self._client) as pipe:
+            for command in Command:
+                pipe.zcard(self._marks(command))
+            return sum(await pipe.execute())
+
+    async def create(self, order: Order, seconds: float) -> OrderStatus:
         record = OrderRecord(
             pk=order.pk,
             status=order.status,
@@ -56,19 +91,28 @@ class RedisOrderStore(RedisStore):
             quantity=order.quantity,
             user_id=order.user_id or "",
         )
-        args = ["status", *record.flat()]
-        return OrderStatus(await self._create(keys=[OrderRecord.key_of(order.pk)], args=args))
+        key = OrderRecord.key_of(order.pk)
+        return OrderStatus(await self._create(keys=[key], args=[seconds, *record.flat()]))
 
     async def place(self, pk: str, reservation: Reservation) -> Order | None:
-        name, price_cents = reservation.product_name, str(reservation.unit_price_cents)
-        new = ["product_name", name, "unit_price_cents", price_cents]
-        record = await self._moved(pk, "PENDING", OrderStatus.PLACED, 0, new)
-        return record.order() if record and record.status in SEEN else None
+        name, price_cents = reservation.product_name, reservation.unit_price_cents
+        answer = await self._place(
+            keys=[OrderRecord.key_of(pk)],
+            args=["product_name", name, "unit_price_cents", price_cents],
+        )
+        order = OrderRecord.from_flat(answer).order() if answer else None
+        return order if order and order.status in SEEN else None
 
     async def fail(self, pk: str) -> OrderStatus:
-        own = ["pk", pk]
-        record = await self._moved(pk, "PENDING FAILED NONE", OrderStatus.FAILED, DAY_SECONDS, own)
-        return record.status if record else OrderStatus.FAILED
+        answer = await self._move(
+            keys=[OrderRecord.key_of(pk)],
+            args=["PENDING FAILED NONE", OrderStatus.FAILED.value, DAY_SECONDS, "pk", pk],
+        )
+        return OrderRecord.from_flat(answer).status
+
+    async def move(self, pk: str, status: OrderStatus) -> Order:
+        answer = await self._move(keys=[OrderRecord.key_of(pk)], args=["PLACED", status.value, 0])
+        return _seen(OrderRecord.from_flat(answer) if answer else None)
 
     async def list_order(self, order: Order) -> None:
         async with pipeline(self._client) as pipe:
@@ -79,9 +123,11 @@ class RedisOrderStore(RedisStore):
 
     async def get(self, pk: str) -> Order:
         [record] = await OrderRecord.fetch([pk])
-        if record is None or record.status not in SEEN:
-            raise OrderNotFound
-        return record.order()
+        return _seen(record)
+
+    async def record(self, pk: str) -> Order | None:
+        [record] = await OrderRecord.fetch([pk])
+        return record.order() if record else None
 
     async def list_page(self, user_id: str | None, after: str | None, limit: int) -> Page[Order]:
         pks = await self._list_above(self._list(user_id), after, limit + 1)
@@ -89,12 +135,40 @@ class RedisOrderStore(RedisStore):
         orders = [record.order() for record in records if record and record.status in SEEN]
         return Page(orders, pks[limit - 1] if len(pks) > limit else None)
 
-    async def _moved(
-        self, pk: str, old: str, new: OrderStatus, seconds: int, fields: list[str]
-    ) -> OrderRecord | None:
-        key = OrderRecord.key_of(pk)
-        answer = await self._move(keys=[key], args=[old, new.value, seconds, *fields])
-        return OrderRecord.from_flat(answer) if answer else None
+    async def claim(
+        self, key: str, request: str, owner: str, order_pk: str, seconds: float
+    ) -> Claim:
+        answer = await self._claim(
+            keys=[self._key(key)], args=[request, owner, order_pk, seconds, DAY_SECONDS]
+        )
+        match answer:
+            case ["mine", bound_pk]:
+                return Claim(bound_pk, is_mine=True)
+            case ["held", bound_pk, seconds_left]:
+                return Claim(bound_pk, is_mine=False, seconds_left=float(seconds_left))
+        raise IdempotencyKeyReused
+
+    async def rebind(self, key: str, owner: str, order_pk: str) -> bool:
+        return bool(await self._rebind(keys=[self._key(key)], args=[owner, order_pk]))
+
+    async def end_claim(self, key: str, owner: str, *, forget: bool) -> None:
+        await self._end_claim(keys=[self._key(key)], args=[owner, int(forget)])
+
+    def _marks(self, command: Command) -> str:
+        return f"{self._prefix}:orders-{command.value}"
 
     def _list(self, user_id: str | None) -> str:
         return f"{self._prefix}:orders:{user_id}" if user_id else f"{self._prefix}:orders"
+
+    def _key(self, key: str) -> str:
+        return f"{self._prefix}:idempotency-key:{key}"
+
+
+def _said(mark: Mark) -> str:
+    return f"{mark.pk} {mark.product_id}"
+
+
+def _seen(record: OrderRecord | None) -> Order:
+    if record is None or record.status not in SEEN:
+        raise OrderNotFound
+    return record.order()

@@ -105,6 +105,7 @@ class Edge:
             if int(headers.get(b"content-length", b"0")) > MAX_BODY_BYTES:
                 raise BodyTooLarge
             async with asyncio.timeout(self._timeout_seconds) as deadline:
+                scope["shopsphere.deadline"] = deadline.when()
                 await self.app(scope, receive, send_in_time)
         except BodyTooLarge as too_large:
             error = too_large

@@ -1,5 +1,6 @@
 """Everything that can go wrong in a shop, by name; an error owns its status, code and sentence."""
 
+import math
 from typing import ClassVar
 
 
@@ -139,12 +140,41 @@ class ReservationShipped(ShopError):
     sentence = "The units of this reservation have been shipped. They cannot be given back."
 
 
+class OrderIsShipped(ShopError):
+    status = 409
+    code = "order_is_shipped"
+    sentence = "This order was shipped. It cannot be cancelled any more."
+
+
+class OrderIsCancelled(ShopError):
+    status = 409
+    code = "order_is_cancelled"
+    sentence = "This order was cancelled. It cannot be shipped any more."
+
+
+class RequestInProgress(ShopError):
+    """The status is the one of draft-ietf-httpapi-idempotency-key-header, section 2.7."""
+
+    status = 409
+    code = "request_in_progress"
+    sentence = "A request with this Idempotency-Key is still running. Send it again in a moment."
+
+    def __init__(self, seconds_left: float = 1) -> None:
+        super().__init__(retry_after=max(1, math.ceil(seconds_left)))
+
+
 class IdempotencyKeyReused(ShopError):
     """The status is the one of draft-ietf-httpapi-idempotency-key-header, section 2.7."""
 
     status = 422
     code = "idempotency_key_reused"
     sentence = "This Idempotency-Key came with another request before. Use a new key."
+
+
+ORDER_LEFT_OPEN = (
+    "The order may have been placed all the same: send it again with the same Idempotency-Key, "
+    "or look at GET /orders before you send it without one."
+)
 
 
 class Unavailable(ShopError):
@@ -156,6 +186,10 @@ class Unavailable(ShopError):
 
     def __init__(self, detail: str | None = None, *, retry_after: int = 1) -> None:
         super().__init__(detail, retry_after=retry_after)
+
+    def leaving_open(self) -> None:
+        """Say, in the same error, that an order may have been placed, and how to go on."""
+        self.detail = f"{self.detail} {ORDER_LEFT_OPEN}"
 
 
 class StoreUnavailable(Unavailable):
@@ -175,15 +209,26 @@ class ProductServiceUnavailable(Unavailable):
     """The product service was not heard, so the order may or may not come to be."""
 
     code = "product_service_unavailable"
+    sentence = "The product service cannot be asked now. Try again in a moment."
+
+
+class OrderGivenUp(Unavailable):
+    code = "order_given_up"
     sentence = (
-        "The product service gave no answer, so it is not known whether the order was placed. "
-        "Look at GET /orders before you send it again."
+        "The order took too long and was given up. Send it again, with the same Idempotency-Key if "
+        "it had one."
     )
+
+    def leaving_open(self) -> None:
+        """It is known what became of this order."""
 
 
 class RequestTimedOut(Unavailable):
     code = "request_timeout"
-    sentence = "The request took too long and was given up. Try again in a moment."
+    sentence = (
+        "The request took too long and was given up; what became of it is not known. If it was "
+        "an order, send it again with the same Idempotency-Key: it is placed once at most."
+    )
 
 
 class CannotStart(Exception):

@@ -102,6 +102,14 @@ class OrderStatus(StrEnum):
     SHIPPED = "SHIPPED"
 
 
+class Command(StrEnum):
+    """What can be under way for an order, each with a mark of its own."""
+
+    PLACING = "placing"
+    CANCELLING = "cancelling"
+    SHIPPING = "shipping"
+
+
 SEEN = frozenset({OrderStatus.PLACED, OrderStatus.CANCELLED, OrderStatus.SHIPPED})
 """The states in which an order can be seen: it was placed once."""
 
@@ -172,6 +180,15 @@ class Order(_Made):
     @property
     def total(self) -> float:
         return to_number(self.quantity * self.unit_price_cents)
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """A note that a command is under way for an order, and at which product."""
+
+    command: Command
+    pk: str
+    product_id: str
 
 
 T = TypeVar("T")

@@ -66,6 +66,8 @@ class Settings(BaseSettings):
     order_service_url: ServiceUrl = "http://127.0.0.1:8002"
     product_service_timeout: Seconds = 3
     order_timeout: Seconds = 10
+    settle_after: Seconds = 30
+    settle_interval: Seconds = 5
     auth_required: Annotated[bool, AfterValidator(_closed_mode)] = False
     jwt_secret: SecretStr = SecretStr("supersecret")
     jwt_expires_minutes: int = Field(default=60, ge=1, le=525_600)

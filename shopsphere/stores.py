@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Generic, Literal, Protocol, TypeVar
 
-from shopsphere.models import Order, OrderStatus, Page, Product, Reservation, Stock, User
+from shopsphere.models import Mark, Order, OrderStatus, Page, Product, Reservation, Stock, User
 
 DAY_SECONDS = 24 * 60 * 60
 REFUSED_SECONDS = 15 * 60
@@ -110,28 +110,60 @@ class ProductStore(Store, Protocol):
         """
 
 
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What became of an attempt to claim an idempotency key: it is mine, or `seconds_left` tells
+    how long another owner may hold it. `order_pk` is the order that the key is bound to."""
+
+    order_pk: str
+    is_mine: bool
+    seconds_left: float = 0
+
+
 class OrderStore(Store, Protocol):
-    """Orders, their marks and their lists. A mark says that a command is under way."""
+    """Orders, their marks, their lists, and the idempotency keys that name them.
 
-    async def mark_placing(self, pk: str, product_id: str) -> None:
-        """Note, with the store's time, that this order is being placed."""
+    Times are those of the store's clock: workers on different machines compare with the same one.
+    """
 
-    async def unmark_placing(self, pk: str, product_id: str) -> None:
-        """Take that note away, if it is there."""
+    async def mark(self, mark: Mark) -> None:
+        """Note that this command is under way since now; an older such mark becomes this one."""
 
-    async def create(self, order: Order) -> OrderStatus:
-        """Keep the order if no record has its pk; return the status of the record there is now."""
+    async def unmark(self, mark: Mark) -> bool:
+        """Take the note away, if it is there; tell whether it was."""
+
+    async def old_marks(self, seconds: float) -> list[Mark]:
+        """Return the marks that are at least so many seconds old, of each command oldest first."""
+
+    async def marks_of(self, pk: str, product_id: str) -> dict[Mark, float]:
+        """Return the marks that this order has at this product, with their ages in seconds."""
+
+    async def count_marks(self) -> int:
+        """Return how many marks there are, of whatever age."""
+
+    async def create(self, order: Order, seconds: float) -> OrderStatus:
+        """Keep a PENDING order if no record has its pk; return the status of the record now there.
+
+        If that is PENDING, it can be placed for so many seconds from now on.
+        """
 
     async def place(self, pk: str, reservation: Reservation) -> Order | None:
         """PENDING becomes PLACED with price and name of the reservation, in one step.
 
-        Return the order if it is one that was placed, then or before, otherwise None.
+        Return the order if it is one that was placed, then or before, otherwise None: when it
+        failed, or when the seconds that `create` gave it are over.
         """
 
     async def fail(self, pk: str) -> OrderStatus:
-        """PENDING or no record becomes FAILED, in one step; return the status there is now.
+        """PENDING, FAILED or no record becomes FAILED, in one step; return the status there is now.
 
         A FAILED record goes away after DAY_SECONDS; until then nobody can create or place it.
+        """
+
+    async def move(self, pk: str, status: OrderStatus) -> Order:
+        """PLACED becomes CANCELLED or SHIPPED, in one step; return the order as it is now.
+
+        Raise OrderNotFound when it was never placed.
         """
 
     async def list_order(self, order: Order) -> None:
@@ -140,12 +172,34 @@ class OrderStore(Store, Protocol):
     async def get(self, pk: str) -> Order:
         """Return an order that was placed; raise OrderNotFound for any other."""
 
+    async def record(self, pk: str) -> Order | None:
+        """Return the order whatever its status, also one that is never shown; None without one.
+
+        One that settling made FAILED before it was created has no product.
+        """
+
     async def list_page(self, user_id: str | None, after: str | None, limit: int) -> Page[Order]:
         """Return up to `limit` placed orders with a pk above `after`, in the order of pks.
 
         Of one user, or of all when `user_id` is None. An order that was settled late can appear
         behind a reader's cursor.
         """
+
+    async def claim(
+        self, key: str, request: str, owner: str, order_pk: str, seconds: float
+    ) -> Claim:
+        """Become the owner of an idempotency key for so many seconds, unless another one is.
+
+        A key that is new is bound to `order_pk`; otherwise it stays bound as it is. It is kept for
+        DAY_SECONDS from now. Raise IdempotencyKeyReused when it came with another `request`.
+        Sent twice by a connection that broke, it does not take itself for a rival.
+        """
+
+    async def rebind(self, key: str, owner: str, order_pk: str) -> bool:
+        """Bind the key to another order, in one step, if `owner` is still its owner; say if so."""
+
+    async def end_claim(self, key: str, owner: str, *, forget: bool) -> None:
+        """Stop owning the key, and forget it or not; nothing happens if it is not owned."""
 
 
 S_co = TypeVar("S_co", bound=Store, covariant=True)

@@ -1,5 +1,6 @@
 """What holds for every service: how it starts, its errors, its health, its docs, its edge."""
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
@@ -111,10 +112,18 @@ def serve(app: FastAPI, port: int) -> None:
     uvicorn.run(app, host="127.0.0.1", port=port)
 
 
-def _opened(request: Request) -> Opened[Store]:
+async def _opened(request: Request) -> Opened[Store]:
     opened: Opened[Store] = request.app.state.opened
     return opened
 
+
+async def seconds_left(request: Request) -> float:
+    """Return how much of ORDER_TIMEOUT is left to this request."""
+    deadline: float = request.scope["shopsphere.deadline"]
+    return deadline - asyncio.get_running_loop().time()
+
+
+SecondsLeft = Annotated[float, Depends(seconds_left)]
 
 _operations = APIRouter(tags=["operations"])
 
@@ -145,6 +154,12 @@ async def ready(request: Request, opened: Annotated[Opened[Store], Depends(_open
     responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
 )
 async def metrics(request: Request) -> Response:
-    """Requests, how they ended and how long they took, in the format of Prometheus."""
+    """Requests, how they ended and how long they took, in the format of Prometheus.
+
+    The order service also counts orders placed, refused and settled, and those unsettled now.
+    """
+    refresh = getattr(request.app.state, "refresh_figures", None)
+    if refresh:
+        await refresh()
     registry = request.app.state.metrics.registry
     return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)

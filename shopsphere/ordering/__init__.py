@@ -1,1 +1,1 @@
-"""Ordering: how an order comes to be, and how the product service is asked."""
+"""Ordering: how an order comes to be, is ended, and is put right when something broke."""

@@ -1,6 +1,7 @@
 """The product service, asked over HTTP with `requests`, in threads, each with a session."""
 
 import asyncio
+import logging
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
@@ -19,6 +20,8 @@ from shopsphere.errors import (
 )
 from shopsphere.logs import REQUEST_ID
 from shopsphere.models import Reservation, to_cents
+
+log = logging.getLogger("shopsphere.product_client")
 
 CALLS_AT_ONCE = 32
 """Threads that wait for the product service. What waits for a thread keeps to ORDER_TIMEOUT."""
@@ -45,6 +48,10 @@ class _Refusal(BaseModel):
     available: int = 0
 
 
+def _was_repeated(response: requests.Response) -> bool:
+    return bool(response.raw.retries and response.raw.retries.history)
+
+
 class ProductClient:
     """Reserves stock at the product service. Every call may be sent more than once."""
 
@@ -63,18 +70,21 @@ class ProductClient:
     def __exit__(self, *_: object) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    async def reserve(self, product_id: str, order_pk: str, quantity: int) -> Reservation:
+    async def reserve(
+        self, product_id: str, order_pk: str, quantity: int, *, is_first: bool
+    ) -> Reservation:
         """Hold the units for this order; the same again returns the same reservation.
 
         Raise InsufficientQuantity or ProductNotFound when the product service refuses, which is
-        final. Anything else it says, or nothing, leaves the outcome unknown: then raise
-        ProductServiceUnavailable or StorageMismatch.
+        final; a product that is not there refuses only what `is_first`, as an earlier attempt may
+        have reserved before the product was deleted. Anything else it says, or nothing, leaves the
+        outcome unknown: then raise ProductServiceUnavailable or StorageMismatch.
         """
         response = await self._call(
             "PUT", f"/products/{product_id}/reservations/{order_pk}", {"quantity": quantity}
         )
         if response.status_code not in (200, 201):
-            self._refuse(response)
+            self._refuse(response, is_first and not _was_repeated(response))
         try:
             answer = _Reserved.model_validate_json(response.content)
         except ValidationError as error:
@@ -82,12 +92,21 @@ class ProductClient:
         price_cents = to_cents(answer.unit_price)
         return Reservation(product_id, order_pk, answer.quantity, price_cents, answer.product_name)
 
-    def _refuse(self, response: requests.Response) -> NoReturn:
-        """Raise what the answer means. A 404 is a refusal only to a first and only PUT.
+    async def release(self, product_id: str, order_pk: str) -> None:
+        """Give the units back, once. Raise ProductServiceUnavailable or StorageMismatch."""
+        await self._command("DELETE", f"/products/{product_id}/reservations/{order_pk}")
 
-        An earlier PUT may have taken stock before the product was deleted.
-        """
-        was_repeated = bool(response.raw.retries and response.raw.retries.history)
+    async def ship(self, product_id: str, order_pk: str) -> None:
+        """Say that the units have left. Raise ProductServiceUnavailable or StorageMismatch."""
+        await self._command("POST", f"/products/{product_id}/reservations/{order_pk}/ship")
+
+    async def _command(self, method: str, path: str) -> None:
+        response = await self._call(method, path, None)
+        if response.status_code != 204:
+            self._refuse(response, is_first=False)
+
+    def _refuse(self, response: requests.Response, is_first: bool) -> NoReturn:
+        """Raise what an answer means that is not a yes."""
         try:
             refusal = _Refusal.model_validate_json(response.content)
         except ValidationError as error:
@@ -95,13 +114,16 @@ class ProductClient:
         match response.status_code, refusal.code:
             case 409, "insufficient_quantity":
                 raise InsufficientQuantity(refusal.available)
-            case 404, "product_not_found" if not was_repeated:
+            case 404, "product_not_found" if is_first:
                 raise ProductNotFound
             case _, "storage_mismatch":
                 raise StorageMismatch
+        log.warning(
+            "the product service answered %s %s", response.status_code, response.content[:200]
+        )
         raise ProductServiceUnavailable
 
-    async def _call(self, method: str, path: str, body: dict[str, int]) -> requests.Response:
+    async def _call(self, method: str, path: str, body: dict[str, int] | None) -> requests.Response:
         """Send one request, again on a broken connection, a timeout or 502 to 504."""
         headers = {"X-Storage": self._storage, "X-Request-ID": REQUEST_ID.get()}
 
@@ -118,6 +140,7 @@ class ProductClient:
         try:
             return await asyncio.get_running_loop().run_in_executor(self._threads, send)
         except requests.RequestException as error:
+            log.warning("the product service cannot be asked: %s", type(error).__name__)
             raise ProductServiceUnavailable from error
 
     def _session(self) -> requests.Session:

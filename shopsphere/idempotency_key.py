@@ -1,0 +1,55 @@
+"""The Idempotency-Key header (draft-ietf-httpapi-idempotency-key-header), for every route with one.
+
+A request with the same key counts once, for each user apart.
+"""
+
+import hashlib
+from typing import Annotated
+
+from fastapi import Depends, Header, Request, Response
+
+from shopsphere.access import OptionalCaller
+from shopsphere.errors import InvalidRequest
+
+MAX_LENGTH = 255
+
+
+async def _key(
+    request: Request,
+    caller: OptionalCaller,
+    idempotency_key: Annotated[
+        str | None,
+        Header(
+            min_length=1,
+            max_length=MAX_LENGTH,
+            description="Any text of your own, such as a UUID: this request counts once per key.",
+        ),
+    ] = None,
+) -> str | None:
+    """Return what names the key of this user, whatever characters it has; None without one."""
+    if idempotency_key is None:
+        return None
+    if len(request.headers.getlist("idempotency-key")) > 1 or not idempotency_key.isprintable():
+        raise InvalidRequest(
+            ("Idempotency-Key", f"must be one text of 1 to {MAX_LENGTH} printable characters")
+        )
+    user_id = caller.user_id if caller else ""
+    return hashlib.sha256(f"{user_id}\0{idempotency_key}".encode()).hexdigest()
+
+
+IdempotencyKey = Annotated[str | None, Depends(_key)]
+
+
+def show_replay(response: Response, is_replay: bool) -> None:
+    """Tell the caller that the answer is to a request which counted before."""
+    if is_replay:
+        response.headers["Idempotent-Replayed"] = "true"
+
+
+REPLAY_HEADER = {
+    "Idempotent-Replayed": {
+        "description": "`true` when a request with this Idempotency-Key counted before.",
+        "schema": {"type": "string"},
+    }
+}
+"""For the `responses` of a route that takes a key."""
