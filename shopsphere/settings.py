@@ -20,8 +20,11 @@ def _service_url(url: str) -> str:
 
 
 def _redis_url(url: SecretStr) -> SecretStr:
-    if url and not re.match(r"(rediss?|unix)://", url.get_secret_value()):
-        raise ValueError("must start with redis://, rediss:// or unix://")
+    schemes = r"(rediss?|unix|redis\+sentinel|redis\+cluster)://"
+    if url and not re.match(schemes, url.get_secret_value()):
+        raise ValueError(
+            "must start with redis://, rediss://, unix://, redis+sentinel:// or redis+cluster://"
+        )
     return url
 
 
@@ -92,7 +95,9 @@ class Settings(BaseSettings):
     def redis_address(self) -> str:
         """Where Redis is expected, without any password."""
         url = self.redis_url.get_secret_value()
-        return url.rpartition("@")[2] if url else f"{self.redis_host}:{self.redis_port}"
+        if url:
+            return url.partition("?")[0].rpartition("@")[2]
+        return f"{self.redis_host}:{self.redis_port}"
 
     @property
     def redis_full_url(self) -> str:
