@@ -110,8 +110,8 @@ def _client(settings: Settings) -> ShopRedis:
 
 
 async def close(client: ShopRedis) -> None:
-    """Close all connections of the client."""
-    await client.aclose()  # type: ignore[attr-defined]  # types-redis describes redis-py 4
+    """Close all connections of the client, which are its pool's."""
+    await client.aclose(close_connection_pool=True)  # type: ignore[attr-defined]  # types-redis describes redis-py 4
 
 
 async def connect(settings: Settings) -> ShopRedis:
