@@ -19,6 +19,7 @@ import threading
 import time
 import urllib.request
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -72,9 +73,14 @@ def _make_venv() -> None:
         )
     say("making .venv")
     shutil.rmtree(VENV, ignore_errors=True)
-    made = subprocess.run([sys.executable, "-m", "venv", VENV], capture_output=True, text=True)
-    if made.returncode:
-        raise Trouble(f"making .venv failed:\n{(made.stdout + made.stderr).strip()}")
+    status = None
+    try:
+        status, lines = _run_to_end([sys.executable, "-m", "venv", str(VENV)])
+    finally:
+        if status != 0:  # half of one would look like a whole one at the next start
+            shutil.rmtree(VENV, ignore_errors=True)
+    if status:
+        raise Trouble("making .venv failed:\n" + "\n".join(lines[-5:]))
 
 
 def _included(file: Path) -> list[Path]:
@@ -95,28 +101,46 @@ def _install(python: Path, requirements: str) -> None:
     """Run pip, and show what it is at; raise Trouble, with its last lines, when it fails."""
     say(f"installing the packages of {requirements}")
     command = [str(python), "-m", "pip", "install", "--disable-pip-version-check", "-r"]
+    status, lines = _run_to_end([*command, str(ROOT / requirements)], _show_step)
+    _progress("")
+    if status:
+        text = "\n".join(lines)
+        if "No module named pip" in text:
+            raise Trouble(".venv is not complete. Delete that folder, then start again.")
+        if re.search("NewConnectionError|name resolution|ConnectTimeout|getaddrinfo", text):
+            raise Trouble("pip cannot reach the package index. Is there a network? Then try again.")
+        errors = [line for line in lines if "ERROR" in line] or lines
+        raise Trouble("pip failed:\n" + "\n".join(errors[-5:]))
+
+
+def _run_to_end(
+    command: list[str], show: Callable[[str], None] = lambda line: None
+) -> tuple[int, list[str]]:
+    """Run a command; return its status and last lines. If we are stopped, so is it."""
     lines: deque[str] = deque(maxlen=200)
     with subprocess.Popen(
-        [*command, ROOT / requirements],
+        command,
+        stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
-    ) as pip:
-        for line in pip.stdout or ():
-            lines.append(line.rstrip())
-            found = re.match(
-                r" *(Collecting|Using cached|Downloading|Building|Installing) \S+", line
-            )
-            if found:
-                _progress(f"  {found[0].strip()[:70]}")
-    _progress("")
-    if pip.returncode:
-        text = "\n".join(lines)
-        if re.search("NewConnectionError|name resolution|ConnectTimeout|getaddrinfo", text):
-            raise Trouble("pip cannot reach the package index. Is there a network? Then try again.")
-        errors = [line for line in lines if "ERROR" in line] or list(lines)
-        raise Trouble("pip failed:\n" + "\n".join(errors[-5:]))
+        **own_group(IS_WINDOWS),
+    ) as process:
+        try:
+            for line in process.stdout or ():
+                lines.append(line.rstrip())
+                show(line)
+        except BaseException:
+            end_group(process, force=True)
+            raise
+    return process.returncode, list(lines)
+
+
+def _show_step(line: str) -> None:
+    found = re.match(r" *(Collecting|Using cached|Downloading|Building|Installing) \S+", line)
+    if found:
+        _progress(f"  {found[0].strip()[:70]}")
 
 
 def _progress(text: str) -> None:
@@ -247,12 +271,19 @@ def show_table(answers: dict[Service, Health]) -> None:
     say("")
 
 
+def when_told_to_stop(react: Callable[[int], object]) -> None:
+    """Call this, with the signal's number, for Ctrl-C and whatever else asks us to end."""
+    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK"):
+        number = getattr(signal, name, None)
+        if number is None or (name == "SIGHUP" and signal.getsignal(number) is signal.SIG_IGN):
+            continue  # another system, or nohup wants us to live on
+        signal.signal(number, lambda number, _: react(number))
+
+
 def run(python: Path, options: argparse.Namespace) -> None:
     """Start all three, and serve until told to stop; whatever happens, all three are ended."""
     stop = threading.Event()
-    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), lambda *_: stop.set())
+    when_told_to_stop(lambda _: stop.set())
     services: list[Service] = []
     try:
         for name, port in SERVICES:
@@ -279,6 +310,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
     parser.add_argument("--reload", action="store_true", help="start anew when a file changes")
     options = parser.parse_args(arguments)
+    when_told_to_stop(lambda number: sys.exit(128 + number))
     try:
         for name, port in SERVICES:
             require_free_port(options.host, port, name)
@@ -286,6 +318,4 @@ def main(arguments: list[str] | None = None) -> int:
     except Trouble as trouble:
         print(f"ShopSphere cannot run: {trouble}", file=sys.stderr, flush=True)
         return 1
-    except KeyboardInterrupt:
-        return 130
     return 0
