@@ -26,6 +26,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 SERVICES = (("product", 8000), ("user", 8001), ("order", 8002))
+DEFAULT_HOST = "127.0.0.1"
 SECONDS_TO_END = 8
 COLOURS = {"product": "36", "user": "32", "order": "35"}
 IS_WINDOWS = os.name == "nt"
@@ -166,19 +167,32 @@ def require_free_port(host: str, port: int, name: str) -> None:
             ) from None
 
 
+def url_of(host: str, port: int) -> str:
+    """Return where a service that listens on this address is reached from this machine."""
+    local = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
+    return f"http://[{local}]:{port}" if ":" in local else f"http://{local}:{port}"
+
+
+def service_urls(host: str) -> dict[str, str]:
+    """Return the settings with which the services find each other where `--host` puts them."""
+    if host == DEFAULT_HOST:
+        return {}
+    return {f"{name.upper()}_SERVICE_URL": url_of(host, port) for name, port in SERVICES}
+
+
 class Service:
     """One service in a process group of its own; its lines are shown behind its name."""
 
     def __init__(self, python: Path, name: str, host: str, port: int, reload: bool) -> None:
         self.name = name
-        local = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, host)  # noqa: S104
-        self.url = f"http://{local}:{port}"
+        self.url = url_of(host, port)
         self.last_lines: deque[str] = deque(maxlen=12)
         command = [str(python), "-m", "uvicorn", f"{name}_service:app"]
         options = ["--host", host, "--port", str(port), *(["--reload"] if reload else [])]
         self.process = subprocess.Popen(
             [*command, *options],
             cwd=ROOT,
+            env=service_urls(host) | dict(os.environ),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -307,7 +321,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="start_all_services.py", description="Start the three services of ShopSphere."
     )
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
+    parser.add_argument("--host", default=DEFAULT_HOST, help="address to listen on")
     parser.add_argument("--reload", action="store_true", help="start anew when a file changes")
     options = parser.parse_args(arguments)
     when_told_to_stop(lambda number: sys.exit(128 + number))
