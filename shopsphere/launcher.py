@@ -30,6 +30,7 @@ DEFAULT_HOST = "127.0.0.1"
 SECONDS_TO_END = 8
 COLOURS = {"product": "36", "user": "32", "order": "35"}
 IS_WINDOWS = os.name == "nt"
+WITHOUT_PROXY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 Health = dict[str, Any]
 
@@ -216,7 +217,7 @@ class Service:
     def health(self) -> Health | None:
         """Return what the service says of itself, or None while it does not answer."""
         try:
-            with urllib.request.urlopen(f"{self.url}/", timeout=2) as answer:
+            with WITHOUT_PROXY.open(f"{self.url}/", timeout=2) as answer:
                 health: Health = json.load(answer)
                 return health
         except (OSError, ValueError):
@@ -242,6 +243,7 @@ class Service:
             self.process.wait(max(0, deadline - time.monotonic()))
         end_group(self.process, force=True)
         self.process.wait()
+        self._reader.join(1)
 
 
 def own_group(is_windows: bool) -> dict[str, Any]:
@@ -304,7 +306,7 @@ def run(python: Path, options: argparse.Namespace) -> None:
             services.append(Service(python, name, options.host, port, options.reload))
         answers = wait_until_healthy(services, stop)
         if not stop.is_set():
-            show_table(answers)
+            show_table({service: answers[service] for service in services})
         while not stop.wait(0.2):
             for service in services:
                 service.require_alive()
