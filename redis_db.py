@@ -2,23 +2,28 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Iterable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
+from urllib.parse import unquote
 
 from aredis_om import HashModel
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.client import Pipeline
+from redis.asyncio.cluster import ClusterNode, RedisCluster
 from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
 from redis.backoff import FullJitterBackoff
 from redis.commands.core import AsyncScript
 from redis.exceptions import (
     AuthenticationError,
     AuthorizationError,
     BusyLoadingError,
+    ClusterError,
     ConnectionError,
     NoPermissionError,
+    RedisClusterException,
     RedisError,
     ResponseError,
     TimeoutError,
@@ -31,7 +36,7 @@ log = logging.getLogger("shopsphere.redis")
 
 SCRIPTS = Path(__file__).parent / "redis_stores"
 REFUSALS = (AuthenticationError, AuthorizationError, NoPermissionError)
-CANNOT_SERVE = (ConnectionError, TimeoutError, *REFUSALS)
+CANNOT_SERVE = (ConnectionError, TimeoutError, ClusterError, RedisClusterException, *REFUSALS)
 CANNOT_SERVE_WORDS = (
     "LOADING", "READONLY", "OOM ", "NOREPLICAS", "MISCONF", "CLUSTERDOWN", "MASTERDOWN",
     "NOAUTH", "NOPERM", "WRONGPASS", "BUSY ", "TRYAGAIN", "UNBLOCKED", "max number of clients",
@@ -39,15 +44,26 @@ CANNOT_SERVE_WORDS = (
 """What Redis says in a bare ResponseError, or inside a script's error, when it cannot serve."""
 
 
+POOL: dict[str, Any] = {"max_connections": 100, "timeout": 5}
+CONNECTION: dict[str, Any] = {
+    "socket_timeout": 2,
+    "socket_connect_timeout": 1,
+    "health_check_interval": 15,
+    "decode_responses": True,
+    "protocol": 2,  # RESP3, the default of redis-py 8, is unknown to servers before 6
+    "retry": Retry(FullJitterBackoff(cap=0.2, base=0.02), 2),
+}
+
+
 class NothingAnswers(Exception):
     """At the address of Redis there is nothing that answers."""
 
 
-def _cannot_serve(error: RedisError) -> bool:
+def _cannot_serve(error: RedisError | RedisClusterException) -> bool:
     return isinstance(error, CANNOT_SERVE) or any(word in str(error) for word in CANNOT_SERVE_WORDS)
 
 
-def _store_unavailable(error: RedisError) -> StoreUnavailable:
+def _store_unavailable(error: RedisError | RedisClusterException) -> StoreUnavailable:
     """Say that Redis cannot serve; the reason goes into the log, not to the caller."""
     log.warning("Redis cannot serve now: %s: %s", type(error).__name__, error)
     return StoreUnavailable()
@@ -55,63 +71,114 @@ def _store_unavailable(error: RedisError) -> StoreUnavailable:
 
 if TYPE_CHECKING:  # types-redis, which redis-om brings, makes them generic; redis-py does not
     TextRedis = Redis[str]
+    TextCluster = RedisCluster[str]
     TextPipeline = Pipeline[str]
+    BlockingPool = BlockingConnectionPool[Any]
+    SentinelPool = SentinelConnectionPool[Any]
 else:
-    TextRedis, TextPipeline = Redis, Pipeline
+    TextRedis, TextCluster, TextPipeline = Redis, RedisCluster, Pipeline
+    BlockingPool, SentinelPool = BlockingConnectionPool, SentinelConnectionPool
+
+
+@contextmanager
+def our_errors() -> Iterator[None]:
+    """Raise StoreUnavailable for every way in which Redis cannot serve."""
+    try:
+        yield
+    except (RedisError, RedisClusterException) as error:
+        if _cannot_serve(error):
+            raise _store_unavailable(error) from error
+        raise
 
 
 class ShopRedis(TextRedis):
-    """A Redis client that raises StoreUnavailable for every way in which Redis cannot serve."""
+    """A client of one Redis, or of the master that a Sentinel names, with our errors."""
 
     async def ask(self, *args: Any, **options: Any) -> Any:
         """Send one command, and let Redis's own errors through."""
         return await super().execute_command(*args, **options)  # type: ignore[no-untyped-call]  # types-redis
 
     async def execute_command(self, *args: Any, **options: Any) -> Any:
-        try:
+        with our_errors():
             return await self.ask(*args, **options)
-        except RedisError as error:
-            if _cannot_serve(error):
-                raise _store_unavailable(error) from error
-            raise
+
+
+class ShopCluster(TextCluster):
+    """A client of a Redis Cluster, with our errors."""
+
+    async def ask(self, *args: Any, **options: Any) -> Any:
+        """Send one command, and let Redis's own errors through."""
+        return await super().execute_command(*args, **options)
+
+    async def execute_command(self, *args: Any, **options: Any) -> Any:
+        with our_errors():
+            return await self.ask(*args, **options)
 
 
 @asynccontextmanager
 async def pipeline(client: ShopRedis) -> AsyncIterator[TextPipeline]:
     """Yield a pipeline, not atomic; its commands go out together in `await pipe.execute()`."""
     async with client.pipeline(transaction=False) as pipe:
-        try:
+        with our_errors():
             yield pipe
-        except RedisError as error:
-            if _cannot_serve(error):
-                raise _store_unavailable(error) from error
-            raise
+
+
+class _SentinelPool(SentinelPool, BlockingPool):
+    """Connections to the present master; who finds none free waits, as with one Redis."""
 
 
 def _client(settings: Settings) -> ShopRedis:
     """Make the client. A command is repeated when its connection breaks, so all must bear that."""
+    scheme, _, rest = settings.redis_full_url.partition("://")
     try:
-        pool: BlockingConnectionPool[Any] = BlockingConnectionPool.from_url(
-            settings.redis_full_url,
-            max_connections=100,
-            timeout=5,
-            socket_timeout=2,
-            socket_connect_timeout=1,
-            health_check_interval=15,
-            decode_responses=True,
-            protocol=2,  # RESP3, the default of redis-py 8, is unknown to servers before 6
-            retry=Retry(FullJitterBackoff(cap=0.2, base=0.02), 2),
-        )
+        if scheme == "redis+sentinel":
+            return _sentinel_client(rest)
+        if scheme == "redis+cluster":
+            return _cluster_client(rest)
+        pool: BlockingPool = BlockingPool.from_url(settings.redis_full_url, **POOL, **CONNECTION)
+        return ShopRedis(connection_pool=pool)
     except ValueError:
         raise CannotStart(
             "REDIS_URL, or REDIS_HOST, is no valid address, such as redis://localhost:6379/0"
         ) from None
+
+
+def _sentinel_client(rest: str) -> ShopRedis:
+    """Make a client of the master that the Sentinels name; they share its user and password."""
+    login, nodes, name = _parts(rest)
+    if not name:
+        raise ValueError("the name of the master is missing")
+    waits = {key: CONNECTION[key] for key in ("socket_timeout", "socket_connect_timeout")}
+    sentinel = Sentinel(nodes, sentinel_kwargs=waits | {"protocol": 2}, **CONNECTION, **login)
+    pool = _SentinelPool(name, sentinel, **POOL, **CONNECTION, **login)
     return ShopRedis(connection_pool=pool)
 
 
+def _cluster_client(rest: str) -> ShopRedis:
+    login, nodes, _ = _parts(rest)
+    startup_nodes = [ClusterNode(host, port) for host, port in nodes]
+    cluster = ShopCluster(startup_nodes=startup_nodes, max_connections=100, **CONNECTION, **login)
+    # It takes the same commands, which is all that the stores know of a client.
+    return cluster  # type: ignore[return-value]
+
+
+def _parts(rest: str) -> tuple[dict[str, Any], list[tuple[str, int]], str]:
+    """Return login, nodes and name of `user:password@host:port,host:port/name`."""
+    login, _, address = rest.rpartition("@")
+    nodes, _, name = address.partition("/")
+    username, _, password = (unquote(part) for part in login.partition(":"))
+    given = {"username": username, "password": password}
+    split = [node.rpartition(":") for node in nodes.split(",")]
+    return (
+        {key: value for key, value in given.items() if value},
+        [(host.strip("[]"), int(port)) for host, _, port in split],
+        name.partition("?")[0],
+    )
+
+
 async def close(client: ShopRedis) -> None:
-    """Close all connections of the client."""
-    await client.aclose()  # type: ignore[attr-defined]  # types-redis describes redis-py 4
+    """Close all connections of the client, which are its pool's."""
+    await client.aclose(close_connection_pool=True)  # type: ignore[attr-defined]  # types-redis describes redis-py 4
 
 
 async def connect(settings: Settings) -> ShopRedis:

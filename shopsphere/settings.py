@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -19,9 +19,18 @@ def _service_url(url: str) -> str:
     return url.rstrip("/")
 
 
+def _host(host: str) -> str:
+    if not re.fullmatch(r"[\w.:-]+", host):
+        raise ValueError("must be the name or an address of a machine, such as localhost")
+    return host
+
+
 def _redis_url(url: SecretStr) -> SecretStr:
-    if url and not re.match(r"(rediss?|unix)://", url.get_secret_value()):
-        raise ValueError("must start with redis://, rediss:// or unix://")
+    schemes = r"(rediss?|unix|redis\+sentinel|redis\+cluster)://"
+    if url and not re.match(schemes, url.get_secret_value()):
+        raise ValueError(
+            "must start with redis://, rediss://, unix://, redis+sentinel:// or redis+cluster://"
+        )
     return url
 
 
@@ -56,7 +65,7 @@ class Settings(BaseSettings):
     )
 
     use_redis: Annotated[Literal["true", "false", "required"], BeforeValidator(str.lower)] = "true"
-    redis_host: str = "localhost"
+    redis_host: Annotated[str, AfterValidator(_host)] = "localhost"
     redis_port: int = Field(default=6379, ge=1, le=65535)
     redis_password: SecretStr = SecretStr("")
     redis_url: Annotated[SecretStr, AfterValidator(_redis_url)] = SecretStr("")
@@ -89,12 +98,17 @@ class Settings(BaseSettings):
             raise CannotStart(
                 " ".join(_complaint(str(e["loc"][0]), e["msg"]) for e in error.errors())
             ) from None
+        except UnicodeDecodeError:
+            raise CannotStart(".env cannot be read: save it as UTF-8.") from None
 
     @property
     def redis_address(self) -> str:
         """Where Redis is expected, without any password."""
         url = self.redis_url.get_secret_value()
-        return url.rpartition("@")[2] if url else f"{self.redis_host}:{self.redis_port}"
+        if not url:
+            return f"{self.redis_host}:{self.redis_port}"
+        parts = urlsplit(url)
+        return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
     @property
     def redis_full_url(self) -> str:

@@ -46,8 +46,8 @@ def wait_until(is_so: Callable[[], object], seconds: float = 15, why: str = "") 
 class RedisServer:
     """A redis-server on a port of its own, with its files in `folder`."""
 
-    def __init__(self, folder: Path, *options: str) -> None:
-        self.port = free_port()
+    def __init__(self, folder: Path, *options: str, port: int = 0) -> None:
+        self.port = port or free_port()
         self._command = [
             redis_executable(), "--port", str(self.port), "--bind", "127.0.0.1",
             "--dir", str(folder), "--save", "", *options,
