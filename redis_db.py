@@ -16,13 +16,15 @@ from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
 from redis.backoff import FullJitterBackoff
 from redis.commands.core import AsyncScript
-from redis.exceptions import (
+from redis.exceptions import (  # type: ignore[attr-defined]  # types-redis: OutOfMemoryError
     AuthenticationError,
     AuthorizationError,
     BusyLoadingError,
     ClusterError,
     ConnectionError,
     NoPermissionError,
+    OutOfMemoryError,
+    ReadOnlyError,
     RedisClusterException,
     RedisError,
     ResponseError,
@@ -36,7 +38,10 @@ log = logging.getLogger("shopsphere.redis")
 
 SCRIPTS = Path(__file__).parent / "redis_stores"
 REFUSALS = (AuthenticationError, AuthorizationError, NoPermissionError)
-CANNOT_SERVE = (ConnectionError, TimeoutError, ClusterError, RedisClusterException, *REFUSALS)
+CANNOT_SERVE = (
+    ConnectionError, TimeoutError, ReadOnlyError, OutOfMemoryError, ClusterError,
+    RedisClusterException, *REFUSALS,
+)  # fmt: skip
 CANNOT_SERVE_WORDS = (
     "LOADING", "READONLY", "OOM ", "NOREPLICAS", "MISCONF", "CLUSTERDOWN", "MASTERDOWN",
     "NOAUTH", "NOPERM", "WRONGPASS", "BUSY ", "TRYAGAIN", "UNBLOCKED", "max number of clients",
