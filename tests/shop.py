@@ -99,10 +99,18 @@ class Shop:
         orders = send("GET", f"{self.order.url}/orders").body
         return [order["pk"] for order in orders if order["product_id"] == product]
 
+    def settings(self) -> Settings:
+        """Return what an audit of this shop needs, for one that does not wait."""
+        return Settings(
+            product_service_url=self.product.url,
+            order_service_url=self.order.url,
+            settle_after=0.01,
+            settle_interval=0.01,
+        )
+
     def findings(self) -> list[str]:
         """Return what an audit of the whole shop finds that looks twice without waiting."""
-        settings = Settings(product_service_url=self.product.url, order_service_url=self.order.url)
-        with closing(audit.Shop(settings)) as shop:
+        with closing(audit.Shop(self.settings())) as shop:
             return [finding.text for finding in audit.Audit(shop, lambda: None).findings()]
 
     def wait_until_exact(self, seconds: float) -> None:
