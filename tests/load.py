@@ -42,7 +42,12 @@ _connections = _Connections()
 
 
 def send(
-    method: str, url: str, body: object = None, key: str | None = None, timeout: float = 30
+    method: str,
+    url: str,
+    body: object = None,
+    key: str | None = None,
+    token: str | None = None,
+    timeout: float = 30,
 ) -> Answer:
     """Send one request, once, and return what came back."""
     parts = urlsplit(url)
@@ -50,6 +55,8 @@ def send(
     headers = {"Content-Type": "application/json"}
     if key is not None:
         headers["Idempotency-Key"] = key
+    if token is not None:
+        headers["Authorization"] = f"Bearer {token}"
     target = f"{parts.path}?{parts.query}" if parts.query else parts.path
     text = None if body is None else json.dumps(body)
     try:
