@@ -46,8 +46,8 @@ def _name(text: str) -> str:
     name = unicodedata.normalize("NFC", text).strip()
     if not 1 <= len(name) <= MAX_NAME_LENGTH:
         raise ValueError("must have 1 to 200 characters, not counting spaces around it")
-    if any(unicodedata.category(character) == "Cc" for character in name):
-        raise ValueError("must not contain control characters")
+    if any(unicodedata.category(character) in ("Cc", "Cs") for character in name):
+        raise ValueError("must not contain control characters or halves of surrogate pairs")
     return name
 
 
