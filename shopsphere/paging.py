@@ -43,7 +43,10 @@ def paging(
     ] = None,
     after: Annotated[
         str | None,
-        Query(description="Where to go on: take it from the `Link` header of the page before."),
+        Query(
+            min_length=1,
+            description="Where to go on: take it from the `Link` header of the page before.",
+        ),
     ] = None,
 ) -> Paging:
     """Read what is wanted; a cursor alone means a page of 100."""
