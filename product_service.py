@@ -2,7 +2,7 @@
 
 import unicodedata
 from datetime import datetime
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from fastapi import APIRouter, Depends, FastAPI, Header, Query, Request, Response
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
@@ -75,7 +75,15 @@ class ProductCreate(_Body):
     quantity: int = Field(ge=0, le=MAX_ON_HAND, examples=[10])
 
 
+def _one_at_least_and_none_null(schema: dict[str, Any]) -> None:
+    schema["minProperties"] = 1
+    for field in schema["properties"].values():
+        field |= field.pop("anyOf")[0]
+
+
 class ProductUpdate(_Body):
+    model_config = ConfigDict(json_schema_extra=_one_at_least_and_none_null)
+
     name: Name | None = Field(None, examples=["Laptop, 14 inch"])
     price: Money | None = Field(None, examples=[899.5])
 

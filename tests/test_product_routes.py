@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from shopsphere.models import Role, is_pk, new_pk
 from shopsphere.tokens import Tokens
-from tests.apps import JWT_SECRET, CheckedClient, bearer, running
+from tests.apps import JWT_SECRET, CheckedClient, bearer, openapi_of, running
 from tests.bad_bodies import (
     NOT_A_NUMBER,
     NOT_TEXT,
@@ -235,6 +235,13 @@ def test_no_bad_change_of_a_product_is_taken(products: CheckedClient, lamp: dict
         assert products.send_text("PATCH", path, body).status_code == 400
     assert products.get(path).json() == lamp
     refuse_bad_bodies(products, "PATCH", path, {"name": '"Torch"'})
+
+
+def test_openapi_says_that_a_change_has_a_field_and_that_none_is_null() -> None:
+    schema = openapi_of("product")["components"]["schemas"]["ProductUpdate"]
+    assert schema["minProperties"] == 1
+    assert [field["type"] for field in schema["properties"].values()] == ["string", "number"]
+    assert "null" not in json.dumps(schema)
 
 
 def test_a_deleted_product_is_gone_from_every_read_and_takes_nothing(
