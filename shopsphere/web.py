@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from starlette.datastructures import State
 
 from shopsphere import __version__
-from shopsphere.edge import MAX_BODY_BYTES, Edge
+from shopsphere.edge import MAX_BODY_BYTES, Edge, Limits
 from shopsphere.error_answers import answer_errors, errors, tell_the_truth
 from shopsphere.errors import CannotStart, StoreUnavailable
 from shopsphere.logs import configure_logging
@@ -92,15 +92,15 @@ def create_app(
     app.include_router(router, responses=errors(StoreUnavailable))
     app.include_router(_operations)
     answer_errors(app)
-    app.add_middleware(
-        CORSMiddleware,
+    tell_the_truth(app)
+    cors = CORSMiddleware(  # around the limits, so that a browser can read their errors too
+        Limits(app.build_middleware_stack(), settings.order_timeout),
         allow_origins=settings.origins,
         allow_methods=["*"],
         allow_headers=["*"],
         expose_headers=["Link", "Location", "Retry-After", "X-Request-ID"],
     )
-    tell_the_truth(app)
-    edge = Edge(app.build_middleware_stack(), app.state, settings.order_timeout)
+    edge = Edge(cors, app.state)
     app.middleware_stack = edge
     app.state.metrics = edge.metrics
     return app
