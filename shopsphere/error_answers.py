@@ -107,11 +107,20 @@ def _named(error: dict[str, Any]) -> tuple[str, str]:
     return field[:64], message[:1].lower() + message[1:]
 
 
-async def _on_framework_error(_: Request, error: Exception) -> Response:
+async def _on_framework_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     answer = error_answer(_in_our_words(error))
     answer.headers.update(error.headers or {})
+    if error.status_code == 405:
+        answer.headers["Allow"] = _allowed(request)
     return answer
+
+
+def _allowed(request: Request) -> str:
+    """Return all methods of the path; starlette 1.10 names those of one of its routes only."""
+    path = request.scope["route"].path
+    methods = request.app.openapi()["paths"].get(path, {"get": None})
+    return ", ".join(sorted(methods)).upper()
 
 
 def _in_our_words(error: HTTPException) -> ShopError:

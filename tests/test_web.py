@@ -303,10 +303,13 @@ def test_a_slash_too_many_is_404_and_no_redirect(client: CheckedClient, service:
             assert (answer.status_code, answer.json()["code"]) == (404, "not_found"), path
 
 
-def test_another_method_is_405_in_our_shape(client: CheckedClient, service: str) -> None:
-    for path in openapi_of(service)["paths"]:
+def test_another_method_is_405_and_names_those_there_are(
+    client: CheckedClient, service: str
+) -> None:
+    for path, operations in openapi_of(service)["paths"].items():
         answer = client.request("TRACE", path)
         assert (answer.status_code, answer.json()["code"]) == (405, "method_not_allowed"), path
+        assert answer.headers["Allow"] == ", ".join(sorted(operations)).upper(), path
 
 
 def test_a_websocket_finds_nothing_here(products: Service) -> None:
