@@ -8,14 +8,13 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import uvicorn
 from fastapi import APIRouter, Depends, FastAPI, Request, Response
-from fastapi.middleware.cors import CORSMiddleware
 from fastapi_offline import FastAPIOffline
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel
 from starlette.datastructures import State
 
 from shopsphere import __version__
-from shopsphere.edge import MAX_BODY_BYTES, Edge, Limits
+from shopsphere.edge import MAX_BODY_BYTES, Cors, Edge, Limits
 from shopsphere.error_answers import answer_errors, errors, tell_the_truth
 from shopsphere.errors import CannotStart, StoreUnavailable
 from shopsphere.logs import configure_logging
@@ -94,12 +93,12 @@ def create_app(
     app.include_router(_operations)
     answer_errors(app)
     tell_the_truth(app)
-    cors = CORSMiddleware(  # around the limits, so that a browser can read their errors too
+    cors = Cors(  # around the limits, so that a browser can read their errors too
         Limits(app.build_middleware_stack(), settings.order_timeout),
         allow_origins=settings.origins,
         allow_methods=["*"],
         allow_headers=["*"],
-        expose_headers=["Link", "Location", "Retry-After", "X-Request-ID"],
+        expose_headers=["Idempotent-Replayed", "Link", "Location", "Retry-After", "X-Request-ID"],
     )
     edge = Edge(cors, app.state)
     app.middleware_stack = edge

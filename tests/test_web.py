@@ -230,7 +230,7 @@ def test_errors_carry_the_request_id_too(client: CheckedClient) -> None:
     answers = [
         client.get("/nowhere", headers=headers),
         client.delete("/", headers=headers),
-        client.post("/", content=b"a" * (LIMIT + 1), headers=headers),
+        client.request("GET", "/", content=b"a" * (LIMIT + 1), headers=headers),
     ]
     assert [answer.status_code for answer in answers] == [404, 405, 413]
     assert {answer.headers["X-Request-ID"] for answer in answers} == {"mine"}
@@ -451,3 +451,15 @@ def test_only_the_origins_in_the_settings_may_read_when_there_are_some(service: 
         unknown = client.get("/", headers={"Origin": "https://evil.example"})
         assert "Access-Control-Allow-Origin" not in unknown.headers
         assert unknown.status_code == 200
+
+
+def test_a_foreign_browser_that_asks_first_is_refused_in_our_shape(service: str) -> None:
+    app = BUILD[service](settings_of(MEMORY, cors_origins="https://shop.example"))
+    with TestClient(app) as client:
+        headers = {"Origin": "https://evil.example", "Access-Control-Request-Method": "POST"}
+        answer = client.options("/", headers=headers)
+    assert (answer.status_code, answer.json()["code"]) == (400, "invalid_request")
+    check_error(answer, answer.text)
+    assert "Access-Control-Allow-Origin" not in answer.headers
+    assert "Origin" in answer.headers["Vary"]
+    assert answer.headers["X-Request-ID"]
