@@ -136,11 +136,17 @@ def _client(settings: Settings) -> ShopRedis:
         if scheme == "redis+cluster":
             return _cluster_client(rest)
         pool: BlockingPool = BlockingPool.from_url(settings.redis_full_url, **POOL, **CONNECTION)
-        return ShopRedis(connection_pool=pool)
+        return _client_of(pool)
     except ValueError:
         raise CannotStart(
             "REDIS_URL, or REDIS_HOST, is no valid address, such as redis://localhost:6379/0"
         ) from None
+
+
+def _client_of(pool: BlockingPool | SentinelPool) -> ShopRedis:
+    """Make a client that closes the connections of the pool when it is closed."""
+    client: ShopRedis = ShopRedis.from_pool(pool)  # type: ignore[attr-defined]  # types-redis describes redis-py 4
+    return client
 
 
 def _sentinel_client(rest: str) -> ShopRedis:
@@ -151,7 +157,7 @@ def _sentinel_client(rest: str) -> ShopRedis:
     waits = {key: CONNECTION[key] for key in ("socket_timeout", "socket_connect_timeout")}
     sentinel = Sentinel(nodes, sentinel_kwargs=waits | {"protocol": 2}, **CONNECTION, **login)
     pool = _SentinelPool(name, sentinel, **POOL, **CONNECTION, **login)
-    return ShopRedis(connection_pool=pool)
+    return _client_of(pool)
 
 
 def _cluster_client(rest: str) -> ShopRedis:
