@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from urllib.parse import unquote
 
 from aredis_om import HashModel
+from limits.aio.storage import RedisStorage
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.client import Pipeline
 from redis.asyncio.cluster import ClusterNode, RedisCluster
@@ -278,6 +279,21 @@ class Record(HashModel):
         """Return names and values in turn, as HSET takes them; empty texts are left out."""
         document = self.model_dump(mode="json")
         return [str(part) for pair in document.items() if pair[1] != "" for part in pair]
+
+
+class Counters(RedisStorage):
+    """Where `limits` counts: through our client, and so with our errors, on Sentinel and Cluster.
+
+    A count whose reply is lost may be counted twice, as commands are repeated.
+    """
+
+    def __init__(self, client: ShopRedis, prefix: str) -> None:
+        self._client = client
+        super().__init__("async+redis://", implementation="redispy", key_prefix=prefix)
+
+    def configure_bridge(self) -> None:
+        # limits 5.8 makes a client of its own here, from its URI.
+        self.bridge.connection_getter = lambda _: self._client  # type: ignore[attr-defined]  # of RedispyBridge
 
 
 class RedisStore:

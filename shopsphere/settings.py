@@ -5,12 +5,14 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 from urllib.parse import quote
 
+from limits import parse_many
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from shopsphere.errors import CannotStart
 
 ENV_FILE = Path(__file__).resolve().parent.parent / ".env"
+YEAR_SECONDS = 366 * 24 * 60 * 60
 
 
 def _service_url(url: str) -> str:
@@ -38,6 +40,16 @@ def _origins(text: str) -> str:
     for origin in filter(None, (part.strip() for part in text.split(","))):
         if origin != "*" and not re.fullmatch(r"https?://[^\s/?#]+", origin):
             raise ValueError("must be '*' or origins such as https://shop.example, comma-separated")
+    return text
+
+
+def _login_limit(text: str) -> str:
+    try:
+        [limit] = parse_many(text)
+    except ValueError:
+        limit = None
+    if limit is None or limit.amount < 1 or limit.get_expiry() > YEAR_SECONDS:
+        raise ValueError("must be one limit, such as 10/minute or 100/2 hours")
     return text
 
 
@@ -76,6 +88,7 @@ class Settings(BaseSettings):
     jwt_expires_minutes: int = Field(default=60, ge=1, le=525_600)
     cors_origins: Annotated[str, AfterValidator(_origins)] = "*"
     bcrypt_rounds: int = Field(default=12, ge=4, le=16)
+    login_limit: Annotated[str, AfterValidator(_login_limit)] = "10/minute"
     log_level: Annotated[
         Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], BeforeValidator(str.upper)
     ] = "INFO"
