@@ -9,15 +9,9 @@ from fastapi import APIRouter, Depends, FastAPI, Request
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.datastructures import State
 
-from shopsphere.access import SignedIn
+from shopsphere.access import ANYONE, SignedIn
 from shopsphere.error_answers import errors
-from shopsphere.errors import (
-    EmailTaken,
-    InvalidCredentials,
-    InvalidToken,
-    TooManyLogins,
-    UserNotFound,
-)
+from shopsphere.errors import EmailTaken, InvalidCredentials, TooManyLogins, UserNotFound
 from shopsphere.failed_logins import FailedLogins, client_of
 from shopsphere.models import MAX_PASSWORD_LENGTH, Email, Password, Role, User, new_pk
 from shopsphere.passwords import Passwords
@@ -99,7 +93,13 @@ Client = Annotated[str, Depends(_client)]
 router = APIRouter(tags=["users"])
 
 
-@router.post("/register", response_model=UserPublic, status_code=201, responses=errors(EmailTaken))
+@router.post(
+    "/register",
+    response_model=UserPublic,
+    status_code=201,
+    dependencies=[ANYONE],
+    responses=errors(EmailTaken),
+)
 async def register(body: UserCreate, users: Users, passwords: Hashing) -> User:
     """Make an account. The address is kept in lower case; the password has 8 to 128 characters."""
     user = User(new_pk(), body.email, await passwords.hash(body.password), Role.USER)
@@ -107,7 +107,7 @@ async def register(body: UserCreate, users: Users, passwords: Hashing) -> User:
     return user
 
 
-@router.post("/login", responses=errors(InvalidCredentials, TooManyLogins))
+@router.post("/login", dependencies=[ANYONE], responses=errors(InvalidCredentials, TooManyLogins))
 async def login(
     body: Login,
     users: Users,
@@ -141,7 +141,7 @@ async def _me(caller: SignedIn, users: Users) -> User:
 Me = Annotated[User, Depends(_me)]
 
 
-@router.get("/me", response_model=UserPublic, responses=errors(InvalidToken, UserNotFound))
+@router.get("/me", response_model=UserPublic, responses=errors(UserNotFound))
 async def me(caller: SignedIn, user: Me) -> User:
     """Whose token is this?"""
     return user
@@ -150,7 +150,7 @@ async def me(caller: SignedIn, user: Me) -> User:
 @router.patch(
     "/me",
     response_model=UserPublic,
-    responses=errors(InvalidToken, InvalidCredentials, UserNotFound, TooManyLogins),
+    responses=errors(InvalidCredentials, UserNotFound, TooManyLogins),
 )
 async def change_password(
     caller: SignedIn,

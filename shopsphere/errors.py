@@ -89,6 +89,12 @@ class InvalidToken(_Unauthorized):
     sentence = "A valid bearer token is needed. Get one from POST /login of the user service."
 
 
+class Forbidden(ShopError):
+    status = 403
+    code = "forbidden"
+    sentence = "Your token is good, but does not give you the right to do this."
+
+
 class UserNotFound(ShopError):
     status = 404
     code = "user_not_found"
