@@ -7,13 +7,17 @@ from typing import Annotated, Any, Literal, Self
 from fastapi import APIRouter, Depends, FastAPI, Header, Query, Request, Response
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from shopsphere.access import TOKEN_CHECKED
+from shopsphere.access import (
+    ADMINISTRATOR,
+    ADMINISTRATOR_OR_ORDER_SERVICE,
+    ANYONE,
+    ORDER_SERVICE,
+)
 from shopsphere.error_answers import errors
 from shopsphere.errors import (
     IdempotencyKeyReused,
     InsufficientQuantity,
     InvalidRequest,
-    InvalidToken,
     ProductNotFound,
     ReservationConflict,
     ReservationRefused,
@@ -160,21 +164,17 @@ Pk = Annotated[str, Depends(_possible_pk)]
 OrderPk = Annotated[str, Depends(_possible_order_pk)]
 
 catalogue = APIRouter(tags=["catalogue"])
-stock = APIRouter(tags=["stock"], dependencies=[TOKEN_CHECKED])
+stock = APIRouter(tags=["stock"])
 reservations = APIRouter(
     prefix="/products/{pk}/reservations/{order_pk}",
     tags=["reservations"],
-    dependencies=[TOKEN_CHECKED, Depends(_same_storage)],
-    responses=errors(InvalidRequest, InvalidToken, StorageMismatch),
+    dependencies=[ORDER_SERVICE, Depends(_same_storage)],
+    responses=errors(InvalidRequest, StorageMismatch),
 )
 
 
 @catalogue.post(
-    "/products",
-    response_model=ProductPublic,
-    status_code=201,
-    dependencies=[TOKEN_CHECKED],
-    responses=errors(InvalidToken),
+    "/products", response_model=ProductPublic, status_code=201, dependencies=[ADMINISTRATOR]
 )
 async def create_product(
     body: ProductCreate, products: Products, request: Request, response: Response
@@ -187,7 +187,10 @@ async def create_product(
 
 
 @catalogue.get(
-    "/products", response_model=list[ProductPublic], responses={200: {"headers": LINK_HEADER}}
+    "/products",
+    response_model=list[ProductPublic],
+    dependencies=[ANYONE],
+    responses={200: {"headers": LINK_HEADER}},
 )
 async def list_products(request: Request, paging: PagingByPk, products: Products) -> Response:
     """All products, oldest first: the whole list, or a page of it with `limit` and `after`."""
@@ -197,6 +200,7 @@ async def list_products(request: Request, paging: PagingByPk, products: Products
 @catalogue.get(
     "/products/search",
     response_model=list[ProductPublic],
+    dependencies=[ANYONE],
     responses={200: {"headers": LINK_HEADER}},
 )
 async def search_products(
@@ -217,7 +221,12 @@ async def search_products(
     )
 
 
-@catalogue.get("/products/{pk}", response_model=ProductPublic, responses=errors(ProductNotFound))
+@catalogue.get(
+    "/products/{pk}",
+    response_model=ProductPublic,
+    dependencies=[ANYONE],
+    responses=errors(ProductNotFound),
+)
 async def get_product(pk: Pk, products: Products) -> Product:
     """One product."""
     return await products.get(pk)
@@ -226,8 +235,8 @@ async def get_product(pk: Pk, products: Products) -> Product:
 @catalogue.patch(
     "/products/{pk}",
     response_model=ProductPublic,
-    dependencies=[TOKEN_CHECKED],
-    responses=errors(InvalidToken, ProductNotFound),
+    dependencies=[ADMINISTRATOR],
+    responses=errors(ProductNotFound),
 )
 async def update_product(pk: Pk, body: ProductUpdate, products: Products) -> Product:
     """Change name, price or both. Orders keep the name and the price they were placed with."""
@@ -238,8 +247,8 @@ async def update_product(pk: Pk, body: ProductUpdate, products: Products) -> Pro
 @catalogue.delete(
     "/products/{pk}",
     status_code=204,
-    dependencies=[TOKEN_CHECKED],
-    responses=errors(InvalidToken, ProductNotFound),
+    dependencies=[ADMINISTRATOR],
+    responses=errors(ProductNotFound),
 )
 async def delete_product(pk: Pk, products: Products) -> None:
     """Take a product out of the catalogue. Its orders stay, and can still be cancelled."""
@@ -249,11 +258,10 @@ async def delete_product(pk: Pk, products: Products) -> None:
 @stock.post(
     "/products/{pk}/stock",
     response_model=ProductPublic,
+    dependencies=[ADMINISTRATOR],
     responses={
         200: {"headers": REPLAY_HEADER},
-        **errors(
-            InsufficientQuantity, StockLimit, InvalidToken, ProductNotFound, IdempotencyKeyReused
-        ),
+        **errors(InsufficientQuantity, StockLimit, ProductNotFound, IdempotencyKeyReused),
     },
 )
 async def change_stock(
@@ -275,7 +283,8 @@ async def change_stock(
 @stock.get(
     "/products/{pk}/stock",
     response_model=StockPublic,
-    responses=errors(InvalidToken, ProductNotFound),
+    dependencies=[ADMINISTRATOR_OR_ORDER_SERVICE],
+    responses=errors(ProductNotFound),
 )
 async def get_stock(pk: Pk, products: Products) -> Stock:
     """What became of all units: always `received = available + reserved + shipped`."""
@@ -285,7 +294,8 @@ async def get_stock(pk: Pk, products: Products) -> Stock:
 @stock.get(
     "/products/{pk}/reservations",
     response_model=list[ReservationPublic],
-    responses={200: {"headers": LINK_HEADER}, **errors(InvalidToken, ProductNotFound)},
+    dependencies=[ADMINISTRATOR_OR_ORDER_SERVICE],
+    responses={200: {"headers": LINK_HEADER}, **errors(ProductNotFound)},
 )
 async def list_reservations(
     pk: Pk, request: Request, paging: PagingByPk, products: Products

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from urllib.parse import unquote
 
 from aredis_om import HashModel
+from limits.aio.storage import RedisStorage
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.client import Pipeline
 from redis.asyncio.cluster import ClusterNode, RedisCluster
@@ -152,11 +153,17 @@ def _client(settings: Settings) -> ShopRedis:
             return _cluster_client(rest)
         pool: BlockingPool = BlockingPool.from_url(settings.redis_full_url, **POOL, **CONNECTION)
         pool.connection_class(**pool.connection_kwargs)  # refuses options that it does not know
-        return ShopRedis(connection_pool=pool)
+        return _client_of(pool)
     except (TypeError, ValueError):
         raise CannotStart(
             "REDIS_URL, or REDIS_HOST, is no valid address, such as redis://localhost:6379/0"
         ) from None
+
+
+def _client_of(pool: BlockingPool | SentinelPool) -> ShopRedis:
+    """Make a client that closes the connections of the pool when it is closed."""
+    client: ShopRedis = ShopRedis.from_pool(pool)  # type: ignore[attr-defined]  # types-redis describes redis-py 4
+    return client
 
 
 def _sentinel_client(rest: str) -> ShopRedis:
@@ -167,7 +174,7 @@ def _sentinel_client(rest: str) -> ShopRedis:
     waits = {key: CONNECTION[key] for key in ("socket_timeout", "socket_connect_timeout")}
     sentinel = Sentinel(nodes, sentinel_kwargs=waits | {"protocol": 2}, **CONNECTION, **login)
     pool = _SentinelPool(name, sentinel, **POOL, **CONNECTION, **login)
-    return ShopRedis(connection_pool=pool)
+    return _client_of(pool)
 
 
 def _cluster_client(rest: str) -> ShopRedis:
@@ -280,6 +287,21 @@ class Record(HashModel):
         """Return names and values in turn, as HSET takes them; empty texts are left out."""
         document = self.model_dump(mode="json")
         return [str(part) for pair in document.items() if pair[1] != "" for part in pair]
+
+
+class Counters(RedisStorage):
+    """Where `limits` counts: through our client, and so with our errors, on Sentinel and Cluster.
+
+    A count whose reply is lost may be counted twice, as commands are repeated.
+    """
+
+    def __init__(self, client: ShopRedis, prefix: str) -> None:
+        self._client = client
+        super().__init__("async+redis://", implementation="redispy", key_prefix=prefix)
+
+    def configure_bridge(self) -> None:
+        # limits 5.8 makes a client of its own here, from its URI.
+        self.bridge.connection_getter = lambda _: self._client  # type: ignore[attr-defined]  # of RedispyBridge
 
 
 class RedisStore:

@@ -6,7 +6,8 @@ from decimal import Decimal
 from enum import StrEnum
 from typing import Annotated, Generic, TypeVar
 
-from pydantic import AfterValidator, BeforeValidator, WithJsonSchema
+from email_validator import EmailNotValidError, validate_email
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 from ulid import ULID
 
 MAX_ON_HAND = 1_000_000_000
@@ -16,6 +17,8 @@ MAX_ORDER_QUANTITY = 1_000_000
 """Units that one order can ask for at most."""
 
 MAX_PRICE = 1_000_000
+
+MAX_PASSWORD_LENGTH = 128
 
 PK_LENGTH = 26
 _PK_ALPHABET = frozenset("0123456789ABCDEFGHJKMNPQRSTVWXYZ")
@@ -82,6 +85,21 @@ def to_cents(amount: Decimal) -> int:
 def to_number(cents: int) -> float:
     """Return cents as the JSON number that goes out; exact, as no amount has over 15 digits."""
     return cents / 100
+
+
+def _email(text: str) -> str:
+    try:
+        checked = validate_email(text.strip(), check_deliverability=False, test_environment=True)
+    except EmailNotValidError:
+        raise ValueError("must be an email address, such as user@example.com") from None
+    return checked.normalized.lower()
+
+
+Email = Annotated[str, Field(max_length=320), AfterValidator(_email)]
+"""An address as it comes in, kept in lower case."""
+
+Password = Annotated[str, Field(min_length=8, max_length=MAX_PASSWORD_LENGTH)]
+"""A password that somebody chooses."""
 
 
 class Role(StrEnum):

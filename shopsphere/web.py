@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from starlette.datastructures import State
 
 from shopsphere import __version__
+from shopsphere.access import ANYONE, METRICS_READER
 from shopsphere.edge import MAX_BODY_BYTES, Cors, Edge, Limits
 from shopsphere.error_answers import answer_errors, errors, tell_the_truth
 from shopsphere.errors import CannotStart, StoreUnavailable
@@ -127,7 +128,7 @@ SecondsLeft = Annotated[float, Depends(seconds_left)]
 _operations = APIRouter(tags=["operations"])
 
 
-@_operations.get("/", summary="Is the process alive?")
+@_operations.get("/", summary="Is the process alive?", dependencies=[ANYONE])
 async def health(request: Request, opened: Annotated[Opened[Store], Depends(_opened)]) -> Health:
     """Answers whenever the process serves, also while its storage is away."""
     return Health(
@@ -139,7 +140,12 @@ async def health(request: Request, opened: Annotated[Opened[Store], Depends(_ope
     )
 
 
-@_operations.get("/ready", summary="Can it serve?", responses=errors(StoreUnavailable))
+@_operations.get(
+    "/ready",
+    summary="Can it serve?",
+    dependencies=[ANYONE],
+    responses=errors(StoreUnavailable),
+)
 async def ready(request: Request, opened: Annotated[Opened[Store], Depends(_opened)]) -> Health:
     """Answers 200 when the storage does too, 503 otherwise. Other services do not count."""
     await opened.store.ping()
@@ -149,6 +155,7 @@ async def ready(request: Request, opened: Annotated[Opened[Store], Depends(_open
 @_operations.get(
     "/metrics",
     summary="Figures for Prometheus",
+    dependencies=[METRICS_READER],
     response_class=Response,
     responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
 )

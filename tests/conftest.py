@@ -12,6 +12,7 @@ from tests.servers import RedisServer, Trio
 for variable in (
     "USE_REDIS", "REDIS_HOST", "REDIS_PORT", "REDIS_PASSWORD", "REDIS_URL", "REDIS_PREFIX",
     "PRODUCT_SERVICE_URL", "USER_SERVICE_URL", "ORDER_SERVICE_URL", "AUTH_REQUIRED", "JWT_SECRET",
+    "JWT_EXPIRES_MINUTES", "ADMIN_EMAIL", "ADMIN_PASSWORD", "LOGIN_LIMIT", "METRICS_TOKEN",
     "LOG_LEVEL", "LOG_FORMAT", "CORS_ORIGINS", "WEB_CONCURRENCY",
 ):  # fmt: skip
     os.environ.pop(variable, None)

@@ -19,6 +19,7 @@ from shopsphere.errors import (
 )
 from shopsphere.logs import REQUEST_ID
 from shopsphere.models import Money, Reservation, to_cents
+from shopsphere.tokens import Tokens
 
 log = logging.getLogger("shopsphere.product_client")
 
@@ -59,9 +60,14 @@ class ProductClient:
     """Reserves stock at the product service. Every call may be sent more than once."""
 
     def __init__(
-        self, url: str, storage: Literal["redis", "memory"], timeout_seconds: float
+        self,
+        url: str,
+        storage: Literal["redis", "memory"],
+        timeout_seconds: float,
+        tokens: Tokens,
     ) -> None:
         self._url = url
+        self._tokens = tokens
         self._storage = storage
         self._timeout_seconds = timeout_seconds
         self._threads = ThreadPoolExecutor(CALLS_AT_ONCE, thread_name_prefix="product-service")
@@ -124,6 +130,8 @@ class ProductClient:
                 raise ProductNotFound
             case _, "storage_mismatch":
                 raise StorageMismatch
+            case 401 | 403, _:
+                log.error("the product service refuses our token: JWT_SECRET has to be the same")
         log.warning(
             "the product service answered %s %s", response.status_code, response.content[:200]
         )
@@ -134,11 +142,12 @@ class ProductClient:
         headers = {"X-Storage": self._storage, "X-Request-ID": REQUEST_ID.get()}
 
         def send() -> requests.Response:
+            token = self._tokens.issue_for_service("order-service")
             return self._session().request(
                 method,
                 self._url + path,
                 json=body,
-                headers=headers,
+                headers={**headers, "Authorization": f"Bearer {token}"},
                 timeout=self._timeout_seconds,
                 allow_redirects=False,
             )
