@@ -33,20 +33,30 @@ pytestmark = pytest.mark.skipif(os.name == "nt", reason="uses the signals of POS
 
 
 @pytest.fixture(scope="module")
-def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A copy that is ready to start, in a folder as people name them."""
-    return ready_copy(tmp_path_factory.mktemp("copy") / "Zoë's shop")
+    copy = ready_copy(tmp_path_factory.mktemp("copy") / "Zoë's shop")
+    yield copy
+    end_what_is_left(copy)
 
 
 @pytest.fixture
-def own_copy(tmp_path: Path) -> Path:
+def own_copy(tmp_path: Path) -> Iterator[Path]:
     """A copy that is ready to start, for a test that changes it."""
-    return ready_copy(tmp_path / "shop")
+    copy = ready_copy(tmp_path / "shop")
+    yield copy
+    end_what_is_left(copy)
 
 
 @pytest.fixture
 def log(tmp_path: Path) -> Path:
     return tmp_path / "output.txt"
+
+
+def end_what_is_left(copy: Path) -> None:
+    """Have a launcher that leaves something behind fail its own test, and not all others."""
+    for pid in processes_of(copy):
+        os.kill(pid, signal.SIGKILL)
 
 
 def assert_nothing_is_left(copy: Path) -> None:
