@@ -245,7 +245,7 @@ async def settle_order(pk: SettledPk, body: Settle, settling: SettlesOrders) -> 
 async def _ordering(state: State) -> AsyncIterator[None]:
     settings: Settings = state.settings
     orders: OrderStore = state.opened.store
-    figures = OrderFigures(state.metrics.registry)
+    figures: OrderFigures = state.figures
     if settings.settle_after <= settings.order_timeout:
         log.warning("SETTLE_AFTER is not above ORDER_TIMEOUT: orders that are only slow will fail")
 
@@ -276,7 +276,7 @@ async def _ordering(state: State) -> AsyncIterator[None]:
 
 def build(settings: Settings | None = None) -> FastAPI:
     """Return the app, with these settings or those of the environment."""
-    return create_app(
+    app = create_app(
         "order",
         title="ShopSphere orders",
         description="Orders, which never take what is not there.",
@@ -285,6 +285,8 @@ def build(settings: Settings | None = None) -> FastAPI:
         around=_ordering,
         settings=settings,
     )
+    app.state.figures = OrderFigures(app.state.metrics.registry)
+    return app
 
 
 app = build()

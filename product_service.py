@@ -2,7 +2,7 @@
 
 import unicodedata
 from datetime import datetime
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from fastapi import APIRouter, Depends, FastAPI, Header, Query, Request, Response
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
@@ -52,8 +52,8 @@ def _name(text: str) -> str:
     name = unicodedata.normalize("NFC", text).strip()
     if not 1 <= len(name) <= MAX_NAME_LENGTH:
         raise ValueError("must have 1 to 200 characters, not counting spaces around it")
-    if any(unicodedata.category(character) == "Cc" for character in name):
-        raise ValueError("must not contain control characters")
+    if any(unicodedata.category(character) in ("Cc", "Cs") for character in name):
+        raise ValueError("must not contain control characters or halves of surrogate pairs")
     return name
 
 
@@ -81,7 +81,15 @@ class ProductCreate(_Body):
     quantity: int = Field(ge=0, le=MAX_ON_HAND, examples=[10])
 
 
+def _one_at_least_and_none_null(schema: dict[str, Any]) -> None:
+    schema["minProperties"] = 1
+    for field in schema["properties"].values():
+        field |= field.pop("anyOf")[0]
+
+
 class ProductUpdate(_Body):
+    model_config = ConfigDict(json_schema_extra=_one_at_least_and_none_null)
+
     name: Name | None = Field(None, examples=["Laptop, 14 inch"])
     price: Money | None = Field(None, examples=[899.5])
 
@@ -123,24 +131,24 @@ class ReservationPublic(_Public):
     product_name: str
 
 
-def _store(request: Request) -> ProductStore:
+async def _store(request: Request) -> ProductStore:
     store: ProductStore = request.app.state.opened.store
     return store
 
 
-def _possible_pk(pk: ProductPk) -> str:
+async def _possible_pk(pk: ProductPk) -> str:
     if not is_pk(pk):
         raise ProductNotFound
     return pk
 
 
-def _possible_order_pk(order_pk: str) -> str:
+async def _possible_order_pk(order_pk: str) -> str:
     if not is_pk(order_pk):
         raise InvalidRequest(("order_pk", "must be the pk of an order"))
     return order_pk
 
 
-def _same_storage(
+async def _same_storage(
     request: Request,
     x_storage: Annotated[
         Literal["redis", "memory"] | None,

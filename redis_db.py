@@ -17,17 +17,19 @@ from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
 from redis.backoff import FullJitterBackoff
 from redis.commands.core import AsyncScript
-from redis.exceptions import (
+from redis.exceptions import (  # type: ignore[attr-defined]  # types-redis: OutOfMemoryError
     AuthenticationError,
     AuthorizationError,
     BusyLoadingError,
     ClusterError,
     ConnectionError,
     NoPermissionError,
+    OutOfMemoryError,
+    ReadOnlyError,
     RedisClusterException,
     RedisError,
-    ResponseError,
     TimeoutError,
+    TryAgainError,
 )
 
 from shopsphere.errors import CannotStart, StoreUnavailable
@@ -37,12 +39,19 @@ log = logging.getLogger("shopsphere.redis")
 
 SCRIPTS = Path(__file__).parent / "redis_stores"
 REFUSALS = (AuthenticationError, AuthorizationError, NoPermissionError)
-CANNOT_SERVE = (ConnectionError, TimeoutError, ClusterError, RedisClusterException, *REFUSALS)
+REFUSAL_WORDS = ("NOAUTH", "NOPERM", "WRONGPASS", "max number of clients")
+CANNOT_SERVE = (
+    ConnectionError, TimeoutError, ReadOnlyError, OutOfMemoryError, ClusterError, TryAgainError,
+    RedisClusterException, *REFUSALS,
+)  # fmt: skip
 CANNOT_SERVE_WORDS = (
     "LOADING", "READONLY", "OOM ", "NOREPLICAS", "MISCONF", "CLUSTERDOWN", "MASTERDOWN",
-    "NOAUTH", "NOPERM", "WRONGPASS", "BUSY ", "TRYAGAIN", "UNBLOCKED", "max number of clients",
+    "BUSY ", "TRYAGAIN", "UNBLOCKED", *REFUSAL_WORDS,
 )  # fmt: skip
 """What Redis says in a bare ResponseError, or inside a script's error, when it cannot serve."""
+
+PROBE = "return redis.call('SET', KEYS[1], '1', 'EX', '1')"
+"""Tells whether Redis serves: a PING is answered also by one that can neither read nor write."""
 
 
 POOL: dict[str, Any] = {"max_connections": 100, "timeout": 5}
@@ -62,6 +71,12 @@ class NothingAnswers(Exception):
 
 def _cannot_serve(error: RedisError | RedisClusterException) -> bool:
     return isinstance(error, CANNOT_SERVE) or any(word in str(error) for word in CANNOT_SERVE_WORDS)
+
+
+def _refuses(error: RedisError | RedisClusterException) -> bool:
+    """Tell whether this will not pass by itself: what is there refuses us, or is no Redis."""
+    is_refusal = isinstance(error, REFUSALS) or any(word in str(error) for word in REFUSAL_WORDS)
+    return is_refusal or not _cannot_serve(error)
 
 
 def _store_unavailable(error: RedisError | RedisClusterException) -> StoreUnavailable:
@@ -137,8 +152,9 @@ def _client(settings: Settings) -> ShopRedis:
         if scheme == "redis+cluster":
             return _cluster_client(rest)
         pool: BlockingPool = BlockingPool.from_url(settings.redis_full_url, **POOL, **CONNECTION)
+        pool.connection_class(**pool.connection_kwargs)  # refuses options that it does not know
         return _client_of(pool)
-    except ValueError:
+    except (TypeError, ValueError):
         raise CannotStart(
             "REDIS_URL, or REDIS_HOST, is no valid address, such as redis://localhost:6379/0"
         ) from None
@@ -184,8 +200,8 @@ def _parts(rest: str) -> tuple[dict[str, Any], list[tuple[str, int]], str]:
 
 
 async def close(client: ShopRedis) -> None:
-    """Close all connections of the client."""
-    await client.aclose()  # type: ignore[attr-defined]  # types-redis describes redis-py 4
+    """Close all connections of the client, which are its pool's."""
+    await client.aclose(close_connection_pool=True)  # type: ignore[attr-defined]  # types-redis describes redis-py 4
 
 
 async def connect(settings: Settings) -> ShopRedis:
@@ -205,29 +221,21 @@ async def connect(settings: Settings) -> ShopRedis:
 
 
 async def _serves(client: ShopRedis, probe: str) -> bool:
+    """Tell whether Redis has its data; that it cannot write for now does not stop the start."""
     try:
-        await client.ask("PING")
-        await client.ask("SET", probe, "1", "EX", "1")
+        await client.ask("EVAL", PROBE, 1, probe)
     except BusyLoadingError:
         return False
-    except REFUSALS as error:
-        raise CannotStart(_refusal(error)) from error
-    except (ConnectionError, TimeoutError) as error:
-        if "max number of clients" in str(error):
-            raise CannotStart(_refusal(error)) from error
-        raise NothingAnswers from error
-    except ResponseError as error:
-        if any(word in str(error) for word in ("NOAUTH", "NOPERM", "WRONGPASS")):
-            raise CannotStart(_refusal(error)) from error
+    except RedisError as error:
+        if _refuses(error):
+            raise CannotStart(
+                f"What answers there refuses us, or is no Redis ({error}). Check REDIS_URL, or "
+                "REDIS_HOST, REDIS_PORT and REDIS_PASSWORD, and the permissions of that Redis user."
+            ) from error
+        if isinstance(error, ConnectionError | TimeoutError):
+            raise NothingAnswers from error
         log.warning("Redis answers, but cannot write now: %s", error)
     return True
-
-
-def _refusal(error: RedisError) -> str:
-    return (
-        f"Redis is there but refuses us ({error}). Check REDIS_URL or REDIS_PASSWORD and the "
-        "permissions of that Redis user."
-    )
 
 
 class Record(HashModel):
@@ -304,7 +312,7 @@ class RedisStore:
         self._prefix = prefix
 
     async def ping(self) -> None:
-        await self._client.ping()
+        await self._client.execute_command("EVAL", PROBE, 1, f"{self._prefix}:probe")
 
     async def close(self) -> None:
         await close(self._client)

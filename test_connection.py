@@ -5,6 +5,7 @@ should be up is.
 """
 
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -16,10 +17,10 @@ TIMEOUT_SECONDS = 5
 
 def _use_own_environment() -> None:
     """Go on with the Python of `.venv` where the packages are missing and the launcher made it."""
-    folder = Path(__file__).resolve().parent / ".venv"
+    folder = (Path(__file__).parent / ".venv").resolve()
     python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     if python.exists() and Path(sys.prefix).resolve() != folder:
-        os.execv(python, [str(python), *sys.argv])
+        sys.exit(subprocess.run([str(python), *sys.argv]).returncode)
     sys.exit(
         "The packages of ShopSphere are not installed. Run: python start_all_services.py, or "
         "pip install -r requirements.txt"
@@ -59,14 +60,20 @@ def redis_lines(settings: "Settings") -> Iterator[Line]:
         return
     address = settings.redis_address
     try:
-        with redis.Redis.from_url(
-            settings.redis_full_url, socket_timeout=TIMEOUT_SECONDS, socket_connect_timeout=1
+        with redis.Redis.from_url(  # type: ignore[call-overload]  # types-redis: redis-py 4
+            settings.redis_full_url,
+            socket_timeout=TIMEOUT_SECONDS,
+            socket_connect_timeout=1,
+            protocol=2,  # RESP3, the default of redis-py 8, is unknown to servers before 6
         ) as client:
             client.ping()
             started = time.perf_counter()
             client.ping()
             milliseconds = (time.perf_counter() - started) * 1000
             facts = client.info()
+    except ValueError:
+        yield Line("Redis", False, "REDIS_URL, or REDIS_HOST, is no valid address")
+        return
     except redis.AuthenticationError as error:
         yield Line("Redis", False, f"{address} refuses us: {error}. Check REDIS_PASSWORD.")
         return
@@ -93,8 +100,11 @@ def _durability_lines(facts: Mapping[str, object]) -> Iterator[Line]:
         text = "appendonly is off: what came after the last snapshot is lost when Redis ends"
         yield Line("  persistence", True, text, is_warning=True)
     policy = facts.get("maxmemory_policy", "unknown")
-    if policy == "noeviction" or not facts.get("maxmemory"):
+    if policy == "noeviction":
         yield Line("  eviction", True, f"{policy}: nothing is thrown away")
+    elif not facts.get("maxmemory"):
+        text = f"{policy}, but no maxmemory is set: nothing is thrown away"
+        yield Line("  eviction", True, text)
     else:
         text = f"{policy}: a full Redis throws records away; set maxmemory-policy noeviction"
         yield Line("  eviction", True, text, is_warning=True)
@@ -102,19 +112,27 @@ def _durability_lines(facts: Mapping[str, object]) -> Iterator[Line]:
 
 def service_line(name: str, url: str) -> tuple[Line, str | None]:
     """Return the line of a service, and the storage it is on if it answers."""
-    try:
-        health = requests.get(f"{url}/", timeout=TIMEOUT_SECONDS)
-        ready = requests.get(f"{url}/ready", timeout=TIMEOUT_SECONDS)
-        storage = str(health.json()["storage"])
-    except requests.ConnectionError:
-        return Line(name, False, f"not running at {url}. Start it: see the README."), None
-    except (requests.RequestException, ValueError, KeyError, TypeError):
-        return Line(name, False, f"what answers at {url} is not the {name}"), None
+    line_name = f"{name} service"
+    with requests.Session() as session:
+        session.trust_env = False  # no proxy of the environment stands between
+        try:
+            health = session.get(f"{url}/", timeout=TIMEOUT_SECONDS).json()
+            ready = session.get(f"{url}/ready", timeout=TIMEOUT_SECONDS)
+            is_the_one, storage = health["service"] == name, str(health["storage"])
+        except requests.ConnectionError:
+            return Line(line_name, False, f"not running at {url}. Start it: see the README."), None
+        except requests.Timeout:
+            text = f"what listens at {url} gave no answer in {TIMEOUT_SECONDS} s"
+            return Line(line_name, False, text), None
+        except (requests.RequestException, ValueError, KeyError, TypeError):
+            is_the_one = False
+    if not is_the_one:
+        return Line(line_name, False, f"what answers at {url} is not the {line_name}"), None
     if not ready.ok:
-        return Line(name, False, f"{url} runs, but is not ready: its storage is away"), storage
-    fallback = health.json().get("fallback")
+        return Line(line_name, False, f"{url} runs, but is not ready: its storage is away"), storage
+    fallback = bool(health.get("fallback"))
     text = f"{url} on {storage}" + (" (no Redis was there when it started)" if fallback else "")
-    return Line(name, True, text, is_warning=bool(fallback)), storage
+    return Line(line_name, True, text, is_warning=fallback), storage
 
 
 def check(settings: "Settings") -> Iterator[Line]:
@@ -122,9 +140,9 @@ def check(settings: "Settings") -> Iterator[Line]:
     yield from redis_lines(settings)
     storages = set()
     for name, url in (
-        ("product service", settings.product_service_url),
-        ("user service", settings.user_service_url),
-        ("order service", settings.order_service_url),
+        ("product", settings.product_service_url),
+        ("user", settings.user_service_url),
+        ("order", settings.order_service_url),
     ):
         line, storage = service_line(name, url)
         yield line

@@ -24,8 +24,8 @@ from shopsphere.models import (
 )
 from shopsphere.stores import DAY_SECONDS, REFUSED_SECONDS
 
-CHANGE_SECONDS = 60
-"""How long a stock change without a key is remembered: longer than the client repeats one."""
+COMMAND_SECONDS = 60
+"""How long a change that came with no key is remembered: longer than the client repeats one."""
 
 
 class ProductRecord(Record, index=True):
@@ -132,13 +132,16 @@ class RedisProductStore(RedisStore):
         if name is not None:
             await self._client.zadd(self._index, _scores(name, pk, revision))
         price = "" if price_cents is None else price_cents
-        answer = await self._update(keys=[self._key(pk)], args=[revision, name or "", price])
+        answer = await self._update(
+            keys=[self._key(pk), f"{self._prefix}:update:{{{pk}}}:{revision}"],
+            args=[revision, name or "", price, COMMAND_SECONDS],
+        )
         if not answer:
             if name is not None:
                 await self._remove_entries(name, pk, revision)
             raise ProductNotFound
         old_name, old_revision, fields = answer
-        if name is not None and old_revision != revision:
+        if name is not None:
             await self._remove_entries(old_name, pk, old_revision)
         return ProductRecord.from_flat(fields).product()
 
@@ -147,7 +150,7 @@ class RedisProductStore(RedisStore):
     ) -> tuple[Product, bool]:
         command = new_pk()
         keys = [self._key(pk), f"{self._prefix}:stock-change:{{{pk}}}:{key or command}"]
-        seconds = DAY_SECONDS if key else CHANGE_SECONDS
+        seconds = DAY_SECONDS if key else COMMAND_SECONDS
         answer = await self._change_stock(
             keys=keys, args=[change, MAX_ON_HAND, f"{change} {command}", seconds]
         )

@@ -1,7 +1,7 @@
 """Everything that can go wrong in a shop, by name; an error owns its status, code and sentence."""
 
 import math
-from typing import ClassVar
+from typing import ClassVar, Self
 
 
 class ShopError(Exception):
@@ -23,18 +23,26 @@ class ShopError(Exception):
             self.headers["Retry-After"] = str(retry_after)
         super().__init__(self.detail)
 
+    @classmethod
+    def example(cls) -> Self:
+        """Return one as a caller can meet it, for the documentation."""
+        return cls()
+
 
 class InvalidRequest(ShopError):
     """The request itself is wrong: in each `field` something is to be changed."""
 
     status = 400
     code = "invalid_request"
-    sentence = "The request is not valid. See `errors` for what to change."
 
     def __init__(self, *errors: tuple[str, str]) -> None:
         field, message = errors[0]
         super().__init__(f"The request is not valid: {field} {message}.")
         self.extra["errors"] = [{"field": field, "message": message} for field, message in errors]
+
+    @classmethod
+    def example(cls) -> Self:
+        return cls(("quantity", "is required"))
 
 
 class NoSuchPath(ShopError):
@@ -118,12 +126,15 @@ class InsufficientQuantity(ShopError):
 
     status = 400
     code = "insufficient_quantity"
-    sentence = "Only 3 available. Ask for that many or fewer."
 
     def __init__(self, available: int) -> None:
         super().__init__(f"Only {available} available. Ask for that many or fewer.")
         self.available = available
         self.extra["available"] = available
+
+    @classmethod
+    def example(cls) -> Self:
+        return cls(available=3)
 
 
 class ReservationRefused(InsufficientQuantity):

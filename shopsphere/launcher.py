@@ -19,15 +19,18 @@ import threading
 import time
 import urllib.request
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 SERVICES = (("product", 8000), ("user", 8001), ("order", 8002))
+DEFAULT_HOST = "127.0.0.1"
 SECONDS_TO_END = 8
 COLOURS = {"product": "36", "user": "32", "order": "35"}
 IS_WINDOWS = os.name == "nt"
+WITHOUT_PROXY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 Health = dict[str, Any]
 
@@ -72,9 +75,14 @@ def _make_venv() -> None:
         )
     say("making .venv")
     shutil.rmtree(VENV, ignore_errors=True)
-    made = subprocess.run([sys.executable, "-m", "venv", VENV], capture_output=True, text=True)
-    if made.returncode:
-        raise Trouble(f"making .venv failed:\n{(made.stdout + made.stderr).strip()}")
+    status = None
+    try:
+        status, lines = _run_to_end([sys.executable, "-m", "venv", str(VENV)])
+    finally:
+        if status != 0:  # half of one would look like a whole one at the next start
+            shutil.rmtree(VENV, ignore_errors=True)
+    if status:
+        raise Trouble("making .venv failed:\n" + "\n".join(lines[-5:]))
 
 
 def _included(file: Path) -> list[Path]:
@@ -95,28 +103,46 @@ def _install(python: Path, requirements: str) -> None:
     """Run pip, and show what it is at; raise Trouble, with its last lines, when it fails."""
     say(f"installing the packages of {requirements}")
     command = [str(python), "-m", "pip", "install", "--disable-pip-version-check", "-r"]
+    status, lines = _run_to_end([*command, str(ROOT / requirements)], _show_step)
+    _progress("")
+    if status:
+        text = "\n".join(lines)
+        if "No module named pip" in text:
+            raise Trouble(".venv is not complete. Delete that folder, then start again.")
+        if re.search("NewConnectionError|name resolution|ConnectTimeout|getaddrinfo", text):
+            raise Trouble("pip cannot reach the package index. Is there a network? Then try again.")
+        errors = [line for line in lines if "ERROR" in line] or lines
+        raise Trouble("pip failed:\n" + "\n".join(errors[-5:]))
+
+
+def _run_to_end(
+    command: list[str], show: Callable[[str], None] = lambda line: None
+) -> tuple[int, list[str]]:
+    """Run a command; return its status and last lines. If we are stopped, so is it."""
     lines: deque[str] = deque(maxlen=200)
     with subprocess.Popen(
-        [*command, ROOT / requirements],
+        command,
+        stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
-    ) as pip:
-        for line in pip.stdout or ():
-            lines.append(line.rstrip())
-            found = re.match(
-                r" *(Collecting|Using cached|Downloading|Building|Installing) \S+", line
-            )
-            if found:
-                _progress(f"  {found[0].strip()[:70]}")
-    _progress("")
-    if pip.returncode:
-        text = "\n".join(lines)
-        if re.search("NewConnectionError|name resolution|ConnectTimeout|getaddrinfo", text):
-            raise Trouble("pip cannot reach the package index. Is there a network? Then try again.")
-        errors = [line for line in lines if "ERROR" in line] or list(lines)
-        raise Trouble("pip failed:\n" + "\n".join(errors[-5:]))
+        **own_group(IS_WINDOWS),
+    ) as process:
+        try:
+            for line in process.stdout or ():
+                lines.append(line.rstrip())
+                show(line)
+        except BaseException:
+            end_group(process, force=True)
+            raise
+    return process.returncode, list(lines)
+
+
+def _show_step(line: str) -> None:
+    found = re.match(r" *(Collecting|Using cached|Downloading|Building|Installing) \S+", line)
+    if found:
+        _progress(f"  {found[0].strip()[:70]}")
 
 
 def _progress(text: str) -> None:
@@ -142,19 +168,32 @@ def require_free_port(host: str, port: int, name: str) -> None:
             ) from None
 
 
+def url_of(host: str, port: int) -> str:
+    """Return where a service that listens on this address is reached from this machine."""
+    local = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
+    return f"http://[{local}]:{port}" if ":" in local else f"http://{local}:{port}"
+
+
+def service_urls(host: str) -> dict[str, str]:
+    """Return the settings with which the services find each other where `--host` puts them."""
+    if host == DEFAULT_HOST:
+        return {}
+    return {f"{name.upper()}_SERVICE_URL": url_of(host, port) for name, port in SERVICES}
+
+
 class Service:
     """One service in a process group of its own; its lines are shown behind its name."""
 
     def __init__(self, python: Path, name: str, host: str, port: int, reload: bool) -> None:
         self.name = name
-        local = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, host)  # noqa: S104
-        self.url = f"http://{local}:{port}"
+        self.url = url_of(host, port)
         self.last_lines: deque[str] = deque(maxlen=12)
         command = [str(python), "-m", "uvicorn", f"{name}_service:app"]
         options = ["--host", host, "--port", str(port), *(["--reload"] if reload else [])]
         self.process = subprocess.Popen(
             [*command, *options],
             cwd=ROOT,
+            env=service_urls(host) | dict(os.environ),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -178,7 +217,7 @@ class Service:
     def health(self) -> Health | None:
         """Return what the service says of itself, or None while it does not answer."""
         try:
-            with urllib.request.urlopen(f"{self.url}/", timeout=2) as answer:
+            with WITHOUT_PROXY.open(f"{self.url}/", timeout=2) as answer:
                 health: Health = json.load(answer)
                 return health
         except (OSError, ValueError):
@@ -204,6 +243,7 @@ class Service:
             self.process.wait(max(0, deadline - time.monotonic()))
         end_group(self.process, force=True)
         self.process.wait()
+        self._reader.join(1)
 
 
 def own_group(is_windows: bool) -> dict[str, Any]:
@@ -247,19 +287,26 @@ def show_table(answers: dict[Service, Health]) -> None:
     say("")
 
 
+def when_told_to_stop(react: Callable[[int], object]) -> None:
+    """Call this, with the signal's number, for Ctrl-C and whatever else asks us to end."""
+    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK"):
+        number = getattr(signal, name, None)
+        if number is None or (name == "SIGHUP" and signal.getsignal(number) is signal.SIG_IGN):
+            continue  # another system, or nohup wants us to live on
+        signal.signal(number, lambda number, _: react(number))
+
+
 def run(python: Path, options: argparse.Namespace) -> None:
     """Start all three, and serve until told to stop; whatever happens, all three are ended."""
     stop = threading.Event()
-    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), lambda *_: stop.set())
+    when_told_to_stop(lambda _: stop.set())
     services: list[Service] = []
     try:
         for name, port in SERVICES:
             services.append(Service(python, name, options.host, port, options.reload))
         answers = wait_until_healthy(services, stop)
         if not stop.is_set():
-            show_table(answers)
+            show_table({service: answers[service] for service in services})
         while not stop.wait(0.2):
             for service in services:
                 service.require_alive()
@@ -276,9 +323,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="start_all_services.py", description="Start the three services of ShopSphere."
     )
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
+    parser.add_argument("--host", default=DEFAULT_HOST, help="address to listen on")
     parser.add_argument("--reload", action="store_true", help="start anew when a file changes")
     options = parser.parse_args(arguments)
+    when_told_to_stop(lambda number: sys.exit(128 + number))
     try:
         for name, port in SERVICES:
             require_free_port(options.host, port, name)
@@ -286,6 +334,4 @@ def main(arguments: list[str] | None = None) -> int:
     except Trouble as trouble:
         print(f"ShopSphere cannot run: {trouble}", file=sys.stderr, flush=True)
         return 1
-    except KeyboardInterrupt:
-        return 130
     return 0

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from limits import parse_many
 from pydantic import (
@@ -28,6 +28,12 @@ def _service_url(url: str) -> str:
     if not re.fullmatch(r"https?://[^\s/?#@]+(/[^\s?#]*)?", url):
         raise ValueError("must be http://host:port or https://host:port, without credentials")
     return url.rstrip("/")
+
+
+def _host(host: str) -> str:
+    if not re.fullmatch(r"[\w.:-]+", host):
+        raise ValueError("must be the name or an address of a machine, such as localhost")
+    return host
 
 
 def _redis_url(url: SecretStr) -> SecretStr:
@@ -80,7 +86,7 @@ class Settings(BaseSettings):
     )
 
     use_redis: Annotated[Literal["true", "false", "required"], BeforeValidator(str.lower)] = "true"
-    redis_host: str = "localhost"
+    redis_host: Annotated[str, AfterValidator(_host)] = "localhost"
     redis_port: int = Field(default=6379, ge=1, le=65535)
     redis_password: SecretStr = SecretStr("")
     redis_url: Annotated[SecretStr, AfterValidator(_redis_url)] = SecretStr("")
@@ -130,14 +136,17 @@ class Settings(BaseSettings):
             return cls()
         except ValidationError as error:
             raise CannotStart(complaint(error)) from None
+        except UnicodeDecodeError:
+            raise CannotStart(".env cannot be read: save it as UTF-8.") from None
 
     @property
     def redis_address(self) -> str:
         """Where Redis is expected, without any password."""
         url = self.redis_url.get_secret_value()
-        if url:
-            return url.partition("?")[0].rpartition("@")[2]
-        return f"{self.redis_host}:{self.redis_port}"
+        if not url:
+            return f"{self.redis_host}:{self.redis_port}"
+        parts = urlsplit(url)
+        return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
     @property
     def redis_full_url(self) -> str:

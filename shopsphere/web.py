@@ -13,7 +13,6 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import uvicorn
 from fastapi import APIRouter, Depends, FastAPI, Request, Response
-from fastapi.middleware.cors import CORSMiddleware
 from fastapi_offline import FastAPIOffline
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel
@@ -21,7 +20,7 @@ from starlette.datastructures import State
 
 from shopsphere import __version__
 from shopsphere.access import ANYONE, METRICS_READER
-from shopsphere.edge import MAX_BODY_BYTES, Edge
+from shopsphere.edge import MAX_BODY_BYTES, Cors, Edge, Limits
 from shopsphere.error_answers import answer_errors, errors, tell_the_truth
 from shopsphere.errors import CannotStart, StoreUnavailable
 from shopsphere.logs import configure_logging
@@ -80,7 +79,9 @@ def create_app(
                 raise
             log.info("the %s service keeps its records in %s", service, opened.storage)
             if not settings.auth_required:
-                log.warning("AUTH_REQUIRED is false: everybody may do everything; only to develop")
+                log.warning(
+                    "AUTH_REQUIRED is false: everybody may do everything; for development only"
+                )
             yield
 
     app = FastAPIOffline(
@@ -98,15 +99,15 @@ def create_app(
     app.include_router(router, responses=errors(StoreUnavailable))
     app.include_router(_operations)
     answer_errors(app)
-    app.add_middleware(
-        CORSMiddleware,
+    tell_the_truth(app)
+    cors = Cors(  # around the limits, so that a browser can read their errors too
+        Limits(app.build_middleware_stack(), settings.order_timeout),
         allow_origins=settings.origins,
         allow_methods=["*"],
         allow_headers=["*"],
-        expose_headers=["Link", "Location", "Retry-After", "X-Request-ID"],
+        expose_headers=["Idempotent-Replayed", "Link", "Location", "Retry-After", "X-Request-ID"],
     )
-    tell_the_truth(app)
-    edge = Edge(app.build_middleware_stack(), app.state, settings.order_timeout)
+    edge = Edge(cors, app.state)
     app.middleware_stack = edge
     app.state.metrics = edge.metrics
     return app

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.moved_clock import MovedClock
 from tests.servers import RedisServer, Trio
 
 for variable in (
@@ -18,6 +19,11 @@ for variable in (
 os.environ["BCRYPT_ROUNDS"] = "4"
 
 
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
 @pytest.fixture(scope="session")
 def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
     """A real redis-server for the whole run. Tests that stop or fill one make their own."""
@@ -25,6 +31,13 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServ
     yield server
     server.client.close()
     server.stop()
+
+
+@pytest.fixture
+def clock(redis_server: RedisServer) -> MovedClock:
+    """The clock of a memory store, and of the Redis of the whole run, which is empty."""
+    redis_server.client.flushall()
+    return MovedClock(redis_server)
 
 
 @pytest.fixture(params=["memory", "redis"])
