@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.datastructures import State
 
 from shopsphere.access import ANYONE, SignedIn
+from shopsphere.administrator import ensure_administrator
 from shopsphere.error_answers import errors
 from shopsphere.errors import EmailTaken, InvalidCredentials, TooManyLogins, UserNotFound
 from shopsphere.failed_logins import FailedLogins, client_of
@@ -178,6 +179,7 @@ async def _accounts(state: State) -> AsyncIterator[None]:
     settings: Settings = state.settings
     users: UserStore = state.opened.store
     with Passwords(settings.bcrypt_rounds) as passwords:
+        await ensure_administrator(settings, users, passwords)
         state.passwords = passwords
         state.failed_logins = FailedLogins(users.counters, settings.login_limit)
         yield

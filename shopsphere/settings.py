@@ -103,6 +103,8 @@ class Settings(BaseSettings):
     jwt_expires_minutes: int = Field(default=60, ge=1, le=525_600)
     cors_origins: Annotated[str, AfterValidator(_origins)] = "*"
     bcrypt_rounds: int = Field(default=12, ge=4, le=16)
+    admin_email: str = ""
+    admin_password: SecretStr = SecretStr("")
     metrics_token: Annotated[SecretStr, AfterValidator(_metrics_token)] = SecretStr("")
     login_limit: Annotated[str, AfterValidator(_login_limit)] = "10/minute"
     log_level: Annotated[
@@ -120,15 +122,20 @@ class Settings(BaseSettings):
             )
         return secret
 
+    @field_validator("admin_password")
+    @classmethod
+    def _whole_administrator(cls, password: SecretStr, info: ValidationInfo) -> SecretStr:
+        if bool(password) != bool(info.data.get("admin_email")):
+            raise ValueError("must be set where ADMIN_EMAIL is, and only there")
+        return password
+
     @classmethod
     def load(cls) -> Self:
         """Read the settings; raise CannotStart naming each wrong variable, without its value."""
         try:
             return cls()
         except ValidationError as error:
-            raise CannotStart(
-                " ".join(_complaint(str(e["loc"][0]), e["msg"]) for e in error.errors())
-            ) from None
+            raise CannotStart(complaint(error)) from None
         except UnicodeDecodeError:
             raise CannotStart(".env cannot be read: save it as UTF-8.") from None
 
@@ -153,6 +160,11 @@ class Settings(BaseSettings):
         return [part.strip() for part in self.cors_origins.split(",") if part.strip()]
 
 
+def complaint(error: ValidationError) -> str:
+    """Return one line that names each variable that is wrong, and says what it may be."""
+    return " ".join(_complaint(str(each["loc"][0]), each["msg"]) for each in error.errors())
+
+
 def _complaint(field: str, message: str) -> str:
-    reason = message.removeprefix("Value error, ").removeprefix("Input ")
+    reason = message.removeprefix("Value error, ").removeprefix("Input ").removeprefix("String ")
     return f"{field.upper()} {reason}. Set it in the environment or in .env; see .env.example."

@@ -3,7 +3,12 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from contextlib import (
+    AbstractAsyncContextManager,
+    AsyncExitStack,
+    asynccontextmanager,
+    nullcontext,
+)
 from typing import Annotated, Any, Literal, TypeVar
 
 import uvicorn
@@ -50,7 +55,8 @@ def create_app(
     """Return the app of a service.
 
     Its store is opened at start and kept in `app.state.opened`; `around` is entered then, to put
-    further things of the service into the state. Settings that are wrong stop the start.
+    further things of the service into the state. Settings that are wrong stop the start, and so
+    does a CannotStart of either.
     """
     problem: CannotStart | None = None
     try:
@@ -60,23 +66,23 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> Any:
-        try:
-            if problem:
-                raise problem
-            configure_logging(service, settings)
-            opened = await open_store(settings)
-        except CannotStart as error:
-            app.state.cannot_start = str(error)
-            raise
-        app.state.opened = opened
-        log.info("the %s service keeps its records in %s", service, opened.storage)
-        if not settings.auth_required:
-            log.warning("AUTH_REQUIRED is false: everybody may do everything; for development only")
-        try:
-            async with around(app.state):
-                yield
-        finally:
-            await opened.store.close()
+        async with AsyncExitStack() as closing:
+            try:
+                if problem:
+                    raise problem
+                configure_logging(service, settings)
+                app.state.opened = opened = await open_store(settings)
+                closing.push_async_callback(opened.store.close)
+                await closing.enter_async_context(around(app.state))
+            except CannotStart as error:
+                app.state.cannot_start = str(error)
+                raise
+            log.info("the %s service keeps its records in %s", service, opened.storage)
+            if not settings.auth_required:
+                log.warning(
+                    "AUTH_REQUIRED is false: everybody may do everything; for development only"
+                )
+            yield
 
     app = FastAPIOffline(
         title=title,
