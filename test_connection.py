@@ -1,15 +1,18 @@
-"""Is Redis there, are the services there, do they share one storage?
+"""Is Redis there, are the services there, do they share one storage, does the stock add up?
 
 A tool, not a test: `python test_connection.py` prints a table and exits with 0 only if all that
-should be up is.
+should be up is; with `--audit`, only if the stock adds up as well.
 """
 
+import argparse
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 TIMEOUT_SECONDS = 5
@@ -31,6 +34,7 @@ try:
     import redis
     import requests
 
+    from shopsphere.audit import Audit, AuditImpossible, Finding, Shop
     from shopsphere.errors import CannotStart
     from shopsphere.settings import Settings
 except ImportError:
@@ -152,8 +156,53 @@ def check(settings: "Settings") -> Iterator[Line]:
         yield Line("storage", False, text)
 
 
-def main() -> int:
-    """Print the table; return 0 if all that should be up is."""
+def audit(settings: "Settings", wants_repair: bool, is_sure: bool) -> bool:
+    """Print what is off with the stock, have it settled where wanted; return whether all is exact.
+
+    What is under way gets as long between two looks as the services take to settle it.
+    """
+    wait = partial(time.sleep, settings.settle_after + 2 * settings.settle_interval)
+    try:
+        with closing(Shop(settings)) as shop:
+            shop.sign_in()
+            found = _print_findings(Audit(shop, wait))
+            strays = [each for each in found if each.order_pk]
+            if wants_repair and strays and (is_sure or _agrees(len(strays))):
+                for stray in strays:
+                    outcome = shop.settle(str(stray.order_pk), stray.product_id)
+                    print(Line("settled", True, f"order {stray.order_pk}: {outcome}"), flush=True)
+                found = _print_findings(Audit(shop, wait))
+            return not found
+    except AuditImpossible as error:
+        print(Line("audit", False, str(error)))
+        return False
+
+
+def _print_findings(audit: "Audit") -> "list[Finding]":
+    found = []
+    for finding in audit.findings():
+        found.append(finding)
+        print(Line("audit", False, f"product {finding.product_id}: {finding.text}"), flush=True)
+    if not found:
+        counts = f"{audit.products} products and {audit.orders} orders"
+        print(Line("audit", True, f"{counts}: the stock adds up"))
+    return found
+
+
+def _agrees(count: int) -> bool:
+    try:
+        return input(f"Have the order service settle {count} orders? [y/N] ").lower() == "y"
+    except EOFError:  # nobody is there to ask
+        return False
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the table, and the audit where wanted; return 0 if all is as it should be."""
+    parser = argparse.ArgumentParser(description="Is all of ShopSphere there?")
+    parser.add_argument("--audit", action="store_true", help="see whether the stock adds up")
+    parser.add_argument("--repair", action="store_true", help="have what is off settled")
+    parser.add_argument("--yes", action="store_true", help="do not ask before a repair")
+    options = parser.parse_args(arguments)
     try:
         settings = Settings.load()
     except CannotStart as error:
@@ -163,6 +212,8 @@ def main() -> int:
     for line in check(settings):
         print(line, flush=True)
         is_good = is_good and line.is_good
+    if options.audit or options.repair:
+        is_good = audit(settings, options.repair, options.yes) and is_good
     return 0 if is_good else 1
 
 
