@@ -101,8 +101,6 @@ class Settings(BaseSettings):
     auth_required: bool = False
     jwt_secret: SecretStr = SecretStr("supersecret")
     jwt_expires_minutes: int = Field(default=60, ge=1, le=525_600)
-    admin_email: str = ""
-    admin_password: SecretStr = SecretStr("")
     cors_origins: Annotated[str, AfterValidator(_origins)] = "*"
     bcrypt_rounds: int = Field(default=12, ge=4, le=16)
     admin_email: str = ""
