@@ -151,7 +151,7 @@ class _Shelf:
 class MemoryProductStore(MemoryStore):
     """`ProductStore` in memory."""
 
-    def __init__(self, clock: Clock = time.time) -> None:
+    def __init__(self, clock: Clock = time.monotonic) -> None:
         self._shelves: dict[str, _Shelf] = {}
         self._pks: SortedSet[str] = SortedSet()
         self._index: SortedSet[str] = SortedSet()
@@ -333,7 +333,7 @@ class _Key:
 class MemoryOrderStore(MemoryStore):
     """`OrderStore` in memory."""
 
-    def __init__(self, clock: Clock = time.time) -> None:
+    def __init__(self, clock: Clock = time.monotonic) -> None:
         self._clock = clock
         self._orders: ExpiringDict[str, Order] = ExpiringDict(clock)
         self._place_by: dict[str, float] = {}

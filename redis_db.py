@@ -23,6 +23,7 @@ from redis.exceptions import (  # type: ignore[attr-defined]  # types-redis: Out
     BusyLoadingError,
     ClusterError,
     ConnectionError,
+    InvalidResponse,
     NoPermissionError,
     OutOfMemoryError,
     ReadOnlyError,
@@ -42,7 +43,7 @@ REFUSALS = (AuthenticationError, AuthorizationError, NoPermissionError)
 REFUSAL_WORDS = ("NOAUTH", "NOPERM", "WRONGPASS", "max number of clients")
 CANNOT_SERVE = (
     ConnectionError, TimeoutError, ReadOnlyError, OutOfMemoryError, ClusterError, TryAgainError,
-    RedisClusterException, *REFUSALS,
+    RedisClusterException, InvalidResponse, *REFUSALS,
 )  # fmt: skip
 CANNOT_SERVE_WORDS = (
     "LOADING", "READONLY", "OOM ", "NOREPLICAS", "MISCONF", "CLUSTERDOWN", "MASTERDOWN",
