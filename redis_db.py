@@ -76,7 +76,9 @@ def _cannot_serve(error: RedisError | RedisClusterException) -> bool:
 
 def _refuses(error: RedisError | RedisClusterException) -> bool:
     """Tell whether this will not pass by itself: what is there refuses us, or is no Redis."""
-    is_refusal = isinstance(error, REFUSALS) or any(word in str(error) for word in REFUSAL_WORDS)
+    is_refusal = isinstance(error, (*REFUSALS, InvalidResponse)) or any(
+        word in str(error) for word in REFUSAL_WORDS
+    )
     return is_refusal or not _cannot_serve(error)
 
 
