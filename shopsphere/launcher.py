@@ -196,6 +196,7 @@ def start_redis(python: Path, stop: threading.Event) -> Program:
     found = subprocess.run([str(python), "-c", find], capture_output=True, text=True, check=True)
     command = [found.stdout.strip(), "--bind", "127.0.0.1", "--port", str(REDIS_PORT)]
     command += ["--dir", str(REDIS_DATA), "--appendonly", "yes", "--save", ""]
+    command += ["--loglevel", "warning"]
     redis = Program("redis", command, os.environ)
     while not (_redis_answers() or stop.wait(0.03)):
         redis.require_alive()
