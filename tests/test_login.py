@@ -2,7 +2,7 @@
 
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -230,28 +230,32 @@ def test_x_forwarded_for_counts_only_from_a_proxy_that_uvicorn_trusts(
     assert answers == limited
 
 
+def seconds(do: Callable[[], object]) -> float:
+    """Return how long this takes."""
+    started = time.perf_counter()
+    do()
+    return time.perf_counter() - started
+
+
 def test_fifty_logins_at_once_hold_nothing_up(tmp_path: Path) -> None:
-    environment = {"USE_REDIS": "false", "BCRYPT_ROUNDS": "8", "ORDER_TIMEOUT": "60"}
+    environment = {"USE_REDIS": "false", "BCRYPT_ROUNDS": "10", "ORDER_TIMEOUT": "60"}
     service = Service("user", tmp_path / "user.log", 0, **environment)
     try:
         service.start()
         body = {"email": EMAIL, "password": PASSWORD}
         service.post("/register", body)
+        a_login_takes = min(seconds(lambda: service.post("/login", body)) for _ in range(3))
         waits: list[float] = []
         with ThreadPoolExecutor(50) as threads:
             logins: list[Future[int]] = [
                 threads.submit(lambda: service.post("/login", body).status_code) for _ in range(50)
             ]
-            started = time.perf_counter()
             while not all(login.done() for login in logins):
-                before = time.perf_counter()
-                assert service.get("/ready").ok
-                waits.append(time.perf_counter() - before)
-            logins_took = time.perf_counter() - started
+                waits.append(seconds(lambda: service.get("/ready")))
     finally:
         service.stop()
     assert [login.result() for login in logins] == [200] * 50
-    assert statistics.median(waits) < logins_took / 20
+    assert statistics.median(waits) < a_login_takes / 2
 
 
 def change_password(users: TestClient, token: str, current: str, new: str) -> Response:
