@@ -270,8 +270,11 @@ async def _ordering(state: State) -> AsyncIterator[None]:
         try:
             yield
         finally:
-            running.cancel()
-            await asyncio.wait([running])
+            # On Python 3.11 redis-py 8.1, which calls asyncio.wait_for, can swallow a cancellation:
+            # told only once, settling would go on, and the process would not end.
+            while not running.done():
+                running.cancel()
+                await asyncio.wait([running], timeout=0.1)
 
 
 def build(settings: Settings | None = None) -> FastAPI:

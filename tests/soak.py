@@ -4,8 +4,7 @@
 service and a Redis (appendonly always) are killed, stopped and restarted at random while customers
 order, cancel and ship and the shop changes its stock, all with keys, each sent again until its
 outcome is known. At the end every 201 has to be an order, no key may have made two, no change of
-stock may count twice, and the audit has to find nothing. The exit status is 0 only if all of that
-is so.
+stock may count twice, and the audit has to find nothing. The exit status is 0 only then.
 """
 
 import argparse

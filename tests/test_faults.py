@@ -4,6 +4,7 @@ Whatever happens: no answer is late, no 500, every 201 is an order, and the book
 there was time to settle.
 """
 
+import asyncio
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -14,6 +15,8 @@ from threading import Event
 
 import pytest
 
+import order_service
+from shopsphere.settings import Settings
 from test_connection import audit
 from tests.load import Answer, at_once, close_connections, send
 from tests.proxy import Behave, Connection, Proxy, well
@@ -394,3 +397,21 @@ def test_whatever_the_network_does_to_messages_the_books_are_exact(
     shop.wait_until_exact(1)
     customers.assert_served()
     assert customers.placed
+
+
+@pytest.mark.anyio
+async def test_an_order_service_ends_when_told_however_busy_it_is_settling(
+    redis_server: RedisServer,
+) -> None:
+    """Its settling is told to end by a cancellation, and some of those get lost on the way."""
+    settings = Settings(
+        use_redis="required",
+        redis_port=redis_server.port,
+        settle_interval=0.0001,
+        log_level="ERROR",
+    )
+    for moment in range(40):
+        app = order_service.build(settings)
+        async with asyncio.timeout(10), app.router.lifespan_context(app):
+            for _ in range(moment):
+                await asyncio.sleep(0)
