@@ -203,8 +203,8 @@ def _parts(rest: str) -> tuple[dict[str, Any], list[tuple[str, int]], str]:
 
 
 async def close(client: ShopRedis) -> None:
-    """Close all connections of the client."""
-    await client.aclose()  # type: ignore[attr-defined]  # types-redis describes redis-py 4
+    """Close all connections of the client, which are its pool's."""
+    await client.aclose(close_connection_pool=True)  # type: ignore[attr-defined]  # types-redis describes redis-py 4
 
 
 async def connect(settings: Settings) -> ShopRedis:

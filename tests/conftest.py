@@ -1,13 +1,14 @@
 """Fixtures that all tests share. Nothing here reads a `.env` file or talks to a foreign Redis."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.moved_clock import MovedClock
 from tests.servers import RedisServer, Trio
+from tests.small_shop import SmallShop, small_shop
 
 for variable in (
     "USE_REDIS", "REDIS_HOST", "REDIS_PORT", "REDIS_PASSWORD", "REDIS_URL", "REDIS_PREFIX",
@@ -45,6 +46,13 @@ def storage(request: pytest.FixtureRequest) -> str:
     """Each of the two storages in turn."""
     name: str = request.param
     return name
+
+
+@pytest.fixture
+async def shop(storage: str, redis_server: RedisServer) -> AsyncIterator[SmallShop]:
+    """A shop in this process, on each storage in turn."""
+    async with small_shop(storage, redis_server) as shop:
+        yield shop
 
 
 @pytest.fixture
