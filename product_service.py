@@ -119,24 +119,24 @@ class ReservationPublic(_Public):
     product_name: str
 
 
-def _store(request: Request) -> ProductStore:
+async def _store(request: Request) -> ProductStore:
     store: ProductStore = request.app.state.opened.store
     return store
 
 
-def _possible_pk(pk: ProductPk) -> str:
+async def _possible_pk(pk: ProductPk) -> str:
     if not is_pk(pk):
         raise ProductNotFound
     return pk
 
 
-def _possible_order_pk(order_pk: str) -> str:
+async def _possible_order_pk(order_pk: str) -> str:
     if not is_pk(order_pk):
         raise InvalidRequest(("order_pk", "must be the pk of an order"))
     return order_pk
 
 
-def _same_storage(
+async def _same_storage(
     request: Request,
     x_storage: Annotated[
         Literal["redis", "memory"] | None,

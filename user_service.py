@@ -64,17 +64,17 @@ class AccessToken(BaseModel):
     expires_in: int = Field(description="Seconds from now.")
 
 
-def _store(request: Request) -> UserStore:
+async def _store(request: Request) -> UserStore:
     store: UserStore = request.app.state.opened.store
     return store
 
 
-def _passwords(request: Request) -> Passwords:
+async def _passwords(request: Request) -> Passwords:
     passwords: Passwords = request.app.state.passwords
     return passwords
 
 
-def _tokens(request: Request) -> Tokens:
+async def _tokens(request: Request) -> Tokens:
     tokens: Tokens = request.app.state.tokens
     return tokens
 

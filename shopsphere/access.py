@@ -13,7 +13,7 @@ _swagger_authorize = HTTPBearer(
 )
 
 
-def optional_caller(
+async def optional_caller(
     request: Request, _: Annotated[object, Security(_swagger_authorize)]
 ) -> Caller | None:
     """Return whom the bearer token speaks for, or None without one; raise InvalidToken."""
@@ -30,7 +30,7 @@ def optional_caller(
 OptionalCaller = Annotated[Caller | None, Depends(optional_caller)]
 
 
-def signed_in(caller: OptionalCaller) -> Caller:
+async def signed_in(caller: OptionalCaller) -> Caller:
     """Return whom the bearer token speaks for; raise InvalidToken without one."""
     if caller is None:
         raise InvalidToken
