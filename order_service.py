@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, FastAPI, Request, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from starlette.datastructures import State
 
 from shopsphere.access import TOKEN_CHECKED, OptionalCaller
@@ -103,21 +103,21 @@ async def _settling(request: Request) -> Settling:
     return settling
 
 
-async def _possible_pk(pk: str) -> str:
+def _possible_pk(pk: str) -> str:
     if not is_pk(pk):
         raise OrderNotFound
     return pk
 
 
-async def _settled_pk(pk: str) -> str:
+def _settled_pk(pk: str) -> str:
     if not is_pk(pk):
         raise InvalidRequest(("pk", "must be the pk of an order"))
     return pk
 
 
 Orders = Annotated[OrderStore, Depends(_store)]
-Pk = Annotated[str, Depends(_possible_pk)]
-SettledPk = Annotated[str, Depends(_settled_pk)]
+Pk = Annotated[str, AfterValidator(_possible_pk)]
+SettledPk = Annotated[str, AfterValidator(_settled_pk)]
 PlacesOrders = Annotated[IdempotentCheckout, Depends(_idempotent_checkout)]
 EndsOrders = Annotated[Checkout, Depends(_checkout)]
 SettlesOrders = Annotated[Settling, Depends(_settling)]

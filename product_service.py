@@ -58,7 +58,6 @@ Name = Annotated[
     AfterValidator(_name),
     Field(json_schema_extra={"minLength": 1, "maxLength": MAX_NAME_LENGTH}),
 ]
-ProductPk = Annotated[str, Field(description="The `pk` of a product.")]
 
 
 class _Body(BaseModel):
@@ -124,13 +123,13 @@ async def _store(request: Request) -> ProductStore:
     return store
 
 
-async def _possible_pk(pk: ProductPk) -> str:
+def _possible_pk(pk: str) -> str:
     if not is_pk(pk):
         raise ProductNotFound
     return pk
 
 
-async def _possible_order_pk(order_pk: str) -> str:
+def _possible_order_pk(order_pk: str) -> str:
     if not is_pk(order_pk):
         raise InvalidRequest(("order_pk", "must be the pk of an order"))
     return order_pk
@@ -148,8 +147,8 @@ async def _same_storage(
 
 
 Products = Annotated[ProductStore, Depends(_store)]
-Pk = Annotated[str, Depends(_possible_pk)]
-OrderPk = Annotated[str, Depends(_possible_order_pk)]
+Pk = Annotated[str, AfterValidator(_possible_pk), Field(description="The `pk` of a product.")]
+OrderPk = Annotated[str, AfterValidator(_possible_order_pk)]
 
 catalogue = APIRouter(tags=["catalogue"])
 stock = APIRouter(tags=["stock"], dependencies=[TOKEN_CHECKED])

@@ -93,7 +93,7 @@ def _svg_row(result: Result, y: int) -> list[str]:
     figure = f"{result.median:.2f}{row.unit} ({row.sign} {row.target:g})"
     return [
         f'<text x="{LEFT - 10}" y="{y + 4}" text-anchor="end">{escape(row.name)}'
-        f'<title>{escape(row.work)}</title></text>',
+        f"<title>{escape(row.work)}</title></text>",
         f'<line x1="{ends[0]}" x2="{ends[-1]}" y1="{y}" y2="{y}" stroke="{colour}" '
         'stroke-width="6" stroke-opacity="0.35" stroke-linecap="round"/>',
         f'<circle cx="{middle}" cy="{y}" r="5" fill="{colour}"/>',

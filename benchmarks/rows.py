@@ -128,9 +128,7 @@ def orders_on_redis(stage: Stage, effort: Effort) -> Iterator[Sample]:
 def our_pair(stage: Stage) -> tuple[Server, Server]:
     """Start the product service and the order service on one Redis."""
     products = stage.server("product_service:app", **stage.on_redis())
-    orders = stage.server(
-        "order_service:app", PRODUCT_SERVICE_URL=products.url, **stage.on_redis()
-    )
+    orders = stage.server("order_service:app", PRODUCT_SERVICE_URL=products.url, **stage.on_redis())
     return products.wait(), orders.wait()
 
 
@@ -178,8 +176,7 @@ def redis_shops(stage: Stage, effort: Effort) -> tuple[Server, Server]:
     for prefix, count in (("big", effort.big_shop), ("small", SMALL_SHOP)):
         asyncio.run(fill_redis(stage.on_redis()["REDIS_URL"], prefix, count))
     big, small = (
-        stage.server("product_service:app", **stage.on_redis(prefix))
-        for prefix in ("big", "small")
+        stage.server("product_service:app", **stage.on_redis(prefix)) for prefix in ("big", "small")
     )
     return big.wait(), small.wait()
 
@@ -213,7 +210,9 @@ def _search(_: Server) -> str:
 
 
 def list_in_memory(stage: Stage, effort: Effort) -> Iterator[Sample]:
-    server = stage.server("benchmarks.big_shop:app", USE_REDIS="false", PRODUCTS=str(effort.big_shop))
+    server = stage.server(
+        "benchmarks.big_shop:app", USE_REDIS="false", PRODUCTS=str(effort.big_shop)
+    )
     return _lists(server.wait(shows_log=True), effort)
 
 

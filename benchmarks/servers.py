@@ -84,9 +84,7 @@ class Server:
                 time.sleep(0.03)
         return self
 
-    def drive(
-        self, path: str, seconds: int, method: str = "GET", body: str | None = None
-    ) -> Load:
+    def drive(self, path: str, seconds: int, method: str = "GET", body: str | None = None) -> Load:
         """Send one kind of request for some seconds over kept connections."""
         command = [require_wrk(), "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", "-s", str(LOAD)]
         arguments = [method, *([body] if body else [])]
