@@ -122,7 +122,11 @@ PlacesOrders = Annotated[IdempotentCheckout, Depends(_idempotent_checkout)]
 EndsOrders = Annotated[Checkout, Depends(_checkout)]
 SettlesOrders = Annotated[Settling, Depends(_settling)]
 
-router = APIRouter(tags=["orders"], dependencies=[TOKEN_CHECKED], responses=errors(InvalidToken))
+router = APIRouter(
+    tags=["orders"],
+    dependencies=[TOKEN_CHECKED],
+    responses=errors(InvalidToken, StoreUnavailable),
+)
 
 
 @router.post(
@@ -268,7 +272,7 @@ def build(settings: Settings | None = None) -> FastAPI:
         "order",
         title="ShopSphere orders",
         description="Orders, which never take what is not there.",
-        router=router,
+        routers=[router],
         open_store=open_order_store,
         around=_ordering,
         settings=settings,

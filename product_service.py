@@ -21,6 +21,7 @@ from shopsphere.errors import (
     ReservationShipped,
     StockLimit,
     StorageMismatch,
+    StoreUnavailable,
 )
 from shopsphere.idempotency_key import REPLAY_HEADER, IdempotencyKey, show_replay
 from shopsphere.models import (
@@ -150,13 +151,13 @@ Products = Annotated[ProductStore, Depends(_store)]
 Pk = Annotated[str, AfterValidator(_possible_pk), Field(description="The `pk` of a product.")]
 OrderPk = Annotated[str, AfterValidator(_possible_order_pk)]
 
-catalogue = APIRouter(tags=["catalogue"])
-stock = APIRouter(tags=["stock"], dependencies=[TOKEN_CHECKED])
+catalogue = APIRouter(tags=["catalogue"], responses=errors(StoreUnavailable))
+stock = APIRouter(tags=["stock"], dependencies=[TOKEN_CHECKED], responses=errors(StoreUnavailable))
 reservations = APIRouter(
     prefix="/products/{pk}/reservations/{order_pk}",
     tags=["reservations"],
     dependencies=[TOKEN_CHECKED, Depends(_same_storage)],
-    responses=errors(InvalidRequest, InvalidToken, StorageMismatch),
+    responses=errors(InvalidRequest, InvalidToken, StorageMismatch, StoreUnavailable),
 )
 
 
@@ -324,18 +325,13 @@ async def ship(pk: Pk, order_pk: OrderPk, products: Products) -> None:
     await products.ship(pk, order_pk)
 
 
-router = APIRouter()
-for part in (catalogue, stock, reservations):
-    router.include_router(part)
-
-
 def build(settings: Settings | None = None) -> FastAPI:
     """Return the app, with these settings or those of the environment."""
     return create_app(
         "product",
         title="ShopSphere products",
         description="The catalogue and its stock.",
-        router=router,
+        routers=[catalogue, stock, reservations],
         open_store=open_product_store,
         settings=settings,
     )

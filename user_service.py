@@ -12,7 +12,13 @@ from starlette.datastructures import State
 
 from shopsphere.access import SignedIn
 from shopsphere.error_answers import errors
-from shopsphere.errors import EmailTaken, InvalidCredentials, InvalidToken, UserNotFound
+from shopsphere.errors import (
+    EmailTaken,
+    InvalidCredentials,
+    InvalidToken,
+    StoreUnavailable,
+    UserNotFound,
+)
 from shopsphere.models import Role, User, new_pk
 from shopsphere.passwords import Passwords
 from shopsphere.settings import Settings
@@ -83,7 +89,7 @@ Users = Annotated[UserStore, Depends(_store)]
 Hashing = Annotated[Passwords, Depends(_passwords)]
 Signing = Annotated[Tokens, Depends(_tokens)]
 
-router = APIRouter(tags=["users"])
+router = APIRouter(tags=["users"], responses=errors(StoreUnavailable))
 
 
 @router.post("/register", response_model=UserPublic, status_code=201, responses=errors(EmailTaken))
@@ -131,7 +137,7 @@ def build(settings: Settings | None = None) -> FastAPI:
         "user",
         title="ShopSphere users",
         description="Accounts and the tokens that the other services take.",
-        router=router,
+        routers=[router],
         open_store=open_user_store,
         around=_hashing,
         settings=settings,

@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Iterable
 
-from product_service import router
+from product_service import catalogue, stock
 from redis_db import connect
 from redis_stores.orders import RedisOrderStore
 from redis_stores.products import RedisProductStore
@@ -105,6 +105,6 @@ app = create_app(
     "product",
     title="A filled shop",
     description="The product service, with products in it.",
-    router=router,
+    routers=[catalogue, stock],
     open_store=_open_filled,
 )
