@@ -6,12 +6,12 @@ One small ASGI wrapper instead of a middleware library for each, as those cost a
 import asyncio
 import logging
 import re
+import secrets
 import time
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from starlette.datastructures import State
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from ulid import ULID
 
 from shopsphere.error_answers import error_answer
 from shopsphere.errors import BodyTooLarge, RequestTimedOut, ShopError
@@ -126,4 +126,4 @@ class Edge:
 def _request_id(headers: dict[bytes, bytes]) -> bytes:
     """Return the caller's request id if it is a good one, or a new one."""
     given = headers.get(b"x-request-id", b"")
-    return given if _GOOD_REQUEST_ID.fullmatch(given) else str(ULID()).encode()
+    return given if _GOOD_REQUEST_ID.fullmatch(given) else secrets.token_hex(13).encode()
