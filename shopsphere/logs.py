@@ -44,7 +44,7 @@ def _leave_out_what_no_line_shows() -> None:
 
     These switches are the "Optimization" chapter of Python's logging HOWTO.
     """
-    logging._srcfile = None  # type: ignore[attr-defined]  # so named in that chapter
+    logging._srcfile = None
     logging.logThreads = False
     logging.logProcesses = False
     logging.logMultiprocessing = False
