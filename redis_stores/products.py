@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from redis_db import JoinedReads, Record, RedisStore, ShopRedis, pipeline
+from redis_db import Record, RedisStore, ShopRedis, pipeline
 from shopsphere import search_index
 from shopsphere.errors import (
     IdempotencyKeyReused,
@@ -56,7 +56,6 @@ class RedisProductStore(RedisStore):
     def __init__(self, client: ShopRedis, prefix: str) -> None:
         super().__init__(client, prefix)
         ProductRecord.use(client, prefix)
-        self._reads = JoinedReads(client)
         self._pks = f"{prefix}:products"
         self._index = f"{prefix}:product-names"
         self._create = self._script("create_record")
@@ -85,7 +84,7 @@ class RedisProductStore(RedisStore):
 
     async def get(self, pk: str) -> Product:
         """The read that is asked most: it fetches just what a product shows."""
-        name, price_cents, available, deleted = await self._reads.hmget(self._key(pk), SHOWN)
+        name, price_cents, available, deleted = await self._client.hmget(self._key(pk), SHOWN)
         if name is None or price_cents is None or available is None or deleted:
             raise ProductNotFound
         return Product(pk, name, int(price_cents), int(available))
