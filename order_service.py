@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, FastAPI, Request, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from starlette.datastructures import State
 
 from shopsphere.access import ADMINISTRATOR, Customer
@@ -102,26 +102,26 @@ async def _settling(request: Request) -> Settling:
     return settling
 
 
-async def _possible_pk(pk: str) -> str:
+def _possible_pk(pk: str) -> str:
     if not is_pk(pk):
         raise OrderNotFound
     return pk
 
 
-async def _settled_pk(pk: str) -> str:
+def _settled_pk(pk: str) -> str:
     if not is_pk(pk):
         raise InvalidRequest(("pk", "must be the pk of an order"))
     return pk
 
 
 Orders = Annotated[OrderStore, Depends(_store)]
-Pk = Annotated[str, Depends(_possible_pk)]
-SettledPk = Annotated[str, Depends(_settled_pk)]
+Pk = Annotated[str, AfterValidator(_possible_pk)]
+SettledPk = Annotated[str, AfterValidator(_settled_pk)]
 PlacesOrders = Annotated[IdempotentCheckout, Depends(_idempotent_checkout)]
 EndsOrders = Annotated[Checkout, Depends(_checkout)]
 SettlesOrders = Annotated[Settling, Depends(_settling)]
 
-router = APIRouter(tags=["orders"])
+router = APIRouter(tags=["orders"], responses=errors(StoreUnavailable))
 
 
 @router.post(
@@ -283,7 +283,7 @@ def build(settings: Settings | None = None) -> FastAPI:
         "order",
         title="ShopSphere orders",
         description="Orders, which never take what is not there.",
-        router=router,
+        routers=[router],
         open_store=open_order_store,
         around=_ordering,
         settings=settings,

@@ -9,10 +9,16 @@ from fastapi import APIRouter, Depends, FastAPI, Request
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.datastructures import State
 
-from shopsphere.access import ANYONE, SignedIn
+from shopsphere.access import SignedIn, anyone
 from shopsphere.administrator import ensure_administrator
 from shopsphere.error_answers import errors
-from shopsphere.errors import EmailTaken, InvalidCredentials, TooManyLogins, UserNotFound
+from shopsphere.errors import (
+    EmailTaken,
+    InvalidCredentials,
+    StoreUnavailable,
+    TooManyLogins,
+    UserNotFound,
+)
 from shopsphere.failed_logins import FailedLogins, client_of
 from shopsphere.models import MAX_PASSWORD_LENGTH, Email, Password, Role, User, new_pk
 from shopsphere.passwords import Passwords
@@ -91,16 +97,16 @@ Signing = Annotated[Tokens, Depends(_tokens)]
 Failures = Annotated[FailedLogins, Depends(_failed_logins)]
 Client = Annotated[str, Depends(_client)]
 
-router = APIRouter(tags=["users"])
+router = APIRouter(tags=["users"], responses=errors(StoreUnavailable))
 
 
 @router.post(
     "/register",
     response_model=UserPublic,
     status_code=201,
-    dependencies=[ANYONE],
     responses=errors(EmailTaken),
 )
+@anyone
 async def register(body: UserCreate, users: Users, passwords: Hashing) -> User:
     """Make an account. The address is kept in lower case; the password has 8 to 128 characters."""
     user = User(new_pk(), body.email, await passwords.hash(body.password), Role.USER)
@@ -108,7 +114,8 @@ async def register(body: UserCreate, users: Users, passwords: Hashing) -> User:
     return user
 
 
-@router.post("/login", dependencies=[ANYONE], responses=errors(InvalidCredentials, TooManyLogins))
+@router.post("/login", responses=errors(InvalidCredentials, TooManyLogins))
+@anyone
 async def login(
     body: Login,
     users: Users,
@@ -191,7 +198,7 @@ def build(settings: Settings | None = None) -> FastAPI:
         "user",
         title="ShopSphere users",
         description="Accounts and the tokens that the other services take.",
-        router=router,
+        routers=[router],
         open_store=open_user_store,
         around=_accounts,
         settings=settings,

@@ -7,9 +7,10 @@ a service is never taken for a person. `anyone` looks at no token at all.
 import secrets
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 from fastapi import Depends, Request, Security
+from fastapi.routing import APIRoute
 from fastapi.security import HTTPBearer
 
 from shopsphere.errors import Forbidden, InvalidToken, OrderNotFound
@@ -26,6 +27,10 @@ _access_token = HTTPBearer(
 _metrics_token = HTTPBearer(
     auto_error=False, scheme_name="MetricsToken", description="The METRICS_TOKEN of the settings."
 )
+
+
+Endpoint = TypeVar("Endpoint", bound=Callable[..., object])
+_open_endpoints: set[object] = set()
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +64,10 @@ async def optional_caller(
 OptionalCaller = Annotated[Caller | None, Depends(optional_caller)]
 
 
-async def anyone() -> None:
-    """Let everybody in, whatever token they send."""
+def anyone(endpoint: Endpoint) -> Endpoint:
+    """Let everybody into this route, whatever token they send; a request pays nothing for it."""
+    _open_endpoints.add(endpoint)
+    return endpoint
 
 
 async def administrator(request: Request, caller: OptionalCaller) -> None:
@@ -107,7 +114,6 @@ async def metrics_reader(request: Request, _: Annotated[object, Security(_metric
         raise InvalidToken("Send METRICS_TOKEN, in the header: Authorization: Bearer <token>.")
 
 
-ANYONE = Depends(anyone)
 ADMINISTRATOR = Depends(administrator)
 ORDER_SERVICE = Depends(order_service)
 ADMINISTRATOR_OR_ORDER_SERVICE = Depends(administrator_or_order_service)
@@ -122,7 +128,13 @@ _ON_TOKENS: tuple[Callable[[Request, Caller | None], Awaitable[object]], ...] = 
     customer,
     signed_in,
 )
-RULES = frozenset[object]({anyone, metrics_reader, *_ON_TOKENS})
+
+
+def rules_of(route: APIRoute) -> list[object]:
+    """Return the rules of a route, in the order in which they are asked: just one is right."""
+    calls = [dependency.call for dependency in route.dependant.dependencies]
+    rules: list[object] = [call for call in calls if call in (metrics_reader, *_ON_TOKENS)]
+    return [anyone, *rules] if route.endpoint in _open_endpoints else rules
 
 
 async def check_access(request: Request) -> None:

@@ -6,6 +6,7 @@ Small ASGI wrappers instead of a middleware library for each, as those cost a fi
 import asyncio
 import logging
 import re
+import secrets
 import time
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
@@ -13,7 +14,6 @@ from starlette.datastructures import Headers, State
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from ulid import ULID
 
 from shopsphere.error_answers import error_answer
 from shopsphere.errors import BodyTooLarge, InvalidRequest, NoSuchPath, RequestTimedOut, ShopError
@@ -165,4 +165,4 @@ class Cors(CORSMiddleware):
 def _request_id(headers: dict[bytes, bytes]) -> bytes:
     """Return the caller's request id if it is a good one, or a new one."""
     given = headers.get(b"x-request-id", b"")
-    return given if _GOOD_REQUEST_ID.fullmatch(given) else str(ULID()).encode()
+    return given if _GOOD_REQUEST_ID.fullmatch(given) else secrets.token_hex(13).encode()

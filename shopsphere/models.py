@@ -1,7 +1,8 @@
 """The things of the shop, as plain values. Money is whole cents inside, a JSON number outside."""
 
+import re
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from decimal import Decimal
 from enum import StrEnum
 from typing import Annotated, Generic, TypeVar
@@ -21,7 +22,9 @@ MAX_PRICE = 1_000_000
 MAX_PASSWORD_LENGTH = 128
 
 PK_LENGTH = 26
-_PK_ALPHABET = frozenset("0123456789ABCDEFGHJKMNPQRSTVWXYZ")
+_PK_ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+_PK_PATTERN = re.compile(f"[0-7][{_PK_ALPHABET}]{{{PK_LENGTH - 1}}}")
+_TO_PYTHONS_BASE_32 = str.maketrans(_PK_ALPHABET, "0123456789ABCDEFGHIJKLMNOPQRSTUV")
 
 _last_pk = 0
 
@@ -39,7 +42,7 @@ def new_pk() -> str:
 
 def is_pk(text: str) -> bool:
     """Tell whether `text` can be a pk: 26 characters of Crockford's base 32, upper case."""
-    return len(text) == PK_LENGTH and text[0] <= "7" and _PK_ALPHABET.issuperset(text)
+    return _PK_PATTERN.fullmatch(text) is not None
 
 
 class _Made:
@@ -50,8 +53,9 @@ class _Made:
 
     @property
     def created_at(self) -> datetime:
-        """When it was made, in UTC, to the millisecond."""
-        return ULID.from_str(self.pk).datetime
+        """When it was made, in UTC, to the millisecond: what the first 10 characters say."""
+        milliseconds = int(self.pk[:10].translate(_TO_PYTHONS_BASE_32), 32)
+        return datetime.fromtimestamp(milliseconds / 1000, UTC)
 
 
 def _number(value: object) -> Decimal:

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import (
     AbstractAsyncContextManager,
     AsyncExitStack,
@@ -19,7 +19,7 @@ from pydantic import BaseModel
 from starlette.datastructures import State
 
 from shopsphere import __version__
-from shopsphere.access import ANYONE, METRICS_READER
+from shopsphere.access import METRICS_READER, anyone
 from shopsphere.edge import MAX_BODY_BYTES, Cors, Edge, Limits
 from shopsphere.error_answers import answer_errors, errors, tell_the_truth
 from shopsphere.errors import CannotStart, StoreUnavailable
@@ -47,7 +47,7 @@ def create_app(
     *,
     title: str,
     description: str,
-    router: APIRouter,
+    routers: Iterable[APIRouter],
     open_store: Callable[[Settings], Awaitable[Opened[S]]],
     around: Around = lambda state: nullcontext(),
     settings: Settings | None = None,
@@ -96,8 +96,9 @@ def create_app(
     app.state.settings = settings
     app.state.service = service
     app.state.tokens = Tokens(settings.jwt_secret.get_secret_value(), settings.jwt_expires_minutes)
-    app.include_router(router, responses=errors(StoreUnavailable))
-    app.include_router(_operations)
+    # Not include_router: FastAPI 0.165 searches an included router twice, at each level, for each
+    # request, and the hot routes would come after those of the docs.
+    app.router.routes[:0] = [route for router in (*routers, _operations) for route in router.routes]
     answer_errors(app)
     tell_the_truth(app)
     cors = Cors(  # around the limits, so that a browser can read their errors too
@@ -134,7 +135,8 @@ SecondsLeft = Annotated[float, Depends(seconds_left)]
 _operations = APIRouter(tags=["operations"])
 
 
-@_operations.get("/", summary="Is the process alive?", dependencies=[ANYONE])
+@_operations.get("/", summary="Is the process alive?")
+@anyone
 async def health(request: Request, opened: Annotated[Opened[Store], Depends(_opened)]) -> Health:
     """Answers whenever the process serves, also while its storage is away."""
     return Health(
@@ -149,9 +151,9 @@ async def health(request: Request, opened: Annotated[Opened[Store], Depends(_ope
 @_operations.get(
     "/ready",
     summary="Can it serve?",
-    dependencies=[ANYONE],
     responses=errors(StoreUnavailable),
 )
+@anyone
 async def ready(request: Request, opened: Annotated[Opened[Store], Depends(_opened)]) -> Health:
     """Answers 200 when the storage does too, 503 otherwise. Other services do not count."""
     await opened.store.ping()
