@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 from typing import Generic, TypeVar
 
+from limits.aio.storage import MemoryStorage, Storage
 from sortedcontainers import SortedDict, SortedSet
 
 from shopsphere import search_index
@@ -36,6 +37,7 @@ from shopsphere.models import (
     Page,
     Product,
     Reservation,
+    Role,
     Stock,
     User,
     new_pk,
@@ -95,6 +97,7 @@ class MemoryUserStore(MemoryStore):
     """`UserStore` in memory."""
 
     def __init__(self) -> None:
+        self.counters: Storage = MemoryStorage()
         self._users: dict[str, User] = {}
         self._pks: dict[str, str] = {}
 
@@ -109,6 +112,13 @@ class MemoryUserStore(MemoryStore):
 
     async def find(self, email: str) -> User | None:
         return self._users.get(self._pks.get(email, ""))
+
+    async def set_password(self, user: User, password_hash: str, role: Role) -> bool:
+        now = self._users.get(user.pk)
+        if now is None or now.password_hash != user.password_hash:
+            return False
+        self._users[user.pk] = replace(now, password_hash=password_hash, role=role)
+        return True
 
 
 class _State(Enum):
@@ -141,7 +151,7 @@ class _Shelf:
 class MemoryProductStore(MemoryStore):
     """`ProductStore` in memory."""
 
-    def __init__(self, clock: Clock = time.time) -> None:
+    def __init__(self, clock: Clock = time.monotonic) -> None:
         self._shelves: dict[str, _Shelf] = {}
         self._pks: SortedSet[str] = SortedSet()
         self._index: SortedSet[str] = SortedSet()
@@ -323,7 +333,7 @@ class _Key:
 class MemoryOrderStore(MemoryStore):
     """`OrderStore` in memory."""
 
-    def __init__(self, clock: Clock = time.time) -> None:
+    def __init__(self, clock: Clock = time.monotonic) -> None:
         self._clock = clock
         self._orders: ExpiringDict[str, Order] = ExpiringDict(clock)
         self._place_by: dict[str, float] = {}

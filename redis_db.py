@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from urllib.parse import unquote
 
 from aredis_om import HashModel
+from limits.aio.storage import RedisStorage
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.client import Pipeline
 from redis.asyncio.cluster import ClusterNode, RedisCluster
@@ -22,13 +23,14 @@ from redis.exceptions import (  # type: ignore[attr-defined]  # types-redis: Out
     BusyLoadingError,
     ClusterError,
     ConnectionError,
+    InvalidResponse,
     NoPermissionError,
     OutOfMemoryError,
     ReadOnlyError,
     RedisClusterException,
     RedisError,
-    ResponseError,
     TimeoutError,
+    TryAgainError,
 )
 
 from shopsphere.errors import CannotStart, StoreUnavailable
@@ -38,15 +40,19 @@ log = logging.getLogger("shopsphere.redis")
 
 SCRIPTS = Path(__file__).parent / "redis_stores"
 REFUSALS = (AuthenticationError, AuthorizationError, NoPermissionError)
+REFUSAL_WORDS = ("NOAUTH", "NOPERM", "WRONGPASS", "max number of clients")
 CANNOT_SERVE = (
-    ConnectionError, TimeoutError, ReadOnlyError, OutOfMemoryError, ClusterError,
-    RedisClusterException, *REFUSALS,
+    ConnectionError, TimeoutError, ReadOnlyError, OutOfMemoryError, ClusterError, TryAgainError,
+    RedisClusterException, InvalidResponse, *REFUSALS,
 )  # fmt: skip
 CANNOT_SERVE_WORDS = (
     "LOADING", "READONLY", "OOM ", "NOREPLICAS", "MISCONF", "CLUSTERDOWN", "MASTERDOWN",
-    "NOAUTH", "NOPERM", "WRONGPASS", "BUSY ", "TRYAGAIN", "UNBLOCKED", "max number of clients",
+    "BUSY ", "TRYAGAIN", "UNBLOCKED", *REFUSAL_WORDS,
 )  # fmt: skip
 """What Redis says in a bare ResponseError, or inside a script's error, when it cannot serve."""
+
+PROBE = "return redis.call('SET', KEYS[1], '1', 'EX', '1')"
+"""Tells whether Redis serves: a PING is answered also by one that can neither read nor write."""
 
 
 POOL: dict[str, Any] = {"max_connections": 100, "timeout": 5}
@@ -66,6 +72,14 @@ class NothingAnswers(Exception):
 
 def _cannot_serve(error: RedisError | RedisClusterException) -> bool:
     return isinstance(error, CANNOT_SERVE) or any(word in str(error) for word in CANNOT_SERVE_WORDS)
+
+
+def _refuses(error: RedisError | RedisClusterException) -> bool:
+    """Tell whether this will not pass by itself: what is there refuses us, or is no Redis."""
+    is_refusal = isinstance(error, (*REFUSALS, InvalidResponse)) or any(
+        word in str(error) for word in REFUSAL_WORDS
+    )
+    return is_refusal or not _cannot_serve(error)
 
 
 def _store_unavailable(error: RedisError | RedisClusterException) -> StoreUnavailable:
@@ -97,15 +111,44 @@ def our_errors() -> Iterator[None]:
 
 
 class ShopRedis(TextRedis):
-    """A client of one Redis, or of the master that a Sentinel names, with our errors."""
+    """A client of one Redis, or of the master that a Sentinel names, with our errors.
+
+    Commands that come in one turn of the event loop go out together, in the order in which they
+    came: a pipeline costs little more than a command, here and at Redis.
+    """
+
+    def __init__(self, connection_pool: BlockingPool | SentinelPool) -> None:
+        super().__init__(connection_pool=connection_pool, decode_responses=True)
+        self._waiting: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+        self._answers: asyncio.Task[list[Any]] | None = None
 
     async def ask(self, *args: Any, **options: Any) -> Any:
         """Send one command, and let Redis's own errors through."""
         return await super().execute_command(*args, **options)  # type: ignore[no-untyped-call]  # types-redis
 
     async def execute_command(self, *args: Any, **options: Any) -> Any:
+        place = len(self._waiting)
+        self._waiting.append((args, options))
+        answers = self._answers
+        if answers is None:
+            answers = self._answers = asyncio.create_task(self._ask_all())
         with our_errors():
-            return await self.ask(*args, **options)
+            answer = (await asyncio.shield(answers))[place]
+            if isinstance(answer, RedisError):
+                raise answer
+            return answer
+
+    async def _ask_all(self) -> list[Any]:
+        """Send the commands that wait; a new task begins in the next turn of the event loop."""
+        commands, self._waiting, self._answers = self._waiting, [], None
+        if len(commands) == 1:
+            [(args, options)] = commands
+            return [await self.ask(*args, **options)]
+        async with self.pipeline(transaction=False) as pipe:
+            for args, options in commands:
+                pipe.execute_command(*args, **options)
+            answers: list[Any] = await pipe.execute(raise_on_error=False)
+            return answers
 
 
 class ShopCluster(TextCluster):
@@ -141,11 +184,18 @@ def _client(settings: Settings) -> ShopRedis:
         if scheme == "redis+cluster":
             return _cluster_client(rest)
         pool: BlockingPool = BlockingPool.from_url(settings.redis_full_url, **POOL, **CONNECTION)
-        return ShopRedis(connection_pool=pool)
-    except ValueError:
+        pool.connection_class(**pool.connection_kwargs)  # refuses options that it does not know
+        return _client_of(pool)
+    except (TypeError, ValueError):
         raise CannotStart(
             "REDIS_URL, or REDIS_HOST, is no valid address, such as redis://localhost:6379/0"
         ) from None
+
+
+def _client_of(pool: BlockingPool | SentinelPool) -> ShopRedis:
+    """Make a client that closes the connections of the pool when it is closed."""
+    client: ShopRedis = ShopRedis.from_pool(pool)  # type: ignore[attr-defined]  # types-redis describes redis-py 4
+    return client
 
 
 def _sentinel_client(rest: str) -> ShopRedis:
@@ -156,7 +206,7 @@ def _sentinel_client(rest: str) -> ShopRedis:
     waits = {key: CONNECTION[key] for key in ("socket_timeout", "socket_connect_timeout")}
     sentinel = Sentinel(nodes, sentinel_kwargs=waits | {"protocol": 2}, **CONNECTION, **login)
     pool = _SentinelPool(name, sentinel, **POOL, **CONNECTION, **login)
-    return ShopRedis(connection_pool=pool)
+    return _client_of(pool)
 
 
 def _cluster_client(rest: str) -> ShopRedis:
@@ -203,29 +253,21 @@ async def connect(settings: Settings) -> ShopRedis:
 
 
 async def _serves(client: ShopRedis, probe: str) -> bool:
+    """Tell whether Redis has its data; that it cannot write for now does not stop the start."""
     try:
-        await client.ask("PING")
-        await client.ask("SET", probe, "1", "EX", "1")
+        await client.ask("EVAL", PROBE, 1, probe)
     except BusyLoadingError:
         return False
-    except REFUSALS as error:
-        raise CannotStart(_refusal(error)) from error
-    except (ConnectionError, TimeoutError) as error:
-        if "max number of clients" in str(error):
-            raise CannotStart(_refusal(error)) from error
-        raise NothingAnswers from error
-    except ResponseError as error:
-        if any(word in str(error) for word in ("NOAUTH", "NOPERM", "WRONGPASS")):
-            raise CannotStart(_refusal(error)) from error
+    except RedisError as error:
+        if _refuses(error):
+            raise CannotStart(
+                f"What answers there refuses us, or is no Redis ({error}). Check REDIS_URL, or "
+                "REDIS_HOST, REDIS_PORT and REDIS_PASSWORD, and the permissions of that Redis user."
+            ) from error
+        if isinstance(error, ConnectionError | TimeoutError):
+            raise NothingAnswers from error
         log.warning("Redis answers, but cannot write now: %s", error)
     return True
-
-
-def _refusal(error: RedisError) -> str:
-    return (
-        f"Redis is there but refuses us ({error}). Check REDIS_URL or REDIS_PASSWORD and the "
-        "permissions of that Redis user."
-    )
 
 
 class Record(HashModel):
@@ -279,6 +321,21 @@ class Record(HashModel):
         return [str(part) for pair in document.items() if pair[1] != "" for part in pair]
 
 
+class Counters(RedisStorage):
+    """Where `limits` counts: through our client, and so with our errors, on Sentinel and Cluster.
+
+    A count whose reply is lost may be counted twice, as commands are repeated.
+    """
+
+    def __init__(self, client: ShopRedis, prefix: str) -> None:
+        self._client = client
+        super().__init__("async+redis://", implementation="redispy", key_prefix=prefix)
+
+    def configure_bridge(self) -> None:
+        # limits 5.8 makes a client of its own here, from its URI.
+        self.bridge.connection_getter = lambda _: self._client  # type: ignore[attr-defined]  # of RedispyBridge
+
+
 class RedisStore:
     """What the Redis stores have in common."""
 
@@ -287,7 +344,7 @@ class RedisStore:
         self._prefix = prefix
 
     async def ping(self) -> None:
-        await self._client.ping()
+        await self._client.execute_command("EVAL", PROBE, 1, f"{self._prefix}:probe")
 
     async def close(self) -> None:
         await close(self._client)

@@ -6,15 +6,17 @@ Small ASGI wrappers instead of a middleware library for each, as those cost a fi
 import asyncio
 import logging
 import re
+import secrets
 import time
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
-from starlette.datastructures import State
+from starlette.datastructures import Headers, State
+from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from ulid import ULID
 
 from shopsphere.error_answers import error_answer
-from shopsphere.errors import BodyTooLarge, NoSuchPath, RequestTimedOut, ShopError
+from shopsphere.errors import BodyTooLarge, InvalidRequest, NoSuchPath, RequestTimedOut, ShopError
 from shopsphere.logs import REQUEST_ID
 
 log = logging.getLogger("shopsphere.request")
@@ -138,16 +140,29 @@ class Limits:
                 await self.app(scope, receive, send_in_time)
         except BodyTooLarge as too_large:
             error = too_large
-        except TimeoutError:
-            error = RequestTimedOut()
-        except Exception:  # the last handler
-            log.exception("unexpected error")
-            error = ShopError()
+        except Exception as unexpected:  # the last handler
+            if isinstance(unexpected, TimeoutError) and deadline.expired():
+                error = RequestTimedOut()
+            else:
+                log.exception("unexpected error")
+                error = ShopError()
         if error and not has_begun:
             await error_answer(error)(scope, receive, send)
+
+
+class Cors(CORSMiddleware):
+    """CORS as starlette does it, but what it refuses is told in our shape."""
+
+    def preflight_response(self, request_headers: Headers) -> Response:
+        answer = super().preflight_response(request_headers)
+        if answer.status_code == 200:
+            return answer
+        refusal = error_answer(InvalidRequest(("Origin", "or method is not allowed (CORS)")))
+        refusal.headers["Vary"] = answer.headers["Vary"]
+        return refusal
 
 
 def _request_id(headers: dict[bytes, bytes]) -> bytes:
     """Return the caller's request id if it is a good one, or a new one."""
     given = headers.get(b"x-request-id", b"")
-    return given if _GOOD_REQUEST_ID.fullmatch(given) else str(ULID()).encode()
+    return given if _GOOD_REQUEST_ID.fullmatch(given) else secrets.token_hex(13).encode()

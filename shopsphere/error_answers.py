@@ -9,9 +9,12 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
+from shopsphere.access import check_access
 from shopsphere.errors import (
     BodyTooLarge,
+    Forbidden,
     InvalidRequest,
+    InvalidToken,
     MethodNotAllowed,
     NoSuchPath,
     RequestTimedOut,
@@ -85,9 +88,19 @@ async def _on_shop_error(_: Request, error: Exception) -> Response:
     return error_answer(error)
 
 
-async def _on_invalid_request(_: Request, error: Exception) -> Response:
+async def _on_invalid_request(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    return error_answer(InvalidRequest(*(_named(each) for each in error.errors()[:20])))
+    invalid = InvalidRequest(*(_named(each) for each in error.errors()[:20]))
+    return error_answer(await _refusal(request) or invalid)
+
+
+async def _refusal(request: Request) -> ShopError | None:
+    """Return why the caller may not use this route at all, which is answered before all else."""
+    try:
+        await check_access(request)
+    except (InvalidToken, Forbidden) as refusal:
+        return refusal
+    return None
 
 
 def _named(error: dict[str, Any]) -> tuple[str, str]:
@@ -109,7 +122,8 @@ def _named(error: dict[str, Any]) -> tuple[str, str]:
 
 async def _on_framework_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    answer = error_answer(_in_our_words(error))
+    refusal = await _refusal(request) if error.status_code == InvalidRequest.status else None
+    answer = error_answer(refusal or _in_our_words(error))
     answer.headers.update(error.headers or {})
     if error.status_code == 405:
         answer.headers["Allow"] = _allowed(request)
@@ -174,6 +188,9 @@ def _correct(operation: dict[str, Any]) -> None:
         _add(responses, StoreUnavailable)
         _add(responses, RequestTimedOut)
     _add(responses, BodyTooLarge)
+    if "security" in operation:
+        _add(responses, InvalidToken)
+        _add(responses, Forbidden)
     operation["responses"] = dict(sorted(responses.items()))
 
 

@@ -69,22 +69,38 @@ class EmailTaken(ShopError):
     sentence = "This email address is registered already. Log in, or use another address."
 
 
-class InvalidCredentials(ShopError):
-    status = 401
-    code = "invalid_credentials"
-    sentence = "Email or password is wrong."
-
-
-class InvalidToken(ShopError):
-    """No bearer token where one is needed, or one that does not hold (RFC 6750)."""
+class _Unauthorized(ShopError):
+    """Every 401 says how to do better (RFC 9110, section 15.5.2)."""
 
     status = 401
-    code = "invalid_token"
-    sentence = "A valid bearer token is needed. Get one from POST /login of the user service."
 
     def __init__(self, detail: str | None = None) -> None:
         super().__init__(detail)
         self.headers["WWW-Authenticate"] = "Bearer"
+
+
+class InvalidCredentials(_Unauthorized):
+    code = "invalid_credentials"
+    sentence = "Email or password is wrong."
+
+
+class TooManyLogins(ShopError):
+    status = 429
+    code = "too_many_logins"
+    sentence = "Too many failed logins. Try again later."
+
+
+class InvalidToken(_Unauthorized):
+    """No bearer token where one is needed, or one that does not hold (RFC 6750)."""
+
+    code = "invalid_token"
+    sentence = "A valid bearer token is needed. Get one from POST /login of the user service."
+
+
+class Forbidden(ShopError):
+    status = 403
+    code = "forbidden"
+    sentence = "Your token is good, but does not give you the right to do this."
 
 
 class UserNotFound(ShopError):

@@ -1,17 +1,19 @@
 """Fixtures that all tests share. Nothing here reads a `.env` file or talks to a foreign Redis."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.moved_clock import MovedClock
 from tests.servers import RedisServer, Trio
+from tests.small_shop import SmallShop, small_shop
 
 for variable in (
     "USE_REDIS", "REDIS_HOST", "REDIS_PORT", "REDIS_PASSWORD", "REDIS_URL", "REDIS_PREFIX",
     "PRODUCT_SERVICE_URL", "USER_SERVICE_URL", "ORDER_SERVICE_URL", "AUTH_REQUIRED", "JWT_SECRET",
+    "JWT_EXPIRES_MINUTES", "ADMIN_EMAIL", "ADMIN_PASSWORD", "LOGIN_LIMIT", "METRICS_TOKEN",
     "LOG_LEVEL", "LOG_FORMAT", "CORS_ORIGINS", "WEB_CONCURRENCY",
 ):  # fmt: skip
     os.environ.pop(variable, None)
@@ -44,6 +46,13 @@ def storage(request: pytest.FixtureRequest) -> str:
     """Each of the two storages in turn."""
     name: str = request.param
     return name
+
+
+@pytest.fixture
+async def shop(storage: str, redis_server: RedisServer) -> AsyncIterator[SmallShop]:
+    """A shop in this process, on each storage in turn."""
+    async with small_shop(storage, redis_server) as shop:
+        yield shop
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import sys
 import sysconfig
 import venv
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -73,10 +73,22 @@ def every_python_first_runs(folder: Path, *lines: str) -> dict[str, str]:
 
 def processes_of(folder: Path) -> dict[int, str]:
     """Return the pids and command lines of what runs on the Python of this copy's `.venv`."""
-    command = ["ps", "-axww", "-o", "pid=,args="]
-    table = subprocess.check_output(command, env={**os.environ, "LC_ALL": "C.UTF-8"})
-    rows = (row.strip().partition(" ") for row in table.decode().splitlines())
-    return {int(pid): line for pid, _, line in rows if line.lstrip().startswith(f"{folder}/.venv")}
+    return {
+        pid: line for pid, line in command_lines().items() if line.startswith(f"{folder}/.venv")
+    }
+
+
+def command_lines() -> dict[int, str]:
+    """Return the command line of every process; a slim Linux has no `ps`, but it has /proc."""
+    if not Path("/proc/self/cmdline").exists():
+        table = subprocess.check_output(["ps", "-axww", "-o", "pid=,args="], text=True)
+        rows = (row.strip().partition(" ") for row in table.splitlines())
+        return {int(pid): line.strip() for pid, _, line in rows}
+    lines: dict[int, str] = {}
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):  # it ended meanwhile
+            lines[int(file.parent.name)] = file.read_text(errors="replace").replace("\0", " ")
+    return lines
 
 
 class Started:

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import redis
 import requests
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -52,13 +54,15 @@ class RedisServer:
             redis_executable(), "--port", str(self.port), "--bind", "127.0.0.1",
             "--dir", str(folder), "--save", "", *options,
         ]  # fmt: skip
-        self.client = redis.Redis(port=self.port, decode_responses=True)
+        at_once = Retry(NoBackoff(), 0)  # redis-py waits for up to a minute for what is not there
+        self.client = redis.Redis(port=self.port, decode_responses=True, retry=at_once)
         self.start()
 
-    def start(self) -> None:
-        """Start it, and wait until it answers."""
-        self.process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL)
-        wait_until(self.answers, why="redis-server answers")
+    def start(self, *options: str, wait: bool = True) -> None:
+        """Start it, and wait until it answers unless told otherwise."""
+        self.process = subprocess.Popen([*self._command, *options], stdout=subprocess.DEVNULL)
+        if wait:
+            wait_until(self.answers, why="redis-server answers")
 
     def answers(self) -> bool:
         try:

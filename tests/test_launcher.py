@@ -33,20 +33,30 @@ pytestmark = pytest.mark.skipif(os.name == "nt", reason="uses the signals of POS
 
 
 @pytest.fixture(scope="module")
-def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A copy that is ready to start, in a folder as people name them."""
-    return ready_copy(tmp_path_factory.mktemp("copy") / "Zoë's shop")
+    copy = ready_copy(tmp_path_factory.mktemp("copy") / "Zoë's shop")
+    yield copy
+    end_what_is_left(copy)
 
 
 @pytest.fixture
-def own_copy(tmp_path: Path) -> Path:
+def own_copy(tmp_path: Path) -> Iterator[Path]:
     """A copy that is ready to start, for a test that changes it."""
-    return ready_copy(tmp_path / "shop")
+    copy = ready_copy(tmp_path / "shop")
+    yield copy
+    end_what_is_left(copy)
 
 
 @pytest.fixture
 def log(tmp_path: Path) -> Path:
     return tmp_path / "output.txt"
+
+
+def end_what_is_left(copy: Path) -> None:
+    """Have a launcher that leaves something behind fail its own test, and not all others."""
+    for pid in processes_of(copy):
+        os.kill(pid, signal.SIGKILL)
 
 
 def assert_nothing_is_left(copy: Path) -> None:
@@ -114,6 +124,7 @@ def test_a_signal_while_the_services_are_starting_leaves_nothing(
     assert "ShopSphere runs" not in launcher.output
 
 
+@needs_quick_start_ports
 @pytest.mark.parametrize("name", ENDINGS)
 def test_a_signal_while_pip_installs_ends_pip_too(name: str, own_copy: Path, log: Path) -> None:
     (own_copy / "requirements.txt").write_text("no-such-package\n")
@@ -297,6 +308,7 @@ def test_a_python_that_really_is_too_old_is_told_so(installed: Path) -> None:
         assert result.stderr.count("\n") == 1
 
 
+@needs_quick_start_ports
 def test_a_python_without_venv_is_told_which_package_to_install(tmp_path: Path) -> None:
     copy = copy_of_the_product(tmp_path / "shop")
     bare = every_python_first_runs(tmp_path / "bare", "sys.modules['ensurepip'] = None")
@@ -309,6 +321,7 @@ def test_a_python_without_venv_is_told_which_package_to_install(tmp_path: Path) 
 # --- setting up ----------------------------------------------------------------------------------
 
 
+@needs_quick_start_ports
 def test_a_venv_that_cannot_be_made_is_said_and_leaves_no_half_of_one(tmp_path: Path) -> None:
     copy = copy_of_the_product(tmp_path / "shop")
     full_disk = every_python_first_runs(
@@ -343,6 +356,7 @@ def test_it_installs_again_only_when_the_requirements_changed(own_copy: Path) ->
     assert "installing the packages" not in set_up(own_copy)
 
 
+@needs_quick_start_ports
 def test_a_package_that_pip_cannot_find_is_named_until_it_is_mended(own_copy: Path) -> None:
     (own_copy / "requirements.txt").write_text("no-such-package==9\n")
     for _ in range(2):
@@ -351,6 +365,7 @@ def test_a_package_that_pip_cannot_find_is_named_until_it_is_mended(own_copy: Pa
         assert "No matching distribution found for no-such-package==9" in complaint
 
 
+@needs_quick_start_ports
 def test_a_missing_network_is_said_in_one_sentence(own_copy: Path) -> None:
     (own_copy / "requirements.txt").write_text("no-such-package==9\n")
     nowhere = {
@@ -365,6 +380,7 @@ def test_a_missing_network_is_said_in_one_sentence(own_copy: Path) -> None:
     )
 
 
+@needs_quick_start_ports
 def test_a_venv_without_pip_is_to_be_deleted(own_copy: Path) -> None:
     (own_copy / "requirements.txt").write_text("requests\n")
     next(own_copy.glob(".venv/lib/python*/site-packages/tests.pth")).unlink()

@@ -52,7 +52,7 @@ def shop(
         server: RedisServer = request.getfixturevalue("redis_server")
         environment = {"USE_REDIS": "required", "REDIS_PORT": str(server.port)}
     log = tmp_path_factory.mktemp("orders") / "product.log"
-    service = Service("product", log, 0, **environment)
+    service = Service("product", log, 0, JWT_SECRET=JWT_SECRET, **environment)
     try:
         yield Shop(service.start(), request.param, environment)
     finally:

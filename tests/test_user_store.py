@@ -5,6 +5,7 @@ On the lossy wire every answer of Redis is lost once, so each command comes to R
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
 
@@ -91,6 +92,52 @@ async def test_of_many_who_register_an_email_at_once_one_gets_it(store: UserStor
     assert [type(error) for error in outcomes if error] == [EmailTaken] * 19
     assert await store.find(winner.email) == winner
     assert [each for each in rivals if await store.get(each.pk)] == [winner]
+
+
+async def test_a_password_and_a_role_are_set_on_the_user_who_has_the_known_password(
+    store: UserStore,
+) -> None:
+    anna, bert = user(), user("bert@example.com")
+    await store.add(anna)
+    await store.add(bert)
+
+    assert await store.set_password(anna, "another hash", Role.ADMIN)
+
+    changed = replace(anna, password_hash="another hash", role=Role.ADMIN)
+    assert await store.get(anna.pk) == changed
+    assert await store.find(anna.email) == changed
+    assert await store.get(bert.pk) == bert
+
+
+async def test_a_password_that_was_set_meanwhile_is_left_alone(store: UserStore) -> None:
+    anna = user()
+    await store.add(anna)
+    assert await store.set_password(anna, "another hash", Role.USER)
+
+    assert not await store.set_password(anna, "a third hash", Role.ADMIN)
+
+    assert await store.get(anna.pk) == replace(anna, password_hash="another hash")
+
+
+async def test_setting_the_password_of_nobody_makes_no_user(store: UserStore) -> None:
+    anna = user()
+
+    assert not await store.set_password(anna, "another hash", Role.ADMIN)
+
+    assert await store.get(anna.pk) is None
+    assert await store.find(anna.email) is None
+
+
+async def test_of_many_who_set_a_password_at_once_one_does(store: UserStore) -> None:
+    anna = user()
+    await store.add(anna)
+
+    hashes = [f"hash {number}" for number in range(20)]
+    setting = [store.set_password(anna, each, Role.USER) for each in hashes]
+    outcomes = await asyncio.gather(*setting)
+
+    [winner] = [each for each, was_set in zip(hashes, outcomes, strict=True) if was_set]
+    assert await store.get(anna.pk) == replace(anna, password_hash=winner)
 
 
 async def test_a_record_that_a_crash_left_without_its_email_blocks_nobody(

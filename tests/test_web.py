@@ -217,7 +217,7 @@ def test_a_good_request_id_is_answered(client: CheckedClient, given: str) -> Non
 @pytest.mark.parametrize("given", [b"", b" ", b"x" * 129, b"\xc3\xa9", b"a\x00b", b"a\tb", b"\x7f"])
 def test_any_other_request_id_is_replaced(client: CheckedClient, given: bytes) -> None:
     answered = client.get("/", headers={b"X-Request-ID": given}).headers["X-Request-ID"]
-    assert re.fullmatch("[0-9A-Z]{26}", answered)
+    assert re.fullmatch("[0-9a-f]{26}", answered)
 
 
 def test_each_request_without_an_id_gets_one_of_its_own(client: CheckedClient) -> None:
@@ -230,7 +230,7 @@ def test_errors_carry_the_request_id_too(client: CheckedClient) -> None:
     answers = [
         client.get("/nowhere", headers=headers),
         client.delete("/", headers=headers),
-        client.post("/", content=b"a" * (LIMIT + 1), headers=headers),
+        client.request("GET", "/", content=b"a" * (LIMIT + 1), headers=headers),
     ]
     assert [answer.status_code for answer in answers] == [404, 405, 413]
     assert {answer.headers["X-Request-ID"] for answer in answers} == {"mine"}
@@ -451,3 +451,15 @@ def test_only_the_origins_in_the_settings_may_read_when_there_are_some(service: 
         unknown = client.get("/", headers={"Origin": "https://evil.example"})
         assert "Access-Control-Allow-Origin" not in unknown.headers
         assert unknown.status_code == 200
+
+
+def test_a_foreign_browser_that_asks_first_is_refused_in_our_shape(service: str) -> None:
+    app = BUILD[service](settings_of(MEMORY, cors_origins="https://shop.example"))
+    with TestClient(app) as client:
+        headers = {"Origin": "https://evil.example", "Access-Control-Request-Method": "POST"}
+        answer = client.options("/", headers=headers)
+    assert (answer.status_code, answer.json()["code"]) == (400, "invalid_request")
+    check_error(answer, answer.text)
+    assert "Access-Control-Allow-Origin" not in answer.headers
+    assert "Origin" in answer.headers["Vary"]
+    assert answer.headers["X-Request-ID"]

@@ -4,11 +4,10 @@ import asyncio
 import logging
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from decimal import Decimal
 from typing import Literal, NoReturn, Self
 
 import requests
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from requests.adapters import HTTPAdapter
 from urllib3 import Retry
 
@@ -19,7 +18,8 @@ from shopsphere.errors import (
     StorageMismatch,
 )
 from shopsphere.logs import REQUEST_ID
-from shopsphere.models import Reservation, to_cents
+from shopsphere.models import Money, Reservation, to_cents
+from shopsphere.tokens import Tokens
 
 log = logging.getLogger("shopsphere.product_client")
 
@@ -38,9 +38,13 @@ RETRIES = Retry(
 
 
 class _Reserved(BaseModel):
+    """What a product service of ours answers; anything else is no answer."""
+
+    model_config = ConfigDict(strict=True)
+
     quantity: int
-    unit_price: Decimal
-    product_name: str
+    unit_price: Money
+    product_name: str = Field(min_length=1)
 
 
 class _Refusal(BaseModel):
@@ -56,9 +60,14 @@ class ProductClient:
     """Reserves stock at the product service. Every call may be sent more than once."""
 
     def __init__(
-        self, url: str, storage: Literal["redis", "memory"], timeout_seconds: float
+        self,
+        url: str,
+        storage: Literal["redis", "memory"],
+        timeout_seconds: float,
+        tokens: Tokens,
     ) -> None:
         self._url = url
+        self._tokens = tokens
         self._storage = storage
         self._timeout_seconds = timeout_seconds
         self._threads = ThreadPoolExecutor(CALLS_AT_ONCE, thread_name_prefix="product-service")
@@ -89,8 +98,11 @@ class ProductClient:
             answer = _Reserved.model_validate_json(response.content)
         except ValidationError as error:
             raise ProductServiceUnavailable from error
+        if answer.quantity != quantity:
+            log.warning("the product service reserved %s, not %s", answer.quantity, quantity)
+            raise ProductServiceUnavailable
         price_cents = to_cents(answer.unit_price)
-        return Reservation(product_id, order_pk, answer.quantity, price_cents, answer.product_name)
+        return Reservation(product_id, order_pk, quantity, price_cents, answer.product_name)
 
     async def release(self, product_id: str, order_pk: str) -> None:
         """Give the units back, once. Raise ProductServiceUnavailable or StorageMismatch."""
@@ -118,6 +130,8 @@ class ProductClient:
                 raise ProductNotFound
             case _, "storage_mismatch":
                 raise StorageMismatch
+            case 401 | 403, _:
+                log.error("the product service refuses our token: JWT_SECRET has to be the same")
         log.warning(
             "the product service answered %s %s", response.status_code, response.content[:200]
         )
@@ -128,11 +142,12 @@ class ProductClient:
         headers = {"X-Storage": self._storage, "X-Request-ID": REQUEST_ID.get()}
 
         def send() -> requests.Response:
+            token = self._tokens.issue_for_service("order-service")
             return self._session().request(
                 method,
                 self._url + path,
                 json=body,
-                headers=headers,
+                headers={**headers, "Authorization": f"Bearer {token}"},
                 timeout=self._timeout_seconds,
                 allow_redirects=False,
             )
