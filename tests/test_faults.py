@@ -15,7 +15,8 @@ from threading import Event
 
 import pytest
 
-import order_service
+from redis_db import connect
+from redis_stores.orders import RedisOrderStore
 from shopsphere.settings import Settings
 from test_connection import audit
 from tests.load import Answer, at_once, close_connections, send
@@ -406,18 +407,27 @@ def test_whatever_the_network_does_to_messages_the_books_are_exact(
 
 
 @pytest.mark.anyio
-async def test_an_order_service_ends_when_told_however_busy_it_is_settling(
+async def test_what_is_cancelled_while_it_asks_redis_ends_at_once(
     redis_server: RedisServer,
 ) -> None:
-    """Its settling is told to end by a cancellation, and some of those get lost on the way."""
-    settings = Settings(
-        use_redis="required",
-        redis_port=redis_server.port,
-        settle_interval=0.0001,
-        log_level="ERROR",
-    )
-    for moment in range(40):
-        app = order_service.build(settings)
-        async with asyncio.timeout(10), app.router.lifespan_context(app):
+    """Settling at its end, a request at its deadline: a cancellation must not get lost."""
+    store = RedisOrderStore(await connect(Settings(redis_port=redis_server.port)), "cancelled")
+
+    async def ask_for_ever() -> None:
+        while True:
+            await store.count_marks()  # a pipeline
+            await store.old_marks(0)  # a script
+
+    try:
+        await store.old_marks(0)  # now Redis has the script
+        for moment in range(120):
+            asking = asyncio.create_task(ask_for_ever())
             for _ in range(moment):
                 await asyncio.sleep(0)
+            asking.cancel()
+            await asyncio.wait([asking], timeout=1)
+            is_over = asking.done()
+            asking.cancel()
+            assert is_over, moment
+    finally:
+        await store.close()
