@@ -147,16 +147,22 @@ class ShopRedis(TextRedis):
             return answer
 
     async def _ask_all(self) -> list[Any]:
-        """Send the commands that wait; a new task begins in the next turn of the event loop."""
+        """Send the commands that wait; a new task begins in the next turn of the event loop.
+
+        Errors are answers too: where all who asked have given up, nobody would take what is raised.
+        """
         commands, self._waiting, self._answers = self._waiting, [], None
-        if len(commands) == 1:
-            [(args, options)] = commands
-            return [await self.ask(*args, **options)]
-        async with self.pipeline(transaction=False) as pipe:
-            for args, options in commands:
-                pipe.execute_command(*args, **options)
-            answers: list[Any] = await pipe.execute(raise_on_error=False)
-            return answers
+        try:
+            if len(commands) == 1:
+                [(args, options)] = commands
+                return [await self.ask(*args, **options)]
+            async with self.pipeline(transaction=False) as pipe:
+                for args, options in commands:
+                    pipe.execute_command(*args, **options)
+                answers: list[Any] = await pipe.execute(raise_on_error=False)
+                return answers
+        except RedisError as error:
+            return [error] * len(commands)
 
 
 class ShopCluster(TextCluster):

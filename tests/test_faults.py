@@ -419,7 +419,6 @@ async def test_what_is_cancelled_while_it_asks_redis_ends_at_once(
             await store.old_marks(0)  # a script
 
     try:
-        await store.old_marks(0)  # now Redis has the script
         for moment in range(120):
             asking = asyncio.create_task(ask_for_ever())
             for _ in range(moment):
