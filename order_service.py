@@ -270,11 +270,8 @@ async def _ordering(state: State) -> AsyncIterator[None]:
         try:
             yield
         finally:
-            # On Python 3.11 redis-py 8.1, which calls asyncio.wait_for, can swallow a cancellation:
-            # told only once, settling would go on, and the process would not end.
-            while not running.done():
-                running.cancel()
-                await asyncio.wait([running], timeout=0.1)
+            running.cancel()
+            await asyncio.wait([running])
 
 
 def build(settings: Settings | None = None) -> FastAPI:

@@ -15,7 +15,8 @@ from threading import Event
 
 import pytest
 
-import order_service
+from redis_db import connect
+from redis_stores.orders import RedisOrderStore
 from shopsphere.settings import Settings
 from test_connection import audit
 from tests.load import Answer, at_once, close_connections, send
@@ -144,6 +145,7 @@ class Customers:
     def assert_served(self) -> None:
         """No 500 was seen, and each 201 is an order, of which no key has two."""
         assert {answer.status for answer in self.answers} <= {0, 200, 201, 400, 409, 503}
+        assert not [answer for answer in self.answers if isinstance(answer.body, str)]
         for answer in self.answers:
             assert answer.status != 503 or "retry-after" in answer.headers
         orders = self._shop.orders_of(self._product)
@@ -323,6 +325,10 @@ def unsettled(shop: Shop) -> float:
     return float(line.split()[1])
 
 
+LONG = 6
+"""Attempts until a customer gives up: two requests, each tried three times."""
+
+
 def loses_first_replies(connection: Connection, attempt: int) -> None:
     status, content = connection.forward()
     if attempt == 1:
@@ -333,24 +339,24 @@ def loses_first_replies(connection: Connection, attempt: int) -> None:
 
 def loses_every_reply_of_some(connection: Connection, attempt: int) -> None:
     status, content = connection.forward()
-    if connection.order % 3 == 0 and attempt <= 4:
+    if connection.order % 3 == 0 and attempt <= LONG:
         connection.drop()
     else:
         connection.answer(status, content)
 
 
-def brings_the_first_one_last(connection: Connection, attempt: int) -> None:
-    """The first of its kind lands after its retry."""
-    if attempt == 1:
+def brings_first_ones_at_the_end(connection: Connection, attempt: int) -> None:
+    """The first of each PUT lands long after its retry was answered, also when that was refused."""
+    if connection.command == "PUT" and attempt == 1:
+        connection.keep_for_later()
         connection.drop()
     else:
         connection.answer(*connection.forward())
-        connection.forward()
 
 
 def brings_some_after_all_is_over(connection: Connection, attempt: int) -> None:
     """None of some PUTs is heard of in time; they land when the order was given up."""
-    if connection.command == "PUT" and connection.order % 3 == 0 and attempt <= 3:
+    if connection.command == "PUT" and connection.order % 3 == 0 and attempt <= LONG:
         connection.keep_for_later()
         connection.drop()
     else:
@@ -366,7 +372,7 @@ def cannot_at_first(connection: Connection, attempt: int) -> None:
 
 def says_it_could_not_when_it_did(connection: Connection, attempt: int) -> None:
     status, content = connection.forward()
-    if connection.order % 2 and attempt <= 4:
+    if connection.order % 2 and attempt <= LONG:
         connection.answer((502, 503, 504, 500)[attempt % 4])
     else:
         connection.answer(status, content)
@@ -377,7 +383,7 @@ def says_it_could_not_when_it_did(connection: Connection, attempt: int) -> None:
     [
         loses_first_replies,
         loses_every_reply_of_some,
-        brings_the_first_one_last,
+        brings_first_ones_at_the_end,
         brings_some_after_all_is_over,
         cannot_at_first,
         says_it_could_not_when_it_did,
@@ -393,6 +399,7 @@ def test_whatever_the_network_does_to_messages_the_books_are_exact(
         4, lambda turn: customers.order(f"{product} {misbehave.__name__} {turn}", turn), range(32)
     )
     wait_until(lambda: unsettled(shop) == 0, SETTLED, "all is settled")
+    assert shop.change_stock(product, 100).status == 200  # now there would be enough for all
     shop.proxy.bring_what_is_late()
     shop.wait_until_exact(1)
     customers.assert_served()
@@ -400,18 +407,27 @@ def test_whatever_the_network_does_to_messages_the_books_are_exact(
 
 
 @pytest.mark.anyio
-async def test_an_order_service_ends_when_told_however_busy_it_is_settling(
+async def test_what_is_cancelled_while_it_asks_redis_ends_at_once(
     redis_server: RedisServer,
 ) -> None:
-    """Its settling is told to end by a cancellation, and some of those get lost on the way."""
-    settings = Settings(
-        use_redis="required",
-        redis_port=redis_server.port,
-        settle_interval=0.0001,
-        log_level="ERROR",
-    )
-    for moment in range(40):
-        app = order_service.build(settings)
-        async with asyncio.timeout(10), app.router.lifespan_context(app):
+    """Settling at its end, a request at its deadline: a cancellation must not get lost."""
+    store = RedisOrderStore(await connect(Settings(redis_port=redis_server.port)), "cancelled")
+
+    async def ask_for_ever() -> None:
+        while True:
+            await store.count_marks()  # a pipeline
+            await store.old_marks(0)  # a script
+
+    try:
+        await store.old_marks(0)  # now Redis has the script
+        for moment in range(120):
+            asking = asyncio.create_task(ask_for_ever())
             for _ in range(moment):
                 await asyncio.sleep(0)
+            asking.cancel()
+            await asyncio.wait([asking], timeout=1)
+            is_over = asking.done()
+            asking.cancel()
+            assert is_over, moment
+    finally:
+        await store.close()
