@@ -9,7 +9,6 @@ import re
 import secrets
 import time
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
 from starlette.datastructures import Headers, State
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
@@ -18,41 +17,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from shopsphere.error_answers import error_answer
 from shopsphere.errors import BodyTooLarge, InvalidRequest, NoSuchPath, RequestTimedOut, ShopError
 from shopsphere.logs import REQUEST_ID
+from shopsphere.metrics import RequestMetrics
 
 log = logging.getLogger("shopsphere.request")
 
 MAX_BODY_BYTES = 64 * 1024
-METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 _GOOD_REQUEST_ID = re.compile(rb"[\x21-\x7e]([\x20-\x7e]{0,126}[\x21-\x7e])?")
-
-
-class RequestMetrics:
-    """Counts requests and how long they took, for Prometheus, by route as it is written."""
-
-    def __init__(self) -> None:
-        self.registry = CollectorRegistry()
-        labels = ("method", "route", "status")
-        self._requests = Counter(
-            "http_requests", "Requests answered.", labels, registry=self.registry
-        )
-        self._seconds = Histogram(
-            "http_request_duration_seconds",
-            "Time until an answer was complete.",
-            labels,
-            registry=self.registry,
-        )
-        self._known: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
-
-    def count(self, scope: Scope, status: int, seconds: float) -> None:
-        """Count one answered request."""
-        method = scope["method"] if scope["method"] in METHODS else "OTHER"
-        key = (method, getattr(scope.get("route"), "path", "unmatched"), status)
-        if key not in self._known:
-            self._known[key] = (self._requests.labels(*key), self._seconds.labels(*key))
-        requests, duration = self._known[key]
-        requests.inc()
-        duration.observe(seconds)
 
 
 class Edge:
