@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 from typing import Generic, TypeVar
 
+from limits.aio.storage import MemoryStorage, Storage
 from sortedcontainers import SortedDict, SortedSet
 
 from shopsphere import search_index
@@ -36,9 +37,9 @@ from shopsphere.models import (
     Page,
     Product,
     Reservation,
+    Role,
     Stock,
     User,
-    new_pk,
 )
 from shopsphere.stores import DAY_SECONDS, REFUSED_SECONDS, Claim
 
@@ -95,6 +96,7 @@ class MemoryUserStore(MemoryStore):
     """`UserStore` in memory."""
 
     def __init__(self) -> None:
+        self.counters: Storage = MemoryStorage()
         self._users: dict[str, User] = {}
         self._pks: dict[str, str] = {}
 
@@ -109,6 +111,13 @@ class MemoryUserStore(MemoryStore):
 
     async def find(self, email: str) -> User | None:
         return self._users.get(self._pks.get(email, ""))
+
+    async def set_password(self, user: User, password_hash: str, role: Role) -> bool:
+        now = self._users.get(user.pk)
+        if now is None or now.password_hash != user.password_hash:
+            return False
+        self._users[user.pk] = replace(now, password_hash=password_hash, role=role)
+        return True
 
 
 class _State(Enum):
@@ -141,7 +150,7 @@ class _Shelf:
 class MemoryProductStore(MemoryStore):
     """`ProductStore` in memory."""
 
-    def __init__(self, clock: Clock = time.time) -> None:
+    def __init__(self, clock: Clock = time.monotonic) -> None:
         self._shelves: dict[str, _Shelf] = {}
         self._pks: SortedSet[str] = SortedSet()
         self._index: SortedSet[str] = SortedSet()
@@ -150,7 +159,7 @@ class MemoryProductStore(MemoryStore):
 
     async def add(self, product: Product) -> None:
         stock = Stock(product.quantity, product.quantity, 0, 0)
-        self._shelves[product.pk] = _Shelf(product, new_pk(), stock)
+        self._shelves[product.pk] = _Shelf(product, search_index.new_revision(), stock)
         self._pks.add(product.pk)
         self._add_entries(self._shelves[product.pk])
 
@@ -323,7 +332,7 @@ class _Key:
 class MemoryOrderStore(MemoryStore):
     """`OrderStore` in memory."""
 
-    def __init__(self, clock: Clock = time.time) -> None:
+    def __init__(self, clock: Clock = time.monotonic) -> None:
         self._clock = clock
         self._orders: ExpiringDict[str, Order] = ExpiringDict(clock)
         self._place_by: dict[str, float] = {}

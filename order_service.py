@@ -9,16 +9,15 @@ from datetime import datetime
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, FastAPI, Request, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from starlette.datastructures import State
 
-from shopsphere.access import TOKEN_CHECKED, OptionalCaller
+from shopsphere.access import ADMINISTRATOR, Customer
 from shopsphere.error_answers import errors
 from shopsphere.errors import (
     IdempotencyKeyReused,
     InsufficientQuantity,
     InvalidRequest,
-    InvalidToken,
     OrderGivenUp,
     OrderIsCancelled,
     OrderIsShipped,
@@ -103,26 +102,26 @@ async def _settling(request: Request) -> Settling:
     return settling
 
 
-async def _possible_pk(pk: str) -> str:
+def _possible_pk(pk: str) -> str:
     if not is_pk(pk):
         raise OrderNotFound
     return pk
 
 
-async def _settled_pk(pk: str) -> str:
+def _settled_pk(pk: str) -> str:
     if not is_pk(pk):
         raise InvalidRequest(("pk", "must be the pk of an order"))
     return pk
 
 
 Orders = Annotated[OrderStore, Depends(_store)]
-Pk = Annotated[str, Depends(_possible_pk)]
-SettledPk = Annotated[str, Depends(_settled_pk)]
+Pk = Annotated[str, AfterValidator(_possible_pk)]
+SettledPk = Annotated[str, AfterValidator(_settled_pk)]
 PlacesOrders = Annotated[IdempotentCheckout, Depends(_idempotent_checkout)]
 EndsOrders = Annotated[Checkout, Depends(_checkout)]
 SettlesOrders = Annotated[Settling, Depends(_settling)]
 
-router = APIRouter(tags=["orders"], dependencies=[TOKEN_CHECKED], responses=errors(InvalidToken))
+router = APIRouter(tags=["orders"], responses=errors(StoreUnavailable))
 
 
 @router.post(
@@ -144,7 +143,7 @@ router = APIRouter(tags=["orders"], dependencies=[TOKEN_CHECKED], responses=erro
 )
 async def place_order(
     body: OrderCreate,
-    caller: OptionalCaller,
+    caller: Customer,
     key: IdempotencyKey,
     checkout: PlacesOrders,
     seconds: SecondsLeft,
@@ -166,7 +165,7 @@ async def place_order(
 
     A key is kept for 24 hours from its last use, separately for each user.
     """
-    wish = Wish(body.product_id, body.quantity, caller.user_id if caller else None)
+    wish = Wish(body.product_id, body.quantity, caller.user_id)
     order, is_replay = await checkout.place(key, wish, seconds)
     response.headers["Location"] = f"/orders/{order.pk}"
     show_replay(response, is_replay)
@@ -174,20 +173,25 @@ async def place_order(
 
 
 @router.get("/orders", response_model=list[OrderPublic], responses={200: {"headers": LINK_HEADER}})
-async def list_orders(request: Request, paging: PagingByPk, orders: Orders) -> Response:
-    """All orders, oldest first: the whole list, or a page of it with `limit` and `after`."""
+async def list_orders(
+    caller: Customer, request: Request, paging: PagingByPk, orders: Orders
+) -> Response:
+    """Your orders, oldest first: the whole list, or a page of it with `limit` and `after`.
+
+    An administrator sees those of everybody.
+    """
     return await listing(
         request,
         paging,
-        lambda after, limit: orders.list_page(None, after, limit),
+        lambda after, limit: orders.list_page(caller.sees, after, limit),
         OrderPublic.model_validate,
     )
 
 
 @router.get("/orders/{pk}", response_model=OrderPublic, responses=errors(OrderNotFound))
-async def get_order(pk: Pk, orders: Orders) -> Order:
-    """One order."""
-    return await orders.get(pk)
+async def get_order(caller: Customer, pk: Pk, orders: Orders) -> Order:
+    """One of your orders; an administrator gets everybody's."""
+    return caller.own(await orders.get(pk))
 
 
 @router.post(
@@ -195,17 +199,21 @@ async def get_order(pk: Pk, orders: Orders) -> Order:
     response_model=OrderPublic,
     responses=errors(OrderNotFound, OrderIsShipped),
 )
-async def cancel_order(pk: Pk, checkout: EndsOrders, seconds: SecondsLeft) -> Order:
-    """Cancel an order: its stock goes back, once, however often this is called.
+async def cancel_order(
+    caller: Customer, pk: Pk, checkout: EndsOrders, seconds: SecondsLeft
+) -> Order:
+    """Cancel one of your orders: its stock goes back, once, however often this is called.
 
-    It also works while the product service is away; then the stock follows when that is back.
+    An administrator cancels anybody's. It also works while the product service is away; then the
+    stock follows when that is back.
     """
-    return await checkout.cancel(pk, None, seconds)
+    return await checkout.cancel(pk, caller.sees, seconds)
 
 
 @router.post(
     "/orders/{pk}/ship",
     response_model=OrderPublic,
+    dependencies=[ADMINISTRATOR],
     responses=errors(OrderNotFound, OrderIsCancelled),
 )
 async def ship_order(pk: Pk, checkout: EndsOrders, seconds: SecondsLeft) -> Order:
@@ -218,6 +226,7 @@ async def ship_order(pk: Pk, checkout: EndsOrders, seconds: SecondsLeft) -> Orde
 
 @router.post(
     "/orders/{pk}/settle",
+    dependencies=[ADMINISTRATOR],
     responses=errors(InvalidRequest, ProductServiceUnavailable, StorageMismatch),
 )
 async def settle_order(pk: SettledPk, body: Settle, settling: SettlesOrders) -> Settled:
@@ -236,7 +245,7 @@ async def settle_order(pk: SettledPk, body: Settle, settling: SettlesOrders) -> 
 async def _ordering(state: State) -> AsyncIterator[None]:
     settings: Settings = state.settings
     orders: OrderStore = state.opened.store
-    figures = OrderFigures(state.metrics.registry)
+    figures: OrderFigures = state.figures
     if settings.settle_after <= settings.order_timeout:
         log.warning("SETTLE_AFTER is not above ORDER_TIMEOUT: orders that are only slow will fail")
 
@@ -247,7 +256,10 @@ async def _ordering(state: State) -> AsyncIterator[None]:
             figures.unsettled.set(math.nan)
 
     with ProductClient(
-        settings.product_service_url, state.opened.storage, settings.product_service_timeout
+        settings.product_service_url,
+        state.opened.storage,
+        settings.product_service_timeout,
+        state.tokens,
     ) as products:
         checkout = Checkout(orders, products, figures)
         state.checkout = checkout
@@ -264,15 +276,17 @@ async def _ordering(state: State) -> AsyncIterator[None]:
 
 def build(settings: Settings | None = None) -> FastAPI:
     """Return the app, with these settings or those of the environment."""
-    return create_app(
+    app = create_app(
         "order",
         title="ShopSphere orders",
         description="Orders, which never take what is not there.",
-        router=router,
+        routers=[router],
         open_store=open_order_store,
         around=_ordering,
         settings=settings,
     )
+    app.state.figures = OrderFigures(app.state.metrics.registry)
+    return app
 
 
 app = build()

@@ -4,7 +4,7 @@ import subprocess
 import sys
 
 import start_all_services  # noqa: F401  # an old Python is told so there
-from shopsphere.launcher import ROOT, Trouble, say, set_up
+from shopsphere.installing import ROOT, Trouble, say, set_up
 
 CHECKS = (
     ("ruff check", ["ruff", "check", "."]),

@@ -1,26 +1,44 @@
 <#
 .SYNOPSIS
-Starts the three services of ShopSphere.
+Starts the three services of ShopSphere, on Windows PowerShell 5.1 and PowerShell 7.
 
 .DESCRIPTION
 Finds Python 3.11 or newer and hands over to start_all_services.py, which sets everything up and
-starts the services. All arguments are passed on. Ctrl-C ends all three.
+starts the services. All arguments are passed on, and its exit status is passed back. Ctrl-C ends
+all three services.
 
 .EXAMPLE
 .\start_all_services.ps1
 
 .EXAMPLE
 .\start_all_services.ps1 --reload
+
+.LINK
+https://www.python.org/downloads/
 #>
 
+# What a caller may have set would make an error of Python's output or exit status.
+$ErrorActionPreference = 'Continue'
+$PSNativeCommandUseErrorActionPreference = $false
+
 $script = Join-Path $PSScriptRoot 'start_all_services.py'
-if (Get-Command py -ErrorAction SilentlyContinue) {
-    & py -3 $script @args
-} elseif (Get-Command python -ErrorAction SilentlyContinue) {
-    & python $script @args
-} else {
-    Write-Host 'ShopSphere needs Python 3.11 or newer, and there is none here.'
-    Write-Host 'Get it from https://www.python.org/downloads/ and run this script again.'
-    exit 1
+$isNewEnough = 'import sys; sys.exit(sys.version_info < (3, 11))'
+
+# Each is tried, as a python.exe that only opens the Microsoft Store is there on every new Windows.
+foreach ($candidate in @('py', '-3'), @('python'), @('python3')) {
+    $command = $candidate[0]
+    $options = @($candidate | Select-Object -Skip 1)
+    if (-not (Get-Command $command -CommandType Application -ErrorAction SilentlyContinue)) {
+        continue
+    }
+    $global:LASTEXITCODE = 1
+    & $command @options -c $isNewEnough *> $null
+    if ($LASTEXITCODE -eq 0) {
+        & $command @options $script @args
+        exit $LASTEXITCODE
+    }
 }
-exit $LASTEXITCODE
+
+Write-Host 'ShopSphere needs Python 3.11 or newer, and there is none here.'
+Write-Host 'Get it from https://www.python.org/downloads/ and run this script again.'
+exit 1

@@ -1,14 +1,18 @@
-"""Is Redis there, are the services there, do they share one storage?
+"""Is Redis there, are the services there, do they share one storage, does the stock add up?
 
 A tool, not a test: `python test_connection.py` prints a table and exits with 0 only if all that
-should be up is.
+should be up is; with `--audit`, only if the stock adds up as well.
 """
 
+import argparse
 import os
+import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 TIMEOUT_SECONDS = 5
@@ -16,10 +20,10 @@ TIMEOUT_SECONDS = 5
 
 def _use_own_environment() -> None:
     """Go on with the Python of `.venv` where the packages are missing and the launcher made it."""
-    folder = Path(__file__).resolve().parent / ".venv"
+    folder = (Path(__file__).parent / ".venv").resolve()
     python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     if python.exists() and Path(sys.prefix).resolve() != folder:
-        os.execv(python, [str(python), *sys.argv])
+        sys.exit(subprocess.run([str(python), *sys.argv]).returncode)
     sys.exit(
         "The packages of ShopSphere are not installed. Run: python start_all_services.py, or "
         "pip install -r requirements.txt"
@@ -30,6 +34,7 @@ try:
     import redis
     import requests
 
+    from shopsphere.audit import Audit, AuditImpossible, Finding, Shop
     from shopsphere.errors import CannotStart
     from shopsphere.settings import Settings
 except ImportError:
@@ -59,14 +64,20 @@ def redis_lines(settings: "Settings") -> Iterator[Line]:
         return
     address = settings.redis_address
     try:
-        with redis.Redis.from_url(
-            settings.redis_full_url, socket_timeout=TIMEOUT_SECONDS, socket_connect_timeout=1
+        with redis.Redis.from_url(  # type: ignore[call-overload]  # types-redis: redis-py 4
+            settings.redis_full_url,
+            socket_timeout=TIMEOUT_SECONDS,
+            socket_connect_timeout=1,
+            protocol=2,  # RESP3, the default of redis-py 8, is unknown to servers before 6
         ) as client:
             client.ping()
             started = time.perf_counter()
             client.ping()
             milliseconds = (time.perf_counter() - started) * 1000
             facts = client.info()
+    except ValueError:
+        yield Line("Redis", False, "REDIS_URL, or REDIS_HOST, is no valid address")
+        return
     except redis.AuthenticationError as error:
         yield Line("Redis", False, f"{address} refuses us: {error}. Check REDIS_PASSWORD.")
         return
@@ -93,8 +104,11 @@ def _durability_lines(facts: Mapping[str, object]) -> Iterator[Line]:
         text = "appendonly is off: what came after the last snapshot is lost when Redis ends"
         yield Line("  persistence", True, text, is_warning=True)
     policy = facts.get("maxmemory_policy", "unknown")
-    if policy == "noeviction" or not facts.get("maxmemory"):
+    if policy == "noeviction":
         yield Line("  eviction", True, f"{policy}: nothing is thrown away")
+    elif not facts.get("maxmemory"):
+        text = f"{policy}, but no maxmemory is set: nothing is thrown away"
+        yield Line("  eviction", True, text)
     else:
         text = f"{policy}: a full Redis throws records away; set maxmemory-policy noeviction"
         yield Line("  eviction", True, text, is_warning=True)
@@ -102,19 +116,27 @@ def _durability_lines(facts: Mapping[str, object]) -> Iterator[Line]:
 
 def service_line(name: str, url: str) -> tuple[Line, str | None]:
     """Return the line of a service, and the storage it is on if it answers."""
-    try:
-        health = requests.get(f"{url}/", timeout=TIMEOUT_SECONDS)
-        ready = requests.get(f"{url}/ready", timeout=TIMEOUT_SECONDS)
-        storage = str(health.json()["storage"])
-    except requests.ConnectionError:
-        return Line(name, False, f"not running at {url}. Start it: see the README."), None
-    except (requests.RequestException, ValueError, KeyError, TypeError):
-        return Line(name, False, f"what answers at {url} is not the {name}"), None
+    line_name = f"{name} service"
+    with requests.Session() as session:
+        session.trust_env = False  # no proxy of the environment stands between
+        try:
+            health = session.get(f"{url}/", timeout=TIMEOUT_SECONDS).json()
+            ready = session.get(f"{url}/ready", timeout=TIMEOUT_SECONDS)
+            is_the_one, storage = health["service"] == name, str(health["storage"])
+        except requests.ConnectionError:
+            return Line(line_name, False, f"not running at {url}. Start it: see the README."), None
+        except requests.Timeout:
+            text = f"what listens at {url} gave no answer in {TIMEOUT_SECONDS} s"
+            return Line(line_name, False, text), None
+        except (requests.RequestException, ValueError, KeyError, TypeError):
+            is_the_one = False
+    if not is_the_one:
+        return Line(line_name, False, f"what answers at {url} is not the {line_name}"), None
     if not ready.ok:
-        return Line(name, False, f"{url} runs, but is not ready: its storage is away"), storage
-    fallback = health.json().get("fallback")
+        return Line(line_name, False, f"{url} runs, but is not ready: its storage is away"), storage
+    fallback = bool(health.get("fallback"))
     text = f"{url} on {storage}" + (" (no Redis was there when it started)" if fallback else "")
-    return Line(name, True, text, is_warning=bool(fallback)), storage
+    return Line(line_name, True, text, is_warning=fallback), storage
 
 
 def check(settings: "Settings") -> Iterator[Line]:
@@ -122,9 +144,9 @@ def check(settings: "Settings") -> Iterator[Line]:
     yield from redis_lines(settings)
     storages = set()
     for name, url in (
-        ("product service", settings.product_service_url),
-        ("user service", settings.user_service_url),
-        ("order service", settings.order_service_url),
+        ("product", settings.product_service_url),
+        ("user", settings.user_service_url),
+        ("order", settings.order_service_url),
     ):
         line, storage = service_line(name, url)
         yield line
@@ -134,8 +156,53 @@ def check(settings: "Settings") -> Iterator[Line]:
         yield Line("storage", False, text)
 
 
-def main() -> int:
-    """Print the table; return 0 if all that should be up is."""
+def audit(settings: "Settings", wants_repair: bool, is_sure: bool) -> bool:
+    """Print what is off with the stock, have it settled where wanted; return whether all is exact.
+
+    What is under way gets as long between two looks as the services take to settle it.
+    """
+    wait = partial(time.sleep, settings.settle_after + 2 * settings.settle_interval)
+    try:
+        with closing(Shop(settings)) as shop:
+            shop.sign_in()
+            found = _print_findings(Audit(shop, wait))
+            strays = [each for each in found if each.order_pk]
+            if wants_repair and strays and (is_sure or _agrees(len(strays))):
+                for stray in strays:
+                    outcome = shop.settle(str(stray.order_pk), stray.product_id)
+                    print(Line("settled", True, f"order {stray.order_pk}: {outcome}"), flush=True)
+                found = _print_findings(Audit(shop, wait))
+            return not found
+    except AuditImpossible as error:
+        print(Line("audit", False, str(error)))
+        return False
+
+
+def _print_findings(audit: "Audit") -> "list[Finding]":
+    found = []
+    for finding in audit.findings():
+        found.append(finding)
+        print(Line("audit", False, f"product {finding.product_id}: {finding.text}"), flush=True)
+    if not found:
+        counts = f"{audit.products} products and {audit.orders} orders"
+        print(Line("audit", True, f"{counts}: the stock adds up"))
+    return found
+
+
+def _agrees(count: int) -> bool:
+    try:
+        return input(f"Have the order service settle {count} orders? [y/N] ").lower() == "y"
+    except EOFError:  # nobody is there to ask
+        return False
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the table, and the audit where wanted; return 0 if all is as it should be."""
+    parser = argparse.ArgumentParser(description="Is all of ShopSphere there?")
+    parser.add_argument("--audit", action="store_true", help="see whether the stock adds up")
+    parser.add_argument("--repair", action="store_true", help="have what is off settled")
+    parser.add_argument("--yes", action="store_true", help="do not ask before a repair")
+    options = parser.parse_args(arguments)
     try:
         settings = Settings.load()
     except CannotStart as error:
@@ -145,6 +212,8 @@ def main() -> int:
     for line in check(settings):
         print(line, flush=True)
         is_good = is_good and line.is_good
+    if options.audit or options.repair:
+        is_good = audit(settings, options.repair, options.yes) and is_good
     return 0 if is_good else 1
 
 

@@ -5,15 +5,22 @@ from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Annotated, Literal
 
-from email_validator import EmailNotValidError, validate_email
 from fastapi import APIRouter, Depends, FastAPI, Request
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 from starlette.datastructures import State
 
-from shopsphere.access import SignedIn
+from shopsphere.access import SignedIn, anyone
+from shopsphere.administrator import ensure_administrator
 from shopsphere.error_answers import errors
-from shopsphere.errors import EmailTaken, InvalidCredentials, InvalidToken, UserNotFound
-from shopsphere.models import Role, User, new_pk
+from shopsphere.errors import (
+    EmailTaken,
+    InvalidCredentials,
+    StoreUnavailable,
+    TooManyLogins,
+    UserNotFound,
+)
+from shopsphere.failed_logins import FailedLogins, client_of
+from shopsphere.models import MAX_PASSWORD_LENGTH, Email, Password, Role, User, new_pk
 from shopsphere.passwords import Passwords
 from shopsphere.settings import Settings
 from shopsphere.stores import UserStore
@@ -24,16 +31,7 @@ from storage import open_user_store
 PORT = 8001
 
 
-def _email(text: str) -> str:
-    try:
-        checked = validate_email(text.strip(), check_deliverability=False, test_environment=True)
-    except EmailNotValidError:
-        raise ValueError("must be an email address, such as user@example.com") from None
-    return checked.normalized.lower()
-
-
-Email = Annotated[str, Field(max_length=320), AfterValidator(_email)]
-Password = Annotated[str, Field(min_length=8, max_length=128)]
+AnyPassword = Annotated[str, Field(max_length=MAX_PASSWORD_LENGTH)]
 
 
 class _Body(BaseModel):
@@ -47,7 +45,12 @@ class UserCreate(_Body):
 
 class Login(_Body):
     email: Email = Field(examples=["user@example.com"])
-    password: str = Field(max_length=128, examples=["securepass123"])
+    password: AnyPassword = Field(examples=["securepass123"])
+
+
+class PasswordChange(_Body):
+    current_password: AnyPassword = Field(examples=["securepass123"])
+    password: Password = Field(examples=["my next password"])
 
 
 class UserPublic(BaseModel):
@@ -64,29 +67,46 @@ class AccessToken(BaseModel):
     expires_in: int = Field(description="Seconds from now.")
 
 
-def _store(request: Request) -> UserStore:
+async def _store(request: Request) -> UserStore:
     store: UserStore = request.app.state.opened.store
     return store
 
 
-def _passwords(request: Request) -> Passwords:
+async def _passwords(request: Request) -> Passwords:
     passwords: Passwords = request.app.state.passwords
     return passwords
 
 
-def _tokens(request: Request) -> Tokens:
+async def _tokens(request: Request) -> Tokens:
     tokens: Tokens = request.app.state.tokens
     return tokens
+
+
+async def _failed_logins(request: Request) -> FailedLogins:
+    failed_logins: FailedLogins = request.app.state.failed_logins
+    return failed_logins
+
+
+async def _client(request: Request) -> str:
+    return client_of(request.client.host if request.client else "")
 
 
 Users = Annotated[UserStore, Depends(_store)]
 Hashing = Annotated[Passwords, Depends(_passwords)]
 Signing = Annotated[Tokens, Depends(_tokens)]
+Failures = Annotated[FailedLogins, Depends(_failed_logins)]
+Client = Annotated[str, Depends(_client)]
 
-router = APIRouter(tags=["users"])
+router = APIRouter(tags=["users"], responses=errors(StoreUnavailable))
 
 
-@router.post("/register", response_model=UserPublic, status_code=201, responses=errors(EmailTaken))
+@router.post(
+    "/register",
+    response_model=UserPublic,
+    status_code=201,
+    responses=errors(EmailTaken),
+)
+@anyone
 async def register(body: UserCreate, users: Users, passwords: Hashing) -> User:
     """Make an account. The address is kept in lower case; the password has 8 to 128 characters."""
     user = User(new_pk(), body.email, await passwords.hash(body.password), Role.USER)
@@ -94,35 +114,82 @@ async def register(body: UserCreate, users: Users, passwords: Hashing) -> User:
     return user
 
 
-@router.post("/login", responses=errors(InvalidCredentials))
-async def login(body: Login, users: Users, passwords: Hashing, tokens: Signing) -> AccessToken:
+@router.post("/login", responses=errors(InvalidCredentials, TooManyLogins))
+@anyone
+async def login(
+    body: Login,
+    users: Users,
+    passwords: Hashing,
+    tokens: Signing,
+    failures: Failures,
+    client: Client,
+) -> AccessToken:
     """Get a token to send as `Authorization: Bearer <access_token>`.
 
-    A wrong password and an unknown address get the same answer, in the same time.
+    A wrong password and an unknown address get the same answer, in the same time. Fail too often,
+    and you are refused for a while; others, elsewhere, are not.
     """
-    user = await users.find(body.email)
-    is_right = await passwords.verify(body.password, user.password_hash if user else None)
-    if user is None or not is_right:
-        raise InvalidCredentials
+    async with failures.attempt(client, body.email):
+        user = await users.find(body.email)
+        is_right = await passwords.verify(body.password, user.password_hash if user else None)
+        if user is None or not is_right:
+            raise InvalidCredentials
     return AccessToken(
         access_token=tokens.issue(user.pk, user.role), expires_in=tokens.expires_seconds
     )
 
 
-@router.get("/me", response_model=UserPublic, responses=errors(InvalidToken, UserNotFound))
-async def me(caller: SignedIn, users: Users) -> User:
-    """Whose token is this?"""
+async def _me(caller: SignedIn, users: Users) -> User:
     user = await users.get(caller.user_id)
     if user is None:
         raise UserNotFound
     return user
 
 
+Me = Annotated[User, Depends(_me)]
+
+
+@router.get("/me", response_model=UserPublic, responses=errors(UserNotFound))
+async def me(caller: SignedIn, user: Me) -> User:
+    """Whose token is this?"""
+    return user
+
+
+@router.patch(
+    "/me",
+    response_model=UserPublic,
+    responses=errors(InvalidCredentials, UserNotFound, TooManyLogins),
+)
+async def change_password(
+    caller: SignedIn,
+    user: Me,
+    body: PasswordChange,
+    users: Users,
+    passwords: Hashing,
+    failures: Failures,
+    client: Client,
+) -> User:
+    """Change your password. A wrong current one counts as a failed login.
+
+    Tokens that you have been given stay good until they expire.
+    """
+    async with failures.attempt(client, user.email):
+        if not await passwords.verify(body.current_password, user.password_hash):
+            raise InvalidCredentials
+    if not await users.set_password(user, await passwords.hash(body.password), user.role):
+        raise InvalidCredentials
+    return user
+
+
 @asynccontextmanager
-async def _hashing(state: State) -> AsyncIterator[None]:
-    state.passwords = Passwords(state.settings.bcrypt_rounds)
-    yield
-    state.passwords.close()
+async def _accounts(state: State) -> AsyncIterator[None]:
+    settings: Settings = state.settings
+    users: UserStore = state.opened.store
+    with Passwords(settings.bcrypt_rounds) as passwords:
+        await ensure_administrator(settings, users, passwords)
+        state.passwords = passwords
+        state.failed_logins = FailedLogins(users.counters, settings.login_limit)
+        yield
 
 
 def build(settings: Settings | None = None) -> FastAPI:
@@ -131,9 +198,9 @@ def build(settings: Settings | None = None) -> FastAPI:
         "user",
         title="ShopSphere users",
         description="Accounts and the tokens that the other services take.",
-        router=router,
+        routers=[router],
         open_store=open_user_store,
-        around=_hashing,
+        around=_accounts,
         settings=settings,
     )
 

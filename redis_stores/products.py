@@ -24,8 +24,11 @@ from shopsphere.models import (
 )
 from shopsphere.stores import DAY_SECONDS, REFUSED_SECONDS
 
-CHANGE_SECONDS = 60
-"""How long a stock change without a key is remembered: longer than the client repeats one."""
+COMMAND_SECONDS = 60
+"""How long a change that came with no key is remembered: longer than the client repeats one."""
+
+SHOWN = ("name", "price_cents", "available", "deleted")
+"""The fields of a record that make a product."""
 
 
 class ProductRecord(Record, index=True):
@@ -68,7 +71,7 @@ class RedisProductStore(RedisStore):
         record = ProductRecord(
             pk=product.pk,
             name=product.name,
-            revision=new_pk(),
+            revision=search_index.new_revision(),
             price_cents=product.price_cents,
             received=product.quantity,
             available=product.quantity,
@@ -80,7 +83,11 @@ class RedisProductStore(RedisStore):
         await self._create(keys=[self._key(product.pk)], args=["pk", *record.flat()])
 
     async def get(self, pk: str) -> Product:
-        return (await self._record(pk)).product()
+        """The read that is asked most: it fetches just what a product shows."""
+        name, price_cents, available, deleted = await self._client.hmget(self._key(pk), SHOWN)
+        if name is None or price_cents is None or available is None or deleted:
+            raise ProductNotFound
+        return Product(pk, name, int(price_cents), int(available))
 
     async def list_page(self, after: str | None, limit: int) -> Page[Product]:
         found: list[Product] = []
@@ -128,17 +135,20 @@ class RedisProductStore(RedisStore):
 
     async def update(self, pk: str, name: str | None, price_cents: int | None) -> Product:
         """New index entries come before the new name, old ones go after it: it is never hidden."""
-        revision = new_pk()
+        revision = search_index.new_revision()
         if name is not None:
             await self._client.zadd(self._index, _scores(name, pk, revision))
         price = "" if price_cents is None else price_cents
-        answer = await self._update(keys=[self._key(pk)], args=[revision, name or "", price])
+        answer = await self._update(
+            keys=[self._key(pk), f"{self._prefix}:update:{{{pk}}}:{revision}"],
+            args=[revision, name or "", price, COMMAND_SECONDS],
+        )
         if not answer:
             if name is not None:
                 await self._remove_entries(name, pk, revision)
             raise ProductNotFound
         old_name, old_revision, fields = answer
-        if name is not None and old_revision != revision:
+        if name is not None:
             await self._remove_entries(old_name, pk, old_revision)
         return ProductRecord.from_flat(fields).product()
 
@@ -147,7 +157,7 @@ class RedisProductStore(RedisStore):
     ) -> tuple[Product, bool]:
         command = new_pk()
         keys = [self._key(pk), f"{self._prefix}:stock-change:{{{pk}}}:{key or command}"]
-        seconds = DAY_SECONDS if key else CHANGE_SECONDS
+        seconds = DAY_SECONDS if key else COMMAND_SECONDS
         answer = await self._change_stock(
             keys=keys, args=[change, MAX_ON_HAND, f"{change} {command}", seconds]
         )
@@ -233,12 +243,6 @@ class RedisProductStore(RedisStore):
     async def _any_record(self, pk: str) -> ProductRecord:
         [record] = await ProductRecord.fetch([pk])
         if record is None:
-            raise ProductNotFound
-        return record
-
-    async def _record(self, pk: str) -> ProductRecord:
-        record = await self._any_record(pk)
-        if record.deleted:
             raise ProductNotFound
         return record
 

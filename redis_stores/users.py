@@ -1,6 +1,8 @@
 """Users on Redis: a record each, and a key per email that names its user."""
 
-from redis_db import Record, RedisStore, ShopRedis
+from limits.aio.storage import Storage
+
+from redis_db import Counters, Record, RedisStore, ShopRedis
 from shopsphere.errors import EmailTaken
 from shopsphere.models import Role, User
 
@@ -20,6 +22,8 @@ class RedisUserStore(RedisStore):
     def __init__(self, client: ShopRedis, prefix: str) -> None:
         super().__init__(client, prefix)
         UserRecord.use(client, prefix)
+        self.counters: Storage = Counters(client, prefix)
+        self._set_password = self._script("set_password")
 
     async def add(self, user: User) -> None:
         """The record comes before the claim on the address: a crash in between blocks nobody."""
@@ -40,6 +44,11 @@ class RedisUserStore(RedisStore):
     async def find(self, email: str) -> User | None:
         pk = await self._client.get(self._email_key(email))
         return await self.get(pk) if pk else None
+
+    async def set_password(self, user: User, password_hash: str, role: Role) -> bool:
+        key = UserRecord.key_of(user.pk)
+        args = [user.password_hash, password_hash, role.value]
+        return bool(await self._set_password(keys=[key], args=args))
 
     async def _claim(self, email: str, pk: str) -> bool:
         key = self._email_key(email)

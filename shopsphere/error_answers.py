@@ -1,6 +1,7 @@
 """The one place where an error becomes an HTTP answer, and where OpenAPI is told of it."""
 
 import json
+from collections.abc import Iterable
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -8,12 +9,17 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
+from shopsphere.access import check_access
 from shopsphere.errors import (
     BodyTooLarge,
+    Forbidden,
     InvalidRequest,
+    InvalidToken,
     MethodNotAllowed,
     NoSuchPath,
+    RequestTimedOut,
     ShopError,
+    StoreUnavailable,
 )
 
 Responses = dict[int | str, dict[str, Any]]
@@ -31,8 +37,8 @@ class ErrorBody(BaseModel):
     code: str
 
 
-class InvalidRequestBody(ErrorBody):
-    """An error that names what is wrong with the request, where it is the request."""
+class DetailedErrorBody(ErrorBody):
+    """An error that also says what is wrong with the request, or how many units there are."""
 
     errors: list[FieldError] | None = None
     available: int | None = None
@@ -40,8 +46,11 @@ class InvalidRequestBody(ErrorBody):
 
 def error_answer(error: ShopError) -> Response:
     """Return the answer for an error. Everything outside ASCII is escaped, so nothing can fail."""
-    body = {"detail": error.detail, "code": error.code, **error.extra}
-    return Response(json.dumps(body), error.status, error.headers, "application/json")
+    return Response(json.dumps(_body(error)), error.status, error.headers, "application/json")
+
+
+def _body(error: ShopError) -> dict[str, object]:
+    return {"detail": error.detail, "code": error.code, **error.extra}
 
 
 def errors(*kinds: type[ShopError]) -> Responses:
@@ -50,14 +59,18 @@ def errors(*kinds: type[ShopError]) -> Responses:
     for kind in kinds:
         response = responses.setdefault(kind.status, _response(kind.status))
         examples = response["content"]["application/json"]["examples"]
-        examples[kind.code] = {"value": {"detail": kind.sentence, "code": kind.code}}
-        response["description"] = " or ".join(f"`{code}`" for code in examples)
+        examples[kind.code] = {"value": _body(kind.example())}
+        response["description"] = _description(examples)
     return responses
+
+
+def _description(codes: Iterable[str]) -> str:
+    return " or ".join(f"`{code}`" for code in codes)
 
 
 def _response(status: int) -> dict[str, Any]:
     return {
-        "model": InvalidRequestBody if status == InvalidRequest.status else ErrorBody,
+        "model": DetailedErrorBody if status in (400, 409) else ErrorBody,
         "content": {"application/json": {"examples": {}}},
     }
 
@@ -75,9 +88,19 @@ async def _on_shop_error(_: Request, error: Exception) -> Response:
     return error_answer(error)
 
 
-async def _on_invalid_request(_: Request, error: Exception) -> Response:
+async def _on_invalid_request(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    return error_answer(InvalidRequest(*(_named(each) for each in error.errors()[:20])))
+    invalid = InvalidRequest(*(_named(each) for each in error.errors()[:20]))
+    return error_answer(await _refusal(request) or invalid)
+
+
+async def _refusal(request: Request) -> ShopError | None:
+    """Return why the caller may not use this route at all, which is answered before all else."""
+    try:
+        await check_access(request)
+    except (InvalidToken, Forbidden) as refusal:
+        return refusal
+    return None
 
 
 def _named(error: dict[str, Any]) -> tuple[str, str]:
@@ -90,16 +113,28 @@ def _named(error: dict[str, Any]) -> tuple[str, str]:
         "extra_forbidden": "is not a field of this request",
         "model_attributes_type": "must be a JSON object, with Content-Type: application/json",
     }
-    message = messages.get(kind) or error["msg"].removeprefix("Value error, ")
+    message = messages.get(kind) or error["msg"].removeprefix("Value error, ").removeprefix(
+        "Input "
+    )
     field = ".".join(str(part) for part in loc[1:]) or str(loc[0])
     return field[:64], message[:1].lower() + message[1:]
 
 
-async def _on_framework_error(_: Request, error: Exception) -> Response:
+async def _on_framework_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    answer = error_answer(_in_our_words(error))
+    refusal = await _refusal(request) if error.status_code == InvalidRequest.status else None
+    answer = error_answer(refusal or _in_our_words(error))
     answer.headers.update(error.headers or {})
+    if error.status_code == 405:
+        answer.headers["Allow"] = _allowed(request)
     return answer
+
+
+def _allowed(request: Request) -> str:
+    """Return all methods of the path; starlette 1.10 names those of one of its routes only."""
+    path = request.scope["route"].path
+    methods = request.app.openapi()["paths"].get(path, {"get": None})
+    return ", ".join(sorted(methods)).upper()
 
 
 def _in_our_words(error: HTTPException) -> ShopError:
@@ -120,7 +155,7 @@ async def _on_unexpected_error(_: Request, error: Exception) -> Response:
 
 
 def tell_the_truth(app: FastAPI) -> None:
-    """Have OpenAPI say 400 where FastAPI would say 422, and 413 where there is a body."""
+    """Have OpenAPI say 400 where FastAPI would say 422, and what holds for every route."""
     generate = app.openapi
 
     def openapi() -> dict[str, Any]:
@@ -132,7 +167,7 @@ def tell_the_truth(app: FastAPI) -> None:
             schemas = schema["components"]["schemas"]
             for unused in ("HTTPValidationError", "ValidationError"):
                 schemas.pop(unused, None)
-            for model in (ErrorBody, InvalidRequestBody):
+            for model in (ErrorBody, DetailedErrorBody):
                 schemas[model.__name__] = model.model_json_schema(
                     ref_template="#/components/schemas/{model}"
                 )
@@ -149,8 +184,13 @@ def _correct(operation: dict[str, Any]) -> None:
     has_query = any(parameter["in"] == "query" for parameter in operation.get("parameters", ()))
     if has_query or "requestBody" in operation:
         _add(responses, InvalidRequest)
-    if "requestBody" in operation:
-        _add(responses, BodyTooLarge)
+    if "503" in responses:  # a route's own reasons replace those of its router
+        _add(responses, StoreUnavailable)
+        _add(responses, RequestTimedOut)
+    _add(responses, BodyTooLarge)
+    if "security" in operation:
+        _add(responses, InvalidToken)
+        _add(responses, Forbidden)
     operation["responses"] = dict(sorted(responses.items()))
 
 
@@ -160,6 +200,6 @@ def _add(responses: dict[str, Any], kind: type[ShopError]) -> None:
     content = new["content"]["application/json"]
     content["schema"] = {"$ref": f"#/components/schemas/{model.__name__}"}
     old = responses.setdefault(str(status), new)
-    if old is not new:
-        old["content"]["application/json"]["examples"] |= content["examples"]
-        old["description"] += f" or {new['description']}"
+    examples = old["content"]["application/json"]["examples"]
+    examples |= content["examples"]
+    old["description"] = _description(examples)

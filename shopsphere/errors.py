@@ -1,7 +1,7 @@
 """Everything that can go wrong in a shop, by name; an error owns its status, code and sentence."""
 
 import math
-from typing import ClassVar
+from typing import ClassVar, Self
 
 
 class ShopError(Exception):
@@ -23,18 +23,26 @@ class ShopError(Exception):
             self.headers["Retry-After"] = str(retry_after)
         super().__init__(self.detail)
 
+    @classmethod
+    def example(cls) -> Self:
+        """Return one as a caller can meet it, for the documentation."""
+        return cls()
+
 
 class InvalidRequest(ShopError):
     """The request itself is wrong: in each `field` something is to be changed."""
 
     status = 400
     code = "invalid_request"
-    sentence = "The request is not valid. See `errors` for what to change."
 
     def __init__(self, *errors: tuple[str, str]) -> None:
         field, message = errors[0]
         super().__init__(f"The request is not valid: {field} {message}.")
         self.extra["errors"] = [{"field": field, "message": message} for field, message in errors]
+
+    @classmethod
+    def example(cls) -> Self:
+        return cls(("quantity", "is required"))
 
 
 class NoSuchPath(ShopError):
@@ -61,22 +69,38 @@ class EmailTaken(ShopError):
     sentence = "This email address is registered already. Log in, or use another address."
 
 
-class InvalidCredentials(ShopError):
-    status = 401
-    code = "invalid_credentials"
-    sentence = "Email or password is wrong."
-
-
-class InvalidToken(ShopError):
-    """No bearer token where one is needed, or one that does not hold (RFC 6750)."""
+class _Unauthorized(ShopError):
+    """Every 401 says how to do better (RFC 9110, section 15.5.2)."""
 
     status = 401
-    code = "invalid_token"
-    sentence = "A valid bearer token is needed. Get one from POST /login of the user service."
 
     def __init__(self, detail: str | None = None) -> None:
         super().__init__(detail)
         self.headers["WWW-Authenticate"] = "Bearer"
+
+
+class InvalidCredentials(_Unauthorized):
+    code = "invalid_credentials"
+    sentence = "Email or password is wrong."
+
+
+class TooManyLogins(ShopError):
+    status = 429
+    code = "too_many_logins"
+    sentence = "Too many failed logins. Try again later."
+
+
+class InvalidToken(_Unauthorized):
+    """No bearer token where one is needed, or one that does not hold (RFC 6750)."""
+
+    code = "invalid_token"
+    sentence = "A valid bearer token is needed. Get one from POST /login of the user service."
+
+
+class Forbidden(ShopError):
+    status = 403
+    code = "forbidden"
+    sentence = "Your token is good, but does not give you the right to do this."
 
 
 class UserNotFound(ShopError):
@@ -102,12 +126,15 @@ class InsufficientQuantity(ShopError):
 
     status = 400
     code = "insufficient_quantity"
-    sentence = "Only 3 available. Ask for that many or fewer."
 
     def __init__(self, available: int) -> None:
         super().__init__(f"Only {available} available. Ask for that many or fewer.")
         self.available = available
         self.extra["available"] = available
+
+    @classmethod
+    def example(cls) -> Self:
+        return cls(available=3)
 
 
 class ReservationRefused(InsufficientQuantity):

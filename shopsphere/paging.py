@@ -35,7 +35,7 @@ class Paging:
     after: str | None
 
 
-def paging(
+async def paging(
     limit: Annotated[
         int | None,
         BeforeValidator(_digits),
@@ -43,14 +43,17 @@ def paging(
     ] = None,
     after: Annotated[
         str | None,
-        Query(description="Where to go on: take it from the `Link` header of the page before."),
+        Query(
+            min_length=1,
+            description="Where to go on: take it from the `Link` header of the page before.",
+        ),
     ] = None,
 ) -> Paging:
     """Read what is wanted; a cursor alone means a page of 100."""
     return Paging(DEFAULT_LIMIT if limit is None and after is not None else limit, after)
 
 
-def paging_by_pk(paging: Annotated[Paging, Depends(paging)]) -> Paging:
+async def paging_by_pk(paging: Annotated[Paging, Depends(paging)]) -> Paging:
     """The same for a list in the order of pks: its cursor is one."""
     if paging.after is not None and not is_pk(paging.after):
         raise InvalidRequest(("after", "is no pk; take it from a Link header"))

@@ -2,6 +2,7 @@
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
+from typing import Self
 
 from passlib.context import CryptContext
 
@@ -38,6 +39,9 @@ class Passwords:
         )
         return matches and password_hash is not None
 
-    def close(self) -> None:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         """Let the threads go; work that has not begun is dropped."""
         self._threads.shutdown(wait=False, cancel_futures=True)

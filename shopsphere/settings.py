@@ -3,14 +3,25 @@
 import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
+from limits import parse_many
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from shopsphere.errors import CannotStart
 
 ENV_FILE = Path(__file__).resolve().parent.parent / ".env"
+MIN_SECRET_BYTES = 32
+YEAR_SECONDS = 366 * 24 * 60 * 60
 
 
 def _service_url(url: str) -> str:
@@ -19,9 +30,18 @@ def _service_url(url: str) -> str:
     return url.rstrip("/")
 
 
+def _host(host: str) -> str:
+    if not re.fullmatch(r"[\w.:-]+", host):
+        raise ValueError("must be the name or an address of a machine, such as localhost")
+    return host
+
+
 def _redis_url(url: SecretStr) -> SecretStr:
-    if url and not re.match(r"(rediss?|unix)://", url.get_secret_value()):
-        raise ValueError("must start with redis://, rediss:// or unix://")
+    schemes = r"(rediss?|unix|redis\+sentinel|redis\+cluster)://"
+    if url and not re.match(schemes, url.get_secret_value()):
+        raise ValueError(
+            "must start with redis://, rediss://, unix://, redis+sentinel:// or redis+cluster://"
+        )
     return url
 
 
@@ -38,10 +58,20 @@ def _origins(text: str) -> str:
     return text
 
 
-def _closed_mode(required: bool) -> bool:
-    if required:
-        raise ValueError("must be false: roles are not enforced in this version")
-    return required
+def _login_limit(text: str) -> str:
+    try:
+        [limit] = parse_many(text)
+    except ValueError:
+        limit = None
+    if limit is None or limit.amount < 1 or limit.get_expiry() > YEAR_SECONDS:
+        raise ValueError("must be one limit, such as 10/minute or 100/2 hours")
+    return text
+
+
+def _metrics_token(token: SecretStr) -> SecretStr:
+    if not re.fullmatch(r"[\x21-\x7e]*", token.get_secret_value()):
+        raise ValueError("must be printable ASCII characters, without spaces")
+    return token
 
 
 ServiceUrl = Annotated[str, AfterValidator(_service_url)]
@@ -56,7 +86,7 @@ class Settings(BaseSettings):
     )
 
     use_redis: Annotated[Literal["true", "false", "required"], BeforeValidator(str.lower)] = "true"
-    redis_host: str = "localhost"
+    redis_host: Annotated[str, AfterValidator(_host)] = "localhost"
     redis_port: int = Field(default=6379, ge=1, le=65535)
     redis_password: SecretStr = SecretStr("")
     redis_url: Annotated[SecretStr, AfterValidator(_redis_url)] = SecretStr("")
@@ -68,15 +98,36 @@ class Settings(BaseSettings):
     order_timeout: Seconds = 10
     settle_after: Seconds = 30
     settle_interval: Seconds = 5
-    auth_required: Annotated[bool, AfterValidator(_closed_mode)] = False
+    auth_required: bool = False
     jwt_secret: SecretStr = SecretStr("supersecret")
     jwt_expires_minutes: int = Field(default=60, ge=1, le=525_600)
     cors_origins: Annotated[str, AfterValidator(_origins)] = "*"
     bcrypt_rounds: int = Field(default=12, ge=4, le=16)
+    admin_email: str = ""
+    admin_password: SecretStr = SecretStr("")
+    metrics_token: Annotated[SecretStr, AfterValidator(_metrics_token)] = SecretStr("")
+    login_limit: Annotated[str, AfterValidator(_login_limit)] = "10/minute"
     log_level: Annotated[
         Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], BeforeValidator(str.upper)
     ] = "INFO"
     log_format: Annotated[Literal["text", "json"], BeforeValidator(str.lower)] = "text"
+
+    @field_validator("jwt_secret")
+    @classmethod
+    def _own_secret(cls, secret: SecretStr, info: ValidationInfo) -> SecretStr:
+        is_short = len(secret.get_secret_value().encode()) < MIN_SECRET_BYTES
+        if info.data.get("auth_required") and is_short:
+            raise ValueError(
+                "must be a secret of your own, of 32 bytes or more, where AUTH_REQUIRED is true"
+            )
+        return secret
+
+    @field_validator("admin_password")
+    @classmethod
+    def _whole_administrator(cls, password: SecretStr, info: ValidationInfo) -> SecretStr:
+        if bool(password) != bool(info.data.get("admin_email")):
+            raise ValueError("must be set where ADMIN_EMAIL is, and only there")
+        return password
 
     @classmethod
     def load(cls) -> Self:
@@ -84,15 +135,18 @@ class Settings(BaseSettings):
         try:
             return cls()
         except ValidationError as error:
-            raise CannotStart(
-                " ".join(_complaint(str(e["loc"][0]), e["msg"]) for e in error.errors())
-            ) from None
+            raise CannotStart(complaint(error)) from None
+        except UnicodeDecodeError:
+            raise CannotStart(".env cannot be read: save it as UTF-8.") from None
 
     @property
     def redis_address(self) -> str:
         """Where Redis is expected, without any password."""
         url = self.redis_url.get_secret_value()
-        return url.rpartition("@")[2] if url else f"{self.redis_host}:{self.redis_port}"
+        if not url:
+            return f"{self.redis_host}:{self.redis_port}"
+        parts = urlsplit(url)
+        return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
     @property
     def redis_full_url(self) -> str:
@@ -106,6 +160,11 @@ class Settings(BaseSettings):
         return [part.strip() for part in self.cors_origins.split(",") if part.strip()]
 
 
+def complaint(error: ValidationError) -> str:
+    """Return one line that names each variable that is wrong, and says what it may be."""
+    return " ".join(_complaint(str(each["loc"][0]), each["msg"]) for each in error.errors())
+
+
 def _complaint(field: str, message: str) -> str:
-    reason = message.removeprefix("Value error, ").removeprefix("Input ")
+    reason = message.removeprefix("Value error, ").removeprefix("Input ").removeprefix("String ")
     return f"{field.upper()} {reason}. Set it in the environment or in .env; see .env.example."

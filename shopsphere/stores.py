@@ -3,7 +3,19 @@
 from dataclasses import dataclass
 from typing import Generic, Literal, Protocol, TypeVar
 
-from shopsphere.models import Mark, Order, OrderStatus, Page, Product, Reservation, Stock, User
+import limits.aio.storage
+
+from shopsphere.models import (
+    Mark,
+    Order,
+    OrderStatus,
+    Page,
+    Product,
+    Reservation,
+    Role,
+    Stock,
+    User,
+)
 
 DAY_SECONDS = 24 * 60 * 60
 REFUSED_SECONDS = 15 * 60
@@ -21,6 +33,9 @@ class Store(Protocol):
 
 
 class UserStore(Store, Protocol):
+    counters: limits.aio.storage.Storage
+    """Where `limits` counts failed logins. It raises StoreUnavailable as the store does."""
+
     async def add(self, user: User) -> None:
         """Keep a new user, atomically for its email; raise EmailTaken if somebody has that."""
 
@@ -29,6 +44,12 @@ class UserStore(Store, Protocol):
 
     async def find(self, email: str) -> User | None:
         """Return the user with exactly this (lower-case) email, or None."""
+
+    async def set_password(self, user: User, password_hash: str, role: Role) -> bool:
+        """Give the user this password and role, in one step, if the password is `user`'s still.
+
+        Tell whether it was: otherwise somebody else has set it meanwhile, and nothing changes.
+        """
 
 
 class ProductStore(Store, Protocol):

@@ -2,23 +2,28 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from collections.abc import Awaitable, Callable, Iterable
+from contextlib import (
+    AbstractAsyncContextManager,
+    AsyncExitStack,
+    asynccontextmanager,
+    nullcontext,
+)
 from typing import Annotated, Any, Literal, TypeVar
 
 import uvicorn
 from fastapi import APIRouter, Depends, FastAPI, Request, Response
-from fastapi.middleware.cors import CORSMiddleware
 from fastapi_offline import FastAPIOffline
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel
 from starlette.datastructures import State
 
 from shopsphere import __version__
-from shopsphere.edge import MAX_BODY_BYTES, Edge
+from shopsphere.access import METRICS_READER, anyone
+from shopsphere.edge import MAX_BODY_BYTES, Cors, Edge, Limits
 from shopsphere.error_answers import answer_errors, errors, tell_the_truth
 from shopsphere.errors import CannotStart, StoreUnavailable
 from shopsphere.logs import configure_logging
+from shopsphere.metrics import CONTENT_TYPE, exposition
 from shopsphere.settings import Settings
 from shopsphere.stores import Opened, Store
 from shopsphere.tokens import Tokens
@@ -42,7 +47,7 @@ def create_app(
     *,
     title: str,
     description: str,
-    router: APIRouter,
+    routers: Iterable[APIRouter],
     open_store: Callable[[Settings], Awaitable[Opened[S]]],
     around: Around = lambda state: nullcontext(),
     settings: Settings | None = None,
@@ -50,7 +55,8 @@ def create_app(
     """Return the app of a service.
 
     Its store is opened at start and kept in `app.state.opened`; `around` is entered then, to put
-    further things of the service into the state. Settings that are wrong stop the start.
+    further things of the service into the state. Settings that are wrong stop the start, and so
+    does a CannotStart of either.
     """
     problem: CannotStart | None = None
     try:
@@ -60,23 +66,23 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> Any:
-        try:
-            if problem:
-                raise problem
-            configure_logging(service, settings)
-            opened = await open_store(settings)
-        except CannotStart as error:
-            app.state.cannot_start = str(error)
-            raise
-        app.state.opened = opened
-        log.info("the %s service keeps its records in %s", service, opened.storage)
-        if not settings.auth_required:
-            log.warning("AUTH_REQUIRED is false: everybody may do everything; for development only")
-        try:
-            async with around(app.state):
-                yield
-        finally:
-            await opened.store.close()
+        async with AsyncExitStack() as closing:
+            try:
+                if problem:
+                    raise problem
+                configure_logging(service, settings)
+                app.state.opened = opened = await open_store(settings)
+                closing.push_async_callback(opened.store.close)
+                await closing.enter_async_context(around(app.state))
+            except CannotStart as error:
+                app.state.cannot_start = str(error)
+                raise
+            log.info("the %s service keeps its records in %s", service, opened.storage)
+            if not settings.auth_required:
+                log.warning(
+                    "AUTH_REQUIRED is false: everybody may do everything; for development only"
+                )
+            yield
 
     app = FastAPIOffline(
         title=title,
@@ -90,18 +96,19 @@ def create_app(
     app.state.settings = settings
     app.state.service = service
     app.state.tokens = Tokens(settings.jwt_secret.get_secret_value(), settings.jwt_expires_minutes)
-    app.include_router(router, responses=errors(StoreUnavailable))
-    app.include_router(_operations)
+    # Not include_router: FastAPI 0.165 searches an included router twice, at each level, for each
+    # request, and the hot routes would come after those of the docs.
+    app.router.routes[:0] = [route for router in (*routers, _operations) for route in router.routes]
     answer_errors(app)
-    app.add_middleware(
-        CORSMiddleware,
+    tell_the_truth(app)
+    cors = Cors(  # around the limits, so that a browser can read their errors too
+        Limits(app.build_middleware_stack(), settings.order_timeout),
         allow_origins=settings.origins,
         allow_methods=["*"],
         allow_headers=["*"],
-        expose_headers=["Link", "Location", "Retry-After", "X-Request-ID"],
+        expose_headers=["Idempotent-Replayed", "Link", "Location", "Retry-After", "X-Request-ID"],
     )
-    tell_the_truth(app)
-    edge = Edge(app.build_middleware_stack(), app.state, settings.order_timeout)
+    edge = Edge(cors, app.state)
     app.middleware_stack = edge
     app.state.metrics = edge.metrics
     return app
@@ -129,6 +136,7 @@ _operations = APIRouter(tags=["operations"])
 
 
 @_operations.get("/", summary="Is the process alive?")
+@anyone
 async def health(request: Request, opened: Annotated[Opened[Store], Depends(_opened)]) -> Health:
     """Answers whenever the process serves, also while its storage is away."""
     return Health(
@@ -140,7 +148,12 @@ async def health(request: Request, opened: Annotated[Opened[Store], Depends(_ope
     )
 
 
-@_operations.get("/ready", summary="Can it serve?", responses=errors(StoreUnavailable))
+@_operations.get(
+    "/ready",
+    summary="Can it serve?",
+    responses=errors(StoreUnavailable),
+)
+@anyone
 async def ready(request: Request, opened: Annotated[Opened[Store], Depends(_opened)]) -> Health:
     """Answers 200 when the storage does too, 503 otherwise. Other services do not count."""
     await opened.store.ping()
@@ -150,6 +163,7 @@ async def ready(request: Request, opened: Annotated[Opened[Store], Depends(_open
 @_operations.get(
     "/metrics",
     summary="Figures for Prometheus",
+    dependencies=[METRICS_READER],
     response_class=Response,
     responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
 )
@@ -162,4 +176,4 @@ async def metrics(request: Request) -> Response:
     if refresh:
         await refresh()
     registry = request.app.state.metrics.registry
-    return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+    return Response(exposition(registry), media_type=CONTENT_TYPE)

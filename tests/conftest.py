@@ -6,16 +6,26 @@ from pathlib import Path
 
 import pytest
 
+from tests.moved_clock import MovedClock
 from tests.servers import RedisServer, Trio
 from tests.small_shop import SmallShop, small_shop
 
 for variable in (
     "USE_REDIS", "REDIS_HOST", "REDIS_PORT", "REDIS_PASSWORD", "REDIS_URL", "REDIS_PREFIX",
     "PRODUCT_SERVICE_URL", "USER_SERVICE_URL", "ORDER_SERVICE_URL", "AUTH_REQUIRED", "JWT_SECRET",
+    "JWT_EXPIRES_MINUTES", "ADMIN_EMAIL", "ADMIN_PASSWORD", "LOGIN_LIMIT", "METRICS_TOKEN",
     "LOG_LEVEL", "LOG_FORMAT", "CORS_ORIGINS", "WEB_CONCURRENCY",
 ):  # fmt: skip
     os.environ.pop(variable, None)
 os.environ["BCRYPT_ROUNDS"] = "4"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep the tests of a file together, in one process, and those that need the fixed ports."""
+    for item in items:
+        file = item.path.stem
+        group = "ports" if file in ("test_launcher", "test_readme") else file
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture
@@ -30,6 +40,13 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServ
     yield server
     server.client.close()
     server.stop()
+
+
+@pytest.fixture
+def clock(redis_server: RedisServer) -> MovedClock:
+    """The clock of a memory store, and of the Redis of the whole run, which is empty."""
+    redis_server.client.flushall()
+    return MovedClock(redis_server)
 
 
 @pytest.fixture(params=["memory", "redis"])

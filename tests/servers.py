@@ -1,6 +1,7 @@
 """Real servers for the tests: a redis-server of our own, and the services under uvicorn."""
 
 import os
+import random
 import shutil
 import signal
 import socket
@@ -8,10 +9,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import redis
 import requests
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -28,11 +32,12 @@ def redis_executable() -> str:
 
 
 def free_port() -> int:
-    """Return a port that nothing listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """Return a port that nothing listens on, below those that the system gives to clients."""
+    while True:
+        port = random.randint(10_000, 32_000)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def wait_until(is_so: Callable[[], object], seconds: float = 15, why: str = "") -> None:
@@ -46,19 +51,21 @@ def wait_until(is_so: Callable[[], object], seconds: float = 15, why: str = "") 
 class RedisServer:
     """A redis-server on a port of its own, with its files in `folder`."""
 
-    def __init__(self, folder: Path, *options: str) -> None:
-        self.port = free_port()
+    def __init__(self, folder: Path, *options: str, port: int = 0) -> None:
+        self.port = port or free_port()
         self._command = [
             redis_executable(), "--port", str(self.port), "--bind", "127.0.0.1",
             "--dir", str(folder), "--save", "", *options,
         ]  # fmt: skip
-        self.client = redis.Redis(port=self.port, decode_responses=True)
+        at_once = Retry(NoBackoff(), 0)  # redis-py waits for up to a minute for what is not there
+        self.client = redis.Redis(port=self.port, decode_responses=True, retry=at_once)
         self.start()
 
-    def start(self) -> None:
-        """Start it, and wait until it answers."""
-        self.process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL)
-        wait_until(self.answers, why="redis-server answers")
+    def start(self, *options: str, wait: bool = True) -> None:
+        """Start it, and wait until it answers unless told otherwise."""
+        self.process = subprocess.Popen([*self._command, *options], stdout=subprocess.DEVNULL)
+        if wait:
+            wait_until(self.answers, why="redis-server answers")
 
     def answers(self) -> bool:
         try:

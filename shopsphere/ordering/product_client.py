@@ -3,12 +3,12 @@
 import asyncio
 import logging
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
-from decimal import Decimal
 from typing import Literal, NoReturn, Self
 
 import requests
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from requests.adapters import HTTPAdapter
 from urllib3 import Retry
 
@@ -19,7 +19,8 @@ from shopsphere.errors import (
     StorageMismatch,
 )
 from shopsphere.logs import REQUEST_ID
-from shopsphere.models import Reservation, to_cents
+from shopsphere.models import Money, Reservation, to_cents
+from shopsphere.tokens import SERVICE_TOKEN_SECONDS, Tokens
 
 log = logging.getLogger("shopsphere.product_client")
 
@@ -38,9 +39,13 @@ RETRIES = Retry(
 
 
 class _Reserved(BaseModel):
+    """What a product service of ours answers; anything else is no answer."""
+
+    model_config = ConfigDict(strict=True)
+
     quantity: int
-    unit_price: Decimal
-    product_name: str
+    unit_price: Money
+    product_name: str = Field(min_length=1)
 
 
 class _Refusal(BaseModel):
@@ -52,13 +57,37 @@ def _was_repeated(response: requests.Response) -> bool:
     return bool(response.raw.retries and response.raw.retries.history)
 
 
+def _prepared(
+    method: str, url: str, headers: dict[str, str], body: dict[str, int] | None
+) -> requests.PreparedRequest:
+    """Return a request that is ready to be sent.
+
+    `Session.request` would take the URL apart and merge settings that a session here never has:
+    a quarter of the CPU of a call.
+    """
+    request = requests.PreparedRequest()
+    request.prepare_method(method)
+    request.url = url
+    request.prepare_headers(headers)
+    request.prepare_cookies({})
+    request.prepare_body(None, None, json=body)
+    return request
+
+
 class ProductClient:
     """Reserves stock at the product service. Every call may be sent more than once."""
 
     def __init__(
-        self, url: str, storage: Literal["redis", "memory"], timeout_seconds: float
+        self,
+        url: str,
+        storage: Literal["redis", "memory"],
+        timeout_seconds: float,
+        tokens: Tokens,
     ) -> None:
         self._url = url
+        self._tokens = tokens
+        self._service_token = ""
+        self._token_made_at = 0.0
         self._storage = storage
         self._timeout_seconds = timeout_seconds
         self._threads = ThreadPoolExecutor(CALLS_AT_ONCE, thread_name_prefix="product-service")
@@ -89,8 +118,11 @@ class ProductClient:
             answer = _Reserved.model_validate_json(response.content)
         except ValidationError as error:
             raise ProductServiceUnavailable from error
+        if answer.quantity != quantity:
+            log.warning("the product service reserved %s, not %s", answer.quantity, quantity)
+            raise ProductServiceUnavailable
         price_cents = to_cents(answer.unit_price)
-        return Reservation(product_id, order_pk, answer.quantity, price_cents, answer.product_name)
+        return Reservation(product_id, order_pk, quantity, price_cents, answer.product_name)
 
     async def release(self, product_id: str, order_pk: str) -> None:
         """Give the units back, once. Raise ProductServiceUnavailable or StorageMismatch."""
@@ -118,6 +150,8 @@ class ProductClient:
                 raise ProductNotFound
             case _, "storage_mismatch":
                 raise StorageMismatch
+            case 401 | 403, _:
+                log.error("the product service refuses our token: JWT_SECRET has to be the same")
         log.warning(
             "the product service answered %s %s", response.status_code, response.content[:200]
         )
@@ -125,16 +159,16 @@ class ProductClient:
 
     async def _call(self, method: str, path: str, body: dict[str, int] | None) -> requests.Response:
         """Send one request, again on a broken connection, a timeout or 502 to 504."""
-        headers = {"X-Storage": self._storage, "X-Request-ID": REQUEST_ID.get()}
+        headers = {
+            "X-Storage": self._storage,
+            "X-Request-ID": REQUEST_ID.get(),
+            "Authorization": f"Bearer {self._token()}",
+        }
+        request = _prepared(method, self._url + path, headers, body)
 
         def send() -> requests.Response:
-            return self._session().request(
-                method,
-                self._url + path,
-                json=body,
-                headers=headers,
-                timeout=self._timeout_seconds,
-                allow_redirects=False,
+            return self._session().send(
+                request, timeout=self._timeout_seconds, allow_redirects=False
             )
 
         try:
@@ -142,6 +176,14 @@ class ProductClient:
         except requests.RequestException as error:
             log.warning("the product service cannot be asked: %s", type(error).__name__)
             raise ProductServiceUnavailable from error
+
+    def _token(self) -> str:
+        """Return a token of this service that is good for half of its time or more."""
+        age = time.time() - self._token_made_at
+        if not 0 <= age < SERVICE_TOKEN_SECONDS / 2:  # a clock can be set back, too
+            self._token_made_at = time.time()
+            self._service_token = self._tokens.issue_for_service("order-service")
+        return self._service_token
 
     def _session(self) -> requests.Session:
         """Return this thread's session: connections are kept, and never shared."""

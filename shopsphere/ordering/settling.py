@@ -9,6 +9,7 @@ import logging
 from enum import StrEnum
 
 from shopsphere.errors import OrderNotFound, ShopError, StoreUnavailable, Unavailable
+from shopsphere.logs import REQUEST_ID
 from shopsphere.models import Command, Mark, OrderStatus
 from shopsphere.ordering.checkout import ENDED_AS, Products, tell
 from shopsphere.ordering.figures import OrderFigures
@@ -56,6 +57,7 @@ class Settling:
 
         async def settle(mark: Mark) -> None:
             async with some:
+                REQUEST_ID.set(f"settle-{mark.pk}")
                 await self.settle(mark)
 
         marks = await self._orders.old_marks(self._after_seconds)

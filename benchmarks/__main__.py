@@ -1,0 +1,59 @@
+"""The command: measures the rows, shows the table, and writes docs/benchmarks.json and .svg."""
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+
+from benchmarks.report import as_svg, as_table, write_json
+from benchmarks.rows import ROWS, Effort, Result, Row
+from benchmarks.servers import ROOT, CannotMeasure, require_wrk, stage
+
+
+def run(row: Row, effort: Effort, folder: Path) -> Result:
+    """Measure a row and show each round; what cannot be measured says why."""
+    result = Result(row)
+    print(f"\n{row.work}", flush=True)
+    try:
+        with stage(folder / row.name) as servers:
+            for sample in row.measure(servers, effort):
+                result.samples.append(sample)
+                print(f"  {sample.value:8.2f}{row.unit}  {sample.made_of}", flush=True)
+    except CannotMeasure as trouble:
+        result.trouble = str(trouble)
+        print(f"  not measured: {trouble}", flush=True)
+    return result
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Measure what was asked for; return 0 when every target is met."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        description="Measure ShopSphere beside bare FastAPI apps, in turn, driven by wrk.",
+        epilog="Rows: " + ", ".join(row.name for row in ROWS),
+    )
+    parser.add_argument("rows", nargs="*", help="rows to measure, or beginnings of their names")
+    parser.add_argument("--rounds", type=int, default=7, help="runs of each side (7)")
+    parser.add_argument("--seconds", type=int, default=2, help="length of a run (2)")
+    parser.add_argument("--products", type=int, default=100_000, help="in the big shop (100000)")
+    parser.add_argument(
+        "--write", type=Path, default=ROOT / "docs", help="folder of the results (docs)"
+    )
+    options = parser.parse_args(arguments)
+    effort = Effort(options.rounds, options.seconds, options.products)
+    rows = [row for row in ROWS if not options.rows or row.name.startswith(tuple(options.rows))]
+    try:
+        require_wrk()
+    except CannotMeasure as trouble:
+        print(trouble, file=sys.stderr)
+        return 1
+    with tempfile.TemporaryDirectory() as folder:
+        results = [run(row, effort, Path(folder)) for row in rows]
+    print("\n" + as_table(results))
+    (options.write / "benchmarks.svg").write_text(as_svg(results), encoding="utf-8")
+    write_json(options.write / "benchmarks.json", results, effort)
+    return 0 if all(one.samples and one.row.is_met_by(one.median) for one in results) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

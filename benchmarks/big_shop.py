@@ -1,0 +1,110 @@
+"""Shops of any size, filled through the stores' own methods, with a bar to watch.
+
+`app` is the product service, filled with PRODUCTS products while it starts: in memory, where
+nobody else can put them.
+"""
+
+import asyncio
+import os
+import sys
+from collections.abc import Iterable
+
+from product_service import catalogue, stock
+from redis_db import connect
+from redis_stores.orders import RedisOrderStore
+from redis_stores.products import RedisProductStore
+from shopsphere.models import Command, Mark, Order, OrderStatus, Product, new_pk
+from shopsphere.settings import Settings
+from shopsphere.stores import Opened, OrderStore, ProductStore
+from shopsphere.web import create_app
+from storage import open_product_store
+
+HITS = 20
+NEEDLE = "zephyr"
+"""What stands in the names of HITS products, however many there are."""
+
+AT_ONCE = 64
+
+
+def bar(total: int, what: str) -> Iterable[range]:
+    """Yield the numbers below `total`, some at a time, and show how far that is.
+
+    The bar is tqdm's where it is installed; otherwise a line now and then.
+    """
+    parts = [range(start, min(start + AT_ONCE, total)) for start in range(0, total, AT_ONCE)]
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        return _plain_bar(parts, total, what)
+    return tqdm(parts, desc=what, mininterval=0.5, leave=False, bar_format="{l_bar}{bar:30} {eta}")
+
+
+def _plain_bar(parts: list[range], total: int, what: str) -> Iterable[range]:
+    for number, part in enumerate(parts):
+        if number % (len(parts) // 10 + 1) == 0:
+            print(f"{what}: {part.start / total:.0%}", file=sys.stderr, flush=True)
+        yield part
+
+
+def product(number: int, count: int) -> Product:
+    """Return one of `count` products; its name has 21 characters."""
+    is_hit = number % max(1, count // HITS) == 0
+    name = f"Oak {NEEDLE if is_hit else 'walnut'} box {number:06d}"
+    return Product(new_pk(), name, 99_999, 1_000_000_000)
+
+
+async def fill_products(store: ProductStore, count: int) -> list[str]:
+    """Add so many products; return their pks, in the order of the list."""
+    products = [product(number, count) for number in range(count)]
+    for part in bar(count, f"{count:,} products"):
+        await asyncio.gather(*(store.add(products[number]) for number in part))
+    return [product.pk for product in products]
+
+
+async def fill_orders(
+    orders: OrderStore, products: ProductStore, product_pks: list[str], count: int
+) -> None:
+    """Place so many orders, each with its reservation, by the steps of a checkout."""
+
+    async def place(product_pk: str) -> None:
+        pk = new_pk()
+        mark = Mark(Command.PLACING, pk, product_pk)
+        await orders.mark(mark)
+        await orders.create(Order(pk, product_pk, "", 1, 0, OrderStatus.PENDING, None), 60)
+        reservation, _ = await products.reserve(product_pk, pk, 1)
+        placed = await orders.place(pk, reservation)
+        assert placed
+        await orders.list_order(placed)
+        await orders.unmark(mark)
+
+    for part in bar(count, f"{count:,} orders"):
+        await asyncio.gather(*(place(product_pks[number % len(product_pks)]) for number in part))
+
+
+async def fill_redis(url: str, prefix: str, products: int, orders: int = 0) -> list[str]:
+    """Fill a shop on Redis; return the pks of its products."""
+    settings = Settings(redis_url=url)
+    product_store = RedisProductStore(await connect(settings), prefix)
+    order_store = RedisOrderStore(await connect(settings), prefix)
+    try:
+        pks = await fill_products(product_store, products)
+        await fill_orders(order_store, product_store, pks, orders)
+        return pks
+    finally:
+        await product_store.close()
+        await order_store.close()
+
+
+async def _open_filled(settings: Settings) -> Opened[ProductStore]:
+    opened = await open_product_store(settings)
+    await fill_products(opened.store, int(os.environ["PRODUCTS"]))
+    return opened
+
+
+app = create_app(
+    "product",
+    title="A filled shop",
+    description="The product service, with products in it.",
+    routers=[catalogue, stock],
+    open_store=_open_filled,
+)

@@ -1,0 +1,338 @@
+"""What is measured: each row does its work in rounds, ours and the other in turn."""
+
+import asyncio
+import socket
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from operator import ge, le
+
+import requests
+
+from benchmarks.baselines import PK
+from benchmarks.big_shop import HITS, NEEDLE, fill_redis
+from benchmarks.servers import ROOT, CannotMeasure, Server, Stage
+from tests.servers import free_port
+
+SMALL_SHOP = 1_000
+PAGE = 100
+LOGINS = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """How much is done for a figure."""
+
+    rounds: int
+    seconds: int
+    big_shop: int
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One round: the figure that has a target, and what it is made of."""
+
+    value: float
+    made_of: str
+
+
+Measure = Callable[[Stage, Effort], Iterator[Sample]]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """Something to measure. `sign` is ≥ or ≤, and says on which side of `target` it has to be."""
+
+    name: str
+    work: str
+    sign: str
+    target: float
+    unit: str
+    measure: Measure
+
+    def is_met_by(self, value: float) -> bool:
+        return (ge if self.sign == "≥" else le)(value, self.target)
+
+
+@dataclass(slots=True)
+class Result:
+    """What was measured of a row, or why it was not."""
+
+    row: Row
+    samples: list[Sample] = field(default_factory=list)
+    trouble: str = ""
+
+    @property
+    def values(self) -> list[float]:
+        return [sample.value for sample in self.samples]
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.values)
+
+
+def rates(ours: Callable[[], float], theirs: Callable[[], float], rounds: int) -> Iterator[Sample]:
+    """Measure both in turn, changing who begins; the value is our rate as a share of theirs."""
+    ours()
+    theirs()  # what is cold warms up
+    for number in range(rounds):
+        if number % 2:
+            bare, own = theirs(), ours()
+        else:
+            own, bare = ours(), theirs()
+        yield Sample(own / bare, f"{own:,.0f} of {bare:,.0f} a second")
+
+
+def read_in_memory(stage: Stage, effort: Effort) -> Iterator[Sample]:
+    return _reads(stage, effort, {"USE_REDIS": "false"})
+
+
+def read_on_redis(stage: Stage, effort: Effort) -> Iterator[Sample]:
+    return _reads(stage, effort, stage.on_redis())
+
+
+def _reads(stage: Stage, effort: Effort, storage: dict[str, str]) -> Iterator[Sample]:
+    ours = stage.server("product_service:app", **storage)
+    bare = stage.server("benchmarks.baselines:product_app")
+    ours.wait()
+    bare.wait()
+    path = f"/products/{add_product(ours)}"
+    yield from rates(
+        lambda: ours.drive(path, effort.seconds).rate,
+        lambda: bare.drive(f"/products/{PK}", effort.seconds).rate,
+        effort.rounds,
+    )
+
+
+def orders_on_redis(stage: Stage, effort: Effort) -> Iterator[Sample]:
+    products, orders = our_pair(stage)
+    bare_products = stage.server("benchmarks.baselines:product_app")
+    bare_orders = stage.server(
+        "benchmarks.baselines:order_app", PRODUCT_SERVICE_URL=bare_products.url
+    )
+    bare_products.wait()
+    bare_orders.wait()
+    pk = add_product(products)
+    yield from rates(
+        lambda: place_orders(orders, pk, effort.seconds),
+        lambda: place_orders(bare_orders, PK, effort.seconds),
+        effort.rounds,
+    )
+
+
+def our_pair(stage: Stage) -> tuple[Server, Server]:
+    """Start the product service and the order service on one Redis."""
+    products = stage.server("product_service:app", **stage.on_redis())
+    orders = stage.server("order_service:app", PRODUCT_SERVICE_URL=products.url, **stage.on_redis())
+    return products.wait(), orders.wait()
+
+
+def add_product(server: Server) -> str:
+    """Make a product that cannot be sold out; return its pk."""
+    body = {"name": "Laptop", "price": 999.99, "quantity": 1_000_000_000}
+    answer = requests.post(f"{server.url}/products", json=body, timeout=10)
+    answer.raise_for_status()
+    return str(answer.json()["pk"])
+
+
+def place_orders(server: Server, product_pk: str, seconds: int) -> float:
+    """Order one unit again and again; return how many orders were placed in a second."""
+    body = f'{{"product_id": "{product_pk}", "quantity": 1}}'
+    return server.drive("/order", seconds, "POST", body).rate
+
+
+def page_in_memory(stage: Stage, effort: Effort) -> Iterator[Sample]:
+    return _big_and_small(*memory_shops(stage, effort), _middle_page, PAGE, effort)
+
+
+def page_on_redis(stage: Stage, effort: Effort) -> Iterator[Sample]:
+    return _big_and_small(*redis_shops(stage, effort), _middle_page, PAGE, effort)
+
+
+def search_in_memory(stage: Stage, effort: Effort) -> Iterator[Sample]:
+    return _big_and_small(*memory_shops(stage, effort), _search, HITS, effort)
+
+
+def search_on_redis(stage: Stage, effort: Effort) -> Iterator[Sample]:
+    return _big_and_small(*redis_shops(stage, effort), _search, HITS, effort)
+
+
+def memory_shops(stage: Stage, effort: Effort) -> tuple[Server, Server]:
+    """Start a big shop and a small one in memory."""
+    big, small = (
+        stage.server("benchmarks.big_shop:app", USE_REDIS="false", PRODUCTS=str(count))
+        for count in (effort.big_shop, SMALL_SHOP)
+    )
+    return big.wait(shows_log=True), small.wait()
+
+
+def redis_shops(stage: Stage, effort: Effort) -> tuple[Server, Server]:
+    """Fill a big shop and a small one on one Redis, and start a product service on each."""
+    for prefix, count in (("big", effort.big_shop), ("small", SMALL_SHOP)):
+        asyncio.run(fill_redis(stage.on_redis()["REDIS_URL"], prefix, count))
+    big, small = (
+        stage.server("product_service:app", **stage.on_redis(prefix)) for prefix in ("big", "small")
+    )
+    return big.wait(), small.wait()
+
+
+def _big_and_small(
+    big: Server, small: Server, path: Callable[[Server], str], items: int, effort: Effort
+) -> Iterator[Sample]:
+    """Compare what the same question costs in both; its answer has so many items."""
+    paths = {server: path(server) for server in (big, small)}
+    for server, question in paths.items():
+        found = len(requests.get(server.url + question, timeout=10).json())
+        if found != items:
+            raise CannotMeasure(f"{question} found {found} items instead of {items}")
+    for sample in rates(
+        lambda: small.drive(paths[small], effort.seconds).rate,
+        lambda: big.drive(paths[big], effort.seconds).rate,
+        effort.rounds,
+    ):
+        yield sample
+
+
+def _middle_page(server: Server) -> str:
+    """Return the path of a page from the middle of the list."""
+    with requests.get(f"{server.url}/products", timeout=60) as answer:
+        pks = [product["pk"] for product in answer.json()]
+    return f"/products?limit={PAGE}&after={pks[len(pks) // 2]}"
+
+
+def _search(_: Server) -> str:
+    return f"/products/search?limit={PAGE}&name={NEEDLE}"
+
+
+def list_in_memory(stage: Stage, effort: Effort) -> Iterator[Sample]:
+    server = stage.server(
+        "benchmarks.big_shop:app", USE_REDIS="false", PRODUCTS=str(effort.big_shop)
+    )
+    return _lists(server.wait(shows_log=True), effort)
+
+
+def list_on_redis(stage: Stage, effort: Effort) -> Iterator[Sample]:
+    asyncio.run(fill_redis(stage.on_redis()["REDIS_URL"], "big", effort.big_shop))
+    return _lists(stage.server("product_service:app", **stage.on_redis("big")).wait(), effort)
+
+
+def _lists(server: Server, effort: Effort) -> Iterator[Sample]:
+    """Read the whole list, and watch how much more memory the process holds meanwhile."""
+    requests.get(f"{server.url}/products?limit={PAGE}", timeout=10)
+    for _ in range(min(effort.rounds, 3)):
+        before = server.memory_bytes()
+        peak = [before]
+        is_over = threading.Event()
+
+        def watch(peak: list[int] = peak, is_over: threading.Event = is_over) -> None:
+            while not is_over.wait(0.02):
+                peak[0] = max(peak[0], server.memory_bytes())
+
+        watcher = threading.Thread(target=watch)
+        watcher.start()
+        with requests.get(f"{server.url}/products", stream=True, timeout=60) as answer:
+            read = sum(len(part) for part in answer.iter_content(64 * 1024))
+        is_over.set()
+        watcher.join()
+        grown = (peak[0] - before) / 1e6
+        yield Sample(grown, f"{read / 1e6:.1f} MB read, {before / 1e6:.0f} MB held before")
+
+
+def health_during_logins(stage: Stage, effort: Effort) -> Iterator[Sample]:
+    server = stage.server("user_service:app", USE_REDIS="false").wait()
+    account = {"email": "user@example.com", "password": "securepass123"}
+    requests.post(f"{server.url}/register", json=account, timeout=10).raise_for_status()
+
+    def login(_: int) -> int:
+        return requests.post(f"{server.url}/login", json=account, timeout=60).status_code
+
+    for _ in range(min(effort.rounds, 3)):
+        with ThreadPoolExecutor(LOGINS) as people:
+            logins = people.map(login, range(LOGINS))
+            load = server.drive("/", max(2, effort.seconds))
+            began_with = set(logins)
+        if began_with != {200}:
+            raise CannotMeasure(f"logins were answered with {began_with}")
+        yield Sample(load.p99_seconds * 1000, f"{load.rate:,.0f} answers a second meanwhile")
+
+
+def start(stage: Stage, effort: Effort) -> Iterator[Sample]:
+    """Ours is started by its own command, which has fixed ports."""
+    for port in (8000, 8001, 8002):
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                raise CannotMeasure(f"port {port} is in use, and the start needs it")
+    for _ in range(min(effort.rounds, 5)):
+        bare = _seconds_to_start_bare(stage)
+        own = _seconds_to_start_ours()
+        yield Sample(own / bare, f"{own:.2f} s against {bare:.2f} s")
+
+
+def _seconds_to_start_ours() -> float:
+    began = time.monotonic()
+    command = [sys.executable, "start_all_services.py"]
+    starter = subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        return _seconds_until_healthy([8000, 8001, 8002], began)
+    finally:
+        starter.terminate()
+        starter.wait(20)
+
+
+def _seconds_to_start_bare(stage: Stage) -> float:
+    began = time.monotonic()
+    ports = [free_port() for _ in range(3)]
+    servers = [stage.server("benchmarks.baselines:product_app", port) for port in ports]
+    try:
+        return _seconds_until_healthy(ports, began)
+    finally:
+        for server in servers:
+            server.stop()
+
+
+def _seconds_until_healthy(ports: list[int], began: float) -> float:
+    waiting = set(ports)
+    while waiting:
+        for port in list(waiting):
+            try:
+                if requests.get(f"http://127.0.0.1:{port}/", timeout=2).ok:
+                    waiting.remove(port)
+            except requests.RequestException:
+                time.sleep(0.02)
+        if time.monotonic() - began > 60:
+            raise CannotMeasure("the services did not start within a minute")
+    return time.monotonic() - began
+
+
+ROWS = [
+    Row("read-memory", "GET /products/{pk}, memory, against a bare route",
+        "≥", 0.85, "×", read_in_memory),
+    Row("read-redis", "GET /products/{pk}, Redis, against the same bare route",
+        "≥", 0.50, "×", read_on_redis),
+    Row("order-redis", "POST /order, Redis, against a bare route that makes one PUT",
+        "≥", 0.60, "×", orders_on_redis),
+    Row("page-memory", "A page of 100, memory: cost in a big shop against a small one",
+        "≤", 1.2, "×", page_in_memory),
+    Row("page-redis", "A page of 100, Redis: cost in a big shop against a small one",
+        "≤", 1.2, "×", page_on_redis),
+    Row("search-memory", "A search with 20 hits, memory: big shop against small",
+        "≤", 1.5, "×", search_in_memory),
+    Row("search-redis", "A search with 20 hits, Redis: big shop against small",
+        "≤", 1.5, "×", search_on_redis),
+    Row("list-memory", "GET /products of a big shop in memory: growth of the process",
+        "≤", 50, " MB", list_in_memory),
+    Row("list-redis", "GET /products of a big shop on Redis: growth of the process",
+        "≤", 50, " MB", list_on_redis),
+    Row("logins", "GET / while 50 logins run: 99 of 100 answered within",
+        "≤", 50, " ms", health_during_logins),
+    Row("start", "From the start command to three healthy services, against three bare apps",
+        "≤", 2.0, "×", start),
+]  # fmt: skip
+"""Every row of the table of targets; what is promised of both storages is measured on both."""

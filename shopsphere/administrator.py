@@ -1,0 +1,54 @@
+"""The administrator whom the settings name, made at the start of the user service."""
+
+import contextlib
+
+from pydantic import BaseModel, ValidationError
+
+from shopsphere.errors import CannotStart, EmailTaken, StoreUnavailable
+from shopsphere.models import Email, Password, Role, User, new_pk
+from shopsphere.passwords import Passwords
+from shopsphere.settings import Settings, complaint
+from shopsphere.stores import UserStore
+
+
+class _Administrator(BaseModel):
+    admin_email: Email
+    admin_password: Password
+
+
+async def ensure_administrator(settings: Settings, users: UserStore, passwords: Passwords) -> None:
+    """Return when ADMIN_EMAIL is an administrator's, who has ADMIN_PASSWORD; or is not set.
+
+    Several workers may do so at once. Whoever registered the address before cannot log in any more;
+    a token given to them before is one of a user, and ends by itself. No account is ever demoted:
+    who was named before stays an administrator. Raise CannotStart where it cannot be done.
+    """
+    if not settings.admin_email:
+        return
+    email, password = settings.admin_email, settings.admin_password.get_secret_value()
+    try:
+        wanted = _Administrator(admin_email=email, admin_password=password)
+        while not await _is_there(wanted, users, passwords):
+            pass
+    except ValidationError as error:
+        raise CannotStart(complaint(error)) from None
+    except StoreUnavailable:
+        raise CannotStart(
+            "The administrator of ADMIN_EMAIL cannot be made, as the storage cannot serve now. "
+            "Start again when it can."
+        ) from None
+
+
+async def _is_there(wanted: _Administrator, users: UserStore, passwords: Passwords) -> bool:
+    """Tell whether it is so; if not, take a step towards it, in which others may be faster."""
+    password = wanted.admin_password
+    user = await users.find(wanted.admin_email)
+    if user is None:
+        made = User(new_pk(), wanted.admin_email, await passwords.hash(password), Role.ADMIN)
+        with contextlib.suppress(EmailTaken):
+            await users.add(made)
+        return False
+    if user.role is Role.ADMIN and await passwords.verify(password, user.password_hash):
+        return True
+    await users.set_password(user, await passwords.hash(password), Role.ADMIN)
+    return False

@@ -1,0 +1,406 @@
+"""Does the stock add up? Reads the product service and the order service over HTTP, and compares.
+
+Both are read in pages into a temporary file, so a shop of any size needs little memory. Orders come
+and go while they are read, so what is off counts only when a second look finds it again.
+"""
+
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Literal, NoReturn, TypeVar
+from urllib.parse import parse_qs, urlsplit
+
+import requests
+from pydantic import BaseModel, TypeAdapter, ValidationError
+from requests.adapters import HTTPAdapter
+from tqdm import tqdm
+from urllib3 import Retry
+
+from shopsphere.models import OrderStatus
+from shopsphere.settings import Settings
+
+PAGE = 1000
+TIMEOUT_SECONDS = 30
+TRIES = 5
+"""How often a product is read at one look until its figures and its reservations fit together."""
+
+RETRIES = Retry(
+    total=4,
+    connect=0,  # where nothing listens, a person is told at once
+    backoff_factor=0.2,
+    status_forcelist=(502, 503, 504),
+    allowed_methods=None,  # every request of ours is safe to repeat
+    raise_on_status=False,
+)
+
+TABLES = """
+CREATE TABLE products (look, pk, received, available, reserved, shipped, PRIMARY KEY (look, pk))
+    WITHOUT ROWID;
+CREATE TABLE orders (look, product_id, pk, placed DEFAULT 0, shipped DEFAULT 0, held DEFAULT 0,
+    PRIMARY KEY (look, product_id, pk)) WITHOUT ROWID;
+CREATE TABLE suspects (pk PRIMARY KEY) WITHOUT ROWID;
+"""
+
+SUMS = """
+SELECT p.pk, received, available, reserved, p.shipped,
+       ifnull(sum(held), 0), ifnull(sum(o.shipped), 0), ifnull(sum(held != placed), 0)
+FROM products p LEFT JOIN orders o ON o.look = p.look AND o.product_id = p.pk
+WHERE p.look = ? AND p.pk BETWEEN ? AND ? GROUP BY p.pk
+"""
+
+STRAYS = """
+SELECT pk, placed, held FROM orders JOIN orders AS later USING (product_id, pk, placed, held)
+WHERE orders.look = 1 AND later.look = 2 AND product_id = ? AND placed != held ORDER BY pk
+"""
+
+
+class AuditImpossible(Exception):
+    """The services cannot be compared; the message says why, and what a person can do."""
+
+
+class _Health(BaseModel):
+    storage: str
+
+
+class _Token(BaseModel):
+    access_token: str
+
+
+class _Product(BaseModel):
+    pk: str
+
+
+class _Stock(BaseModel):
+    received: int = 0
+    available: int = 0
+    reserved: int = 0
+    shipped: int = 0
+
+
+class _Reservation(BaseModel):
+    order_id: str
+    quantity: int
+
+
+class _Order(BaseModel):
+    pk: str
+    product_id: str
+    quantity: int
+    status: OrderStatus
+
+
+class _Settled(BaseModel):
+    outcome: str
+
+
+M = TypeVar("M", bound=BaseModel)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something that is off with a product, and the order to settle where it is about one."""
+
+    product_id: str
+    text: str
+    order_pk: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Sums:
+    """What the product service says of a product, and what it and the orders add up to."""
+
+    pk: str
+    received: int
+    available: int
+    reserved: int
+    shipped: int
+    held: int
+    sent: int
+    strays: int
+
+    @property
+    def lost(self) -> int:
+        return self.received - self.available - self.reserved - self.shipped
+
+    @property
+    def is_below_zero(self) -> bool:
+        return min(self.available, self.reserved, self.shipped) < 0
+
+    @property
+    def is_off(self) -> bool:
+        adds_up = self.reserved == self.held and self.shipped == self.sent
+        return bool(self.lost or self.is_below_zero or not adds_up or self.strays)
+
+
+class Shop:
+    """The services that an audit asks, as whoever may see everything."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.products_url = settings.product_service_url
+        self.orders_url = settings.order_service_url
+        self._settings = settings
+        self._http = requests.Session()
+        self._http.trust_env = False  # no proxy, and no password from a .netrc
+        for scheme in ("http://", "https://"):
+            self._http.mount(scheme, HTTPAdapter(max_retries=RETRIES))
+
+    def close(self) -> None:
+        """Let go of all connections."""
+        self._http.close()
+
+    def sign_in(self) -> None:
+        """Become the administrator, where tokens are required and one is set."""
+        settings = self._settings
+        if not (settings.auth_required and settings.admin_email):
+            return
+        password = settings.admin_password.get_secret_value()
+        body = {"email": settings.admin_email, "password": password}
+        answer = self._ask("POST", f"{settings.user_service_url}/login", json=body)
+        self._http.headers["Authorization"] = f"Bearer {_read(_Token, answer).access_token}"
+
+    def require_one_storage(self) -> None:
+        """Raise AuditImpossible where an order and its stock live in different worlds."""
+        products, orders = (
+            _read(_Health, self._ask("GET", f"{url}/")).storage
+            for url in (self.products_url, self.orders_url)
+        )
+        if products != orders:
+            raise AuditImpossible(
+                f"the product service is on {products}, the order service on {orders}: there is "
+                "nothing to compare. Restart both on one storage."
+            )
+
+    def pages(self, url: str, kind: type[M]) -> Iterator[list[M]]:
+        """Yield a list in pages; nothing where it does not exist."""
+        read = TypeAdapter(list[kind])  # type: ignore[valid-type]  # mypy: a type is no variable
+        after: str | None = None
+        while True:
+            answer = self._ask("GET", url, params={"limit": PAGE, "after": after})
+            if answer.status_code == 404:
+                return
+            yield read.validate_json(answer.content)
+            if "next" not in answer.links:
+                return
+            [after] = parse_qs(urlsplit(answer.links["next"]["url"]).query)["after"]
+
+    def stock(self, product_id: str) -> _Stock:
+        """Return the figures of a product, all zero where it is not known at all."""
+        answer = self._ask("GET", f"{self.products_url}/products/{product_id}/stock")
+        return _Stock() if answer.status_code == 404 else _read(_Stock, answer)
+
+    def settle(self, order_pk: str, product_id: str) -> str:
+        """Have the order service settle an order; return what it says became of it."""
+        url = f"{self.orders_url}/orders/{order_pk}/settle"
+        answer = self._ask("POST", url, json={"product_id": product_id})
+        return _read(_Settled, answer).outcome
+
+    def _ask(self, method: str, url: str, **options: object) -> requests.Response:
+        """Return a success or 404; raise AuditImpossible for anything else."""
+        try:
+            answer = self._http.request(method, url, timeout=TIMEOUT_SECONDS, **options)  # type: ignore[arg-type]  # a dict of anything
+        except requests.RequestException as error:
+            raise AuditImpossible(f"{url} does not answer ({type(error).__name__}).") from error
+        if not answer.ok and answer.status_code != 404:
+            hint = (
+                " Set ADMIN_EMAIL and ADMIN_PASSWORD." if answer.status_code in (401, 403) else ""
+            )
+            raise AuditImpossible(f"{url} answers {answer.status_code}: {answer.text[:200]}{hint}")
+        return answer
+
+
+def _read(kind: type[M], answer: requests.Response) -> M:
+    try:
+        return kind.model_validate_json(answer.content)
+    except ValidationError as error:
+        raise AuditImpossible(f"what answers at {answer.url} is no service of ours") from error
+
+
+class _Notes:
+    """What each look saw, in a file without a name that goes away when it is closed."""
+
+    def __init__(self) -> None:
+        self._file = sqlite3.connect("")
+        self._file.executescript(TABLES)
+
+    def close(self) -> None:
+        self._file.close()
+
+    def add_orders(self, look: int, orders: Iterable[_Order]) -> None:
+        """Note orders, at the second look only those of suspects."""
+        self._file.executemany(
+            "INSERT OR REPLACE INTO orders (look, product_id, pk, placed, shipped) "
+            "SELECT ?1, ?2, ?3, ?4, ?5 WHERE ?1 = 1 OR ?2 IN suspects",
+            (
+                (
+                    look,
+                    order.product_id,
+                    order.pk,
+                    order.quantity if order.status is OrderStatus.PLACED else 0,
+                    order.quantity if order.status is OrderStatus.SHIPPED else 0,
+                )
+                for order in orders
+            ),
+        )
+
+    def add_products(self, products: Iterable[_Product]) -> None:
+        """Note products that the first look is to read."""
+        self._file.executemany(
+            "INSERT OR IGNORE INTO products (look, pk) VALUES (1, ?)",
+            ((product.pk,) for product in products),
+        )
+
+    def add_products_of_orders(self) -> None:
+        """The same of those that orders name: they may be deleted by now."""
+        self._file.execute(
+            "INSERT OR IGNORE INTO products (look, pk) SELECT DISTINCT 1, product_id FROM orders"
+        )
+
+    def suspect(self) -> int:
+        """Have the second look read what is off at the first; return how many products that is."""
+        pks = ((sums.pk,) for sums in self.sums(1) if sums.is_off)
+        self._file.executemany("INSERT INTO suspects VALUES (?)", pks)
+        self._file.execute("INSERT INTO products (look, pk) SELECT 2, pk FROM suspects")
+        return self.count("suspects")
+
+    def count(self, table: Literal["orders", "products", "suspects"]) -> int:
+        [(count,)] = self._file.execute(f"SELECT count(*) FROM {table}")  # noqa: S608  # a literal
+        return int(count)
+
+    def products(self, look: int) -> Iterator[str]:
+        """Yield the pk of each product of this look."""
+        pk = ""
+        query = "SELECT pk FROM products WHERE look = ? AND pk > ? ORDER BY pk LIMIT 1"
+        while row := self._file.execute(query, (look, pk)).fetchone():
+            pk = str(row[0])
+            yield pk
+
+    def set_stock(self, look: int, pk: str, stock: _Stock) -> None:
+        """Note the figures of a product, and forget what is noted of its reservations."""
+        self._file.execute(
+            "UPDATE products SET received = ?, available = ?, reserved = ?, shipped = ? "
+            "WHERE look = ? AND pk = ?",
+            (stock.received, stock.available, stock.reserved, stock.shipped, look, pk),
+        )
+        self._file.execute(
+            "UPDATE orders SET held = 0 WHERE look = ? AND product_id = ?", (look, pk)
+        )
+
+    def add_reservations(self, look: int, pk: str, reservations: Iterable[_Reservation]) -> None:
+        self._file.executemany(
+            "INSERT INTO orders (look, product_id, pk, held) VALUES (?, ?, ?, ?) "
+            "ON CONFLICT DO UPDATE SET held = excluded.held",
+            ((look, pk, each.order_id, each.quantity) for each in reservations),
+        )
+
+    def sums(self, look: int, pk: str | None = None) -> Iterator[_Sums]:
+        """Yield the sums of each product of this look, or of one."""
+        for row in self._file.execute(SUMS, (look, pk or "", pk or "~")):
+            yield _Sums(*row)
+
+    def strays(self, pk: str) -> Iterator[tuple[str, int, int]]:
+        """Yield order, units placed and units held, where they differed alike at both looks."""
+        yield from self._file.execute(STRAYS, (pk,))
+
+
+class Audit:
+    """One audit of a shop. `products` and `orders` tell how many were compared.
+
+    `wait` is called between the two looks: for so long that what is under way ends or is settled.
+    """
+
+    def __init__(self, shop: Shop, wait: Callable[[], object]) -> None:
+        self._shop = shop
+        self._wait = wait
+        self.products = 0
+        self.orders = 0
+
+    def findings(self) -> Iterator[Finding]:
+        """Yield what is off, product by product; nothing for a shop that is exact.
+
+        A deleted product is read when an order names it. Raise AuditImpossible.
+        """
+        self._shop.require_one_storage()
+        with closing(_Notes()) as notes:
+            self._read_orders(notes, 1)
+            self.orders = notes.count("orders")
+            for products in self._shop.pages(f"{self._shop.products_url}/products", _Product):
+                notes.add_products(products)
+            notes.add_products_of_orders()
+            self.products = notes.count("products")
+            self._read_products(notes, 1, self.products)
+            suspects = notes.suspect()
+            if suspects:
+                self._wait()
+                self._read_orders(notes, 2)
+                self._read_products(notes, 2, suspects)
+                for second in notes.sums(2):
+                    [first] = notes.sums(1, second.pk)
+                    yield from _found_twice(first, second, list(notes.strays(second.pk)))
+
+    def _read_orders(self, notes: _Notes, look: int) -> None:
+        with _progress("orders") as bar:
+            for orders in self._shop.pages(f"{self._shop.orders_url}/orders", _Order):
+                notes.add_orders(look, orders)
+                bar.update(len(orders))
+
+    def _read_products(self, notes: _Notes, look: int, count: int) -> None:
+        with _progress("products", count) as bar:
+            for pk in notes.products(look):
+                self._read_product(notes, look, pk)
+                bar.update()
+
+    def _read_product(self, notes: _Notes, look: int, pk: str) -> None:
+        """Read the figures and the reservations, again while they change in between."""
+        url = f"{self._shop.products_url}/products/{pk}/reservations"
+        for _ in range(TRIES):
+            stock = self._shop.stock(pk)
+            notes.set_stock(look, pk, stock)
+            for reservations in self._shop.pages(url, _Reservation):
+                notes.add_reservations(look, pk, reservations)
+            [sums] = notes.sums(look, pk)
+            if sums.reserved == sums.held:
+                return
+
+
+def _progress(what: str, total: int | None = None) -> "tqdm[NoReturn]":
+    """Return a progress bar, which shows on a terminal only."""
+    return tqdm(total=total, unit=f" {what}", leave=False, disable=None)
+
+
+def _found_twice(
+    first: _Sums, second: _Sums, strays: Sequence[tuple[str, int, int]]
+) -> Iterator[Finding]:
+    """Yield what is off with a product at both looks."""
+    pk = second.pk
+    available, reserved, shipped = second.available, second.reserved, second.shipped
+    if first.lost and second.lost:
+        figures = f"available {available} + reserved {reserved} + shipped {shipped}"
+        yield Finding(pk, f"received is {second.received}, {_by(second.lost)} for {figures}")
+    if first.is_below_zero and second.is_below_zero:
+        text = f"available is {available}, reserved {reserved}, shipped {shipped}: one is below 0"
+        yield Finding(pk, text)
+    too_many = sum(held - placed for _, placed, held in strays)
+    if first.reserved != first.held:
+        too_many += second.reserved - second.held
+    if too_many:
+        yield Finding(pk, f"reserved is {reserved}, {_by(too_many)} for its PLACED orders")
+    for order_pk, placed, held in strays:
+        yield Finding(pk, _stray(order_pk, placed, held), order_pk)
+    # An order is SHIPPED first, and counted after that. So of two looks the orders of the second
+    # are never behind the figure of the first, nor the figure behind the orders of the first.
+    too_many = max(first.shipped - second.sent, 0) or min(second.shipped - first.sent, 0)
+    if too_many:
+        yield Finding(pk, f"shipped is {shipped}, {_by(too_many)} for its SHIPPED orders")
+
+
+def _by(too_many: int) -> str:
+    return f"{abs(too_many)} too {'many' if too_many > 0 else 'few'}"
+
+
+def _stray(order_pk: str, placed: int, held: int) -> str:
+    if not placed:
+        return f"the reservation of order {order_pk} ({held}) belongs to no PLACED order"
+    if not held:
+        return f"the PLACED order {order_pk} ({placed}) has no reservation"
+    return f"the PLACED order {order_pk} is of {placed}, its reservation of {held}"

@@ -1,0 +1,182 @@
+"""The apps as the route tests meet them: each answer is held against the app's own OpenAPI."""
+
+import functools
+import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import httpx2
+from fastapi import FastAPI
+from starlette.testclient import TestClient
+
+import order_service
+import product_service
+import user_service
+from shopsphere.settings import Settings
+
+BUILD = {
+    "user": user_service.build,
+    "product": product_service.build,
+    "order": order_service.build,
+}
+JWT_SECRET = "a secret of tests, so long that PyJWT warns of it with no algorithm"
+UNDOCUMENTED_PATHS = re.compile(r"/(docs|docs/oauth2-redirect|redoc|openapi\.json)")
+TYPES: dict[str, type | tuple[type, ...]] = {
+    "object": dict,
+    "array": list,
+    "string": str,
+    "integer": int,
+    "number": (int, float),
+    "boolean": bool,
+    "null": type(None),
+}
+
+
+def settings_of(environment: dict[str, str], **more: object) -> Settings:
+    """Return the settings that these environment variables give, and no `.env` file."""
+    values: dict[str, Any] = {name.lower(): value for name, value in environment.items()}
+    values |= {"bcrypt_rounds": 4, "jwt_secret": JWT_SECRET, **more}
+    return Settings(_env_file=None, **values)  # type: ignore[call-arg]  # mypy sees fields only
+
+
+@contextmanager
+def running(service: str, environment: dict[str, str], **more: object) -> Iterator["CheckedClient"]:
+    """Run a service in this process, and yield a client that checks what it answers."""
+    with CheckedClient(BUILD[service](settings_of(environment, **more))) as client:
+        yield client
+
+
+class CheckedClient(TestClient):
+    """A client that fails when an answer is not as the service's OpenAPI says it can be."""
+
+    def __init__(self, app: FastAPI) -> None:
+        super().__init__(app, follow_redirects=False)
+        self.service: str = app.state.service
+        self.state = app.state
+
+    def send(self, request: httpx2.Request, **options: Any) -> httpx2.Response:
+        response = super().send(request, **options)
+        check_answer(self.service, request.method, request.url.path, response)
+        return response
+
+    def send_text(self, method: str, path: str, text: str) -> httpx2.Response:
+        """Send a body as it is written, as JSON."""
+        headers = {"Content-Type": "application/json"}
+        return self.request(method, path, content=text.encode(), headers=headers)
+
+
+class Answer(Protocol):
+    """What `requests` and the test client both give."""
+
+    @property
+    def status_code(self) -> int: ...
+    @property
+    def headers(self) -> Any: ...
+    @property
+    def text(self) -> str: ...
+
+
+@functools.cache
+def openapi_of(service: str) -> dict[str, Any]:
+    """Return the OpenAPI document of a service."""
+    return BUILD[service](settings_of({"USE_REDIS": "false"})).openapi()
+
+
+def check_answer(service: str, method: str, path: str, answer: Answer) -> None:
+    """Fail unless the answer is documented for its route, and errors have our one shape."""
+    said = f"{method} {path[:80]} -> {answer.status_code} {answer.text[:300]}"
+    assert answer.headers["X-Request-ID"], said
+    assert "Traceback" not in answer.text, said
+    if answer.status_code >= 400:
+        check_error(answer, said)
+    operation = _operation(service, method, path)
+    if operation is None:
+        assert answer.status_code in (404, 405, 413) or UNDOCUMENTED_PATHS.fullmatch(path), said
+        return
+    responses = operation["responses"]
+    assert str(answer.status_code) in responses, f"not documented: {said}"
+    documented = responses[str(answer.status_code)]
+    if answer.status_code == 204:
+        assert answer.text == "", said
+        return
+    [(media_type, content)] = documented["content"].items()
+    assert answer.headers["Content-Type"].split(";")[0] == media_type, said
+    if media_type == "application/json":
+        body = json.loads(answer.text)
+        root = openapi_of(service)
+        assert complaints(body, content["schema"], root) == [], said
+        if answer.status_code >= 400:
+            examples = content["examples"]
+            assert body["code"] in examples, f"no example: {said}"
+            assert set(examples[body["code"]]["value"]) == set(body), f"example differs: {said}"
+
+
+def check_error(answer: Answer, said: str) -> None:
+    """Fail unless this is an error as every service answers it."""
+    assert answer.headers["Content-Type"] == "application/json", said
+    body = json.loads(answer.text)
+    assert re.fullmatch(r"[a-z]+(_[a-z]+)*", body["code"]), said
+    assert re.fullmatch(r".+\.", body["detail"], re.DOTALL), said
+    if body["code"] == "invalid_request":
+        assert answer.status_code == 400, said
+        assert body["errors"], said
+        assert all(set(each) == {"field", "message"} for each in body["errors"]), said
+    if answer.status_code == 503:
+        assert int(answer.headers["Retry-After"]) > 0, said
+    if answer.status_code == 405:
+        assert answer.headers["Allow"], said
+    if body["code"] == "invalid_token":
+        assert answer.headers["WWW-Authenticate"] == "Bearer", said
+
+
+def _operation(service: str, method: str, path: str) -> dict[str, Any] | None:
+    """Return what is documented for a method and a path; a literal path comes before a pattern."""
+    paths: dict[str, dict[str, dict[str, Any]]] = openapi_of(service)["paths"]
+    matching = [
+        template
+        for template in paths
+        if re.fullmatch(re.sub(r"\{\w+\}", "[^/]+", template), path, re.DOTALL)
+    ]
+    for template in sorted(matching, key=lambda template: template.count("{")):
+        if method.lower() in paths[template]:
+            return paths[template][method.lower()]
+    return None
+
+
+def complaints(value: object, schema: dict[str, Any], root: dict[str, Any]) -> list[str]:
+    """Return where a value is not what a schema says; members it does not name count as wrong."""
+    if "$ref" in schema:
+        return complaints(value, resolve(schema["$ref"], root), root)
+    if "anyOf" in schema:
+        tried = [complaints(value, each, root) for each in schema["anyOf"]]
+        return [] if [] in tried else tried[0]
+    kind = TYPES[schema["type"]]
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        return [f"{value!r} is no {schema['type']}"]
+    if value not in schema.get("enum", [value]) or value != schema.get("const", value):
+        return [f"{value!r} is not one of those allowed"]
+    if isinstance(value, list):
+        return [each for item in value for each in complaints(item, schema["items"], root)]
+    if isinstance(value, dict):
+        properties = schema["properties"]
+        wrong = [f"{name} is missing" for name in schema.get("required", ()) if name not in value]
+        wrong += [f"{name} is not documented" for name in value if name not in properties]
+        for name in value.keys() & properties.keys():
+            wrong += complaints(value[name], properties[name], root)
+        return wrong
+    return []
+
+
+def resolve(reference: str, root: dict[str, Any]) -> dict[str, Any]:
+    """Return the schema that a `$ref` of the document points to."""
+    schema: dict[str, Any] = functools.reduce(
+        lambda place, name: place[name], reference.removeprefix("#/").split("/"), root
+    )
+    return schema
+
+
+def bearer(token: str) -> dict[str, str]:
+    """Return the header that carries a token."""
+    return {"Authorization": f"Bearer {token}"}

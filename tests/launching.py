@@ -1,0 +1,177 @@
+"""The product as a person gets it: a copy of its files, an environment of its own, a real start."""
+
+import hashlib
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import sysconfig
+import venv
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+import requests
+
+from tests.servers import ROOT, wait_until
+
+PORTS = {"product": 8000, "user": 8001, "order": 8002}
+BARE_PYTHON = getattr(sys, "_base_executable", sys.executable)
+"""The Python that the environment of the tests was made with: it has no packages of ours."""
+
+
+def is_free(port: int, host: str = "127.0.0.1") -> bool:
+    """Whether a server could listen there."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return False
+        return True
+
+
+needs_quick_start_ports = pytest.mark.skipif(
+    not all(map(is_free, PORTS.values())),
+    reason="something listens on 8000, 8001 or 8002, the ports of the quick start: end it",
+)
+
+
+def copy_of_the_product(folder: Path) -> Path:
+    """Copy what a fresh clone holds, without anybody's `.env` and `.venv`."""
+    leave = shutil.ignore_patterns(".*", "__pycache__", "tests", "benchmarks", "build")
+    shutil.copytree(ROOT, folder, ignore=leave)
+    return folder
+
+
+def ready_copy(folder: Path) -> Path:
+    """Copy the product, with a `.venv` that sees the packages of the running environment.
+
+    It counts as installed, so the launcher asks nothing of pip, nor of the network.
+    """
+    copy_of_the_product(folder)
+    environment = folder / ".venv"
+    venv.create(environment, symlinks=os.name != "nt")
+    packages = next(environment.glob("lib/python*/site-packages"), None)
+    packages = packages or environment / "Lib" / "site-packages"
+    (packages / "tests.pth").write_text(sysconfig.get_path("purelib"), encoding="utf-8")
+    for name in ("requirements", "requirements-redis"):
+        content = (folder / f"{name}.txt").read_bytes()
+        (environment / f"{name}.installed").write_text(hashlib.sha256(content).hexdigest())
+    return folder
+
+
+def every_python_first_runs(folder: Path, *lines: str) -> dict[str, str]:
+    """Return the environment in which every Python runs these lines before anything else."""
+    folder.mkdir(exist_ok=True)
+    (folder / "sitecustomize.py").write_text("\n".join(["import sys", *lines]), encoding="utf-8")
+    return {"PYTHONPATH": str(folder)}
+
+
+def processes_of(folder: Path) -> dict[int, str]:
+    """Return the pids and command lines of what runs on the Python of this copy's `.venv`."""
+    return {
+        pid: line for pid, line in command_lines().items() if line.startswith(f"{folder}/.venv")
+    }
+
+
+def command_lines() -> dict[int, str]:
+    """Return the command line of every process; a slim Linux has no `ps`, but it has /proc."""
+    if not Path("/proc/self/cmdline").exists():
+        table = subprocess.check_output(["ps", "-axww", "-o", "pid=,args="], text=True)
+        rows = (row.strip().partition(" ") for row in table.splitlines())
+        return {int(pid): line.strip() for pid, _, line in rows}
+    lines: dict[int, str] = {}
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):  # it ended meanwhile
+            lines[int(file.parent.name)] = file.read_text(errors="replace").replace("\0", " ")
+    return lines
+
+
+class Started:
+    """A command of a person, running in a process group of its own as if in a terminal."""
+
+    def __init__(
+        self, command: list[str], folder: Path, log: Path, environment: dict[str, str]
+    ) -> None:
+        self.log = log
+        with log.open("wb") as output:
+            self.process = subprocess.Popen(
+                command,
+                cwd=folder,
+                env={**os.environ, **environment},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+
+    @property
+    def output(self) -> str:
+        return self.log.read_text(encoding="utf-8", errors="replace")
+
+    def has_line(self, pattern: str) -> bool:
+        return any(re.fullmatch(pattern, line) for line in self.output.splitlines())
+
+    def wait_for(self, text: str, seconds: float = 30) -> None:
+        """Return as soon as it has said this; fail if it ends before."""
+
+        def is_said() -> bool:
+            has_ended = self.process.poll() is not None
+            if text in self.output:
+                return True
+            assert not has_ended, self.output
+            return False
+
+        wait_until(is_said, seconds, f"{text!r} in {self.log}")
+
+    def wait_for_answer(self, url: str, seconds: float = 30) -> requests.Response:
+        """Return the first answer that this address gives; fail if the command ends before."""
+        answers: list[requests.Response] = []
+
+        def answered() -> bool:
+            assert self.process.poll() is None, self.output
+            try:
+                answers.append(requests.get(url, timeout=5))
+            except requests.ConnectionError:
+                return False
+            return True
+
+        wait_until(answered, seconds, f"{url} answers; see {self.log}")
+        return answers[0]
+
+    def end(self, with_signal: int = signal.SIGTERM) -> int:
+        """Send the signal to the first process alone, and return the exit status."""
+        self.process.send_signal(with_signal)
+        return self.process.wait(20)
+
+    def press_ctrl_c(self) -> int:
+        """Send what a terminal sends to all that runs in it, and return the exit status."""
+        os.killpg(self.process.pid, signal.SIGINT)
+        return self.process.wait(20)
+
+
+@contextmanager
+def started(command: list[str], folder: Path, log: Path, **environment: str) -> Iterator[Started]:
+    """Start a command of a person; whatever the test does, it has ended afterwards."""
+    running = Started(command, folder, log, environment)
+    try:
+        yield running
+    finally:
+        if running.process.poll() is None:
+            running.end()
+
+
+@contextmanager
+def launched(
+    copy: Path, log: Path, *arguments: str, python: str = BARE_PYTHON, **environment: str
+) -> Iterator[Started]:
+    """Run `start_all_services.py` of this copy, from another folder, by a Python of no packages."""
+    command = [python, str(copy / "start_all_services.py"), *arguments]
+    environment = {"USE_REDIS": "false", "BCRYPT_ROUNDS": "4", "PIP_NO_INDEX": "1", **environment}
+    with started(command, copy.parent, log, **environment) as launcher:
+        yield launcher

@@ -1,0 +1,88 @@
+"""A bad line between a client and its Redis: what was done there is not heard of here."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from typing import Self
+
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+
+import redis_db
+from redis_db import ShopRedis
+from shopsphere.settings import Settings
+from tests.servers import RedisServer
+
+
+class LossyWire:
+    """A TCP proxy that loses the answer to each request when it sees it first, and hangs up.
+
+    Redis has done then what it was asked to do. The client cannot know that and asks again, with
+    the same bytes, whose answer gets through.
+    """
+
+    def __init__(self, target_port: int) -> None:
+        self._target_port = target_port
+        self._seen: set[bytes] = set()
+        self._carrying: set[asyncio.Task[None]] = set()
+        self.is_lossy = False
+        self.lost = 0
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        self.port: int = self._server.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._server.close()
+        await self._server.wait_closed()
+        for task in self._carrying:
+            task.cancel()
+        await asyncio.gather(*self._carrying, return_exceptions=True)
+
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.create_task(self._carry(reader, writer))
+        self._carrying.add(task)
+        task.add_done_callback(self._carrying.discard)
+
+    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._target_port)
+        is_lost = False
+
+        async def carry_requests() -> None:
+            nonlocal is_lost
+            while request := await reader.read(2**20):
+                is_lost = self.is_lossy and request not in self._seen
+                self._seen.add(request)
+                far_writer.write(request)
+
+        async def carry_answers() -> None:
+            while (answer := await far_reader.read(2**20)) and not is_lost:
+                writer.write(answer)
+            self.lost += is_lost
+
+        both = [asyncio.create_task(carry()) for carry in (carry_requests, carry_answers)]
+        try:
+            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in both:
+                task.cancel()
+            await asyncio.gather(*both, return_exceptions=True)
+            for end in (writer, far_writer):
+                end.close()
+                with suppress(OSError):
+                    await end.wait_closed()
+
+
+@asynccontextmanager
+async def connected(server: RedisServer, *, is_lossy: bool = False) -> AsyncIterator[ShopRedis]:
+    """Yield a client of this server, over a good wire or a bad one."""
+    async with LossyWire(server.port) as wire:
+        client = await redis_db.connect(Settings(redis_port=wire.port))
+        client.set_retry(Retry(NoBackoff(), 2))  # type: ignore[attr-defined]  # types-redis
+        wire.is_lossy = is_lossy
+        try:
+            yield client
+        finally:
+            await redis_db.close(client)
+        assert bool(wire.lost) == is_lossy, "the wire was not as bad as it should be"

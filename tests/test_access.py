@@ -1,0 +1,306 @@
+"""Who may do what: the table of the README, tried for every route of the three services."""
+
+import re
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+from fastapi.routing import APIRoute, iter_route_contexts
+from httpx2 import Response
+from starlette.testclient import TestClient
+
+import order_service
+import product_service
+import user_service
+from shopsphere.access import anyone, rules_of
+from shopsphere.models import Role, new_pk
+from shopsphere.tokens import Tokens
+from tests.people import (
+    CLOSED,
+    CUSTOMER,
+    METRICS_TOKEN,
+    OPEN,
+    PEOPLE,
+    SECRET,
+    USERS,
+    bearer,
+    settings,
+)
+from tests.servers import ROOT, RedisServer, Service
+
+MODULES = (product_service, user_service, order_service)
+APPS: dict[str, FastAPI] = {each.app.state.service: each.app for each in MODULES}
+DOCS = {"GET /docs", "GET /redoc", "GET /openapi.json"}
+LET_IN = "let in"
+
+
+def table() -> dict[str, dict[str, str]]:
+    """Return the README's table: for each route, what happens to whom."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    [rows] = re.findall(r"(?m)^\| with `AUTH_REQUIRED=true`.*\n\|[- |]+\n((?:\|.*\n)+)", text)
+    found = {}
+    for row in rows.splitlines():
+        routes, *cells = [cell.strip() for cell in row.strip("|").split("|")]
+        for route in re.findall(r"`((?:GET|POST|PUT|PATCH|DELETE) [^`]+)`", routes):
+            found[route] = dict(zip(PEOPLE, cells, strict=True))
+    return found
+
+
+def routes(app: FastAPI) -> dict[str, APIRoute]:
+    """Return the routes of a service by method and path, without those of its docs."""
+    return {
+        f"{method} {route.path}": route
+        for context in iter_route_contexts(app.routes)
+        if isinstance(route := context.original_route, APIRoute) and route.include_in_schema
+        for method in route.methods or ()
+    }
+
+
+TABLE = table()
+ALL_ROUTES = [(service, route) for service, app in APPS.items() for route in routes(app)]
+
+
+class Shop:
+    """The three services in this process, and a product service that the order service calls."""
+
+    def __init__(self, stack: ExitStack, folder: Path, environment: dict[str, str]) -> None:
+        stock = Service("product", folder / "product.log", 0, **environment).start()
+        stack.callback(stock.stop)
+        environment = {**environment, "PRODUCT_SERVICE_URL": stock.url}
+        apps = {app.state.service: app for app in (m.build(settings(environment)) for m in MODULES)}
+        self.clients = {name: stack.enter_context(TestClient(app)) for name, app in apps.items()}
+        portal = self.clients["user"].portal
+        assert portal
+        for user in USERS:
+            portal.call(apps["user"].state.opened.store.add, user)
+        product = {"name": "Laptop", "price": 999.99, "quantity": 1_000}
+        made = stock.post("/products", product, headers=PEOPLE["administrator"])
+        self.product_pk = str(made.json()["pk"])
+
+    def ask(
+        self, service: str, method: str, path: str, who: str = "nobody", json: object = None
+    ) -> Response:
+        """Send a request as one of the people."""
+        return self.clients[service].request(method, path, headers=PEOPLE[who], json=json)
+
+    def order(self, who: str, key: str | None = None) -> dict[str, Any]:
+        """Order one unit, as one of the people."""
+        headers = PEOPLE[who] if key is None else {**PEOPLE[who], "Idempotency-Key": key}
+        body = {"product_id": self.product_pk, "quantity": 1}
+        answer = self.clients["order"].post("/order", headers=headers, json=body)
+        assert answer.status_code == 201, answer.text
+        order: dict[str, Any] = answer.json()
+        return order
+
+    def outcome(self, service: str, route: str, who: str) -> str:
+        """Tell what happens to this person: 401, 403, 404, or let in, whatever comes then."""
+        method, path = route.split(" ")
+        if "{pk}" in path:
+            pk = self.order("customer")["pk"] if service == "order" else self._new_product()
+            path = path.replace("{pk}", pk).replace("{order_pk}", new_pk())
+        status = self.ask(service, method, path, who).status_code
+        return str(status) if status in (401, 403, 404) else LET_IN
+
+    def _new_product(self) -> str:
+        body = {"name": "Laptop", "price": 999.99, "quantity": 10}
+        return str(self.ask("product", "POST", "/products", "administrator", body).json()["pk"])
+
+
+@pytest.fixture(scope="module")
+def shop(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Shop]:
+    """A shop, as the parameter says: on which storage, and closed or open."""
+    storage, mode = request.param.split()
+    environment = {"USE_REDIS": "false"}
+    if storage == "redis":
+        server: RedisServer = request.getfixturevalue("redis_server")
+        environment = {"USE_REDIS": "required", "REDIS_PORT": str(server.port)}
+        environment["REDIS_PREFIX"] = f"access:{mode}"
+    environment |= CLOSED if mode == "closed" else OPEN
+    with ExitStack() as stack:
+        yield Shop(stack, tmp_path_factory.mktemp("shop"), environment)
+
+
+closed = pytest.mark.parametrize("shop", ["memory closed", "redis closed"], indirect=True)
+opened = pytest.mark.parametrize("shop", ["memory open", "redis open"], indirect=True)
+every_route = pytest.mark.parametrize(("service", "route"), ALL_ROUTES)
+
+
+def test_the_table_of_the_readme_has_every_route_and_no_other() -> None:
+    assert set(TABLE) == {route for _, route in ALL_ROUTES} | DOCS
+
+
+@every_route
+def test_a_route_has_exactly_one_rule_and_it_comes_first(service: str, route: str) -> None:
+    wanted = routes(APPS[service])[route]
+    [rule] = rules_of(wanted)
+    if rule is not anyone:
+        assert wanted.dependant.dependencies[0].call is rule
+
+
+@every_route
+def test_openapi_says_of_a_route_whether_it_takes_a_token(service: str, route: str) -> None:
+    method, path = route.split(" ")
+    operation = APPS[service].openapi()["paths"][path][method.lower()]
+    takes_token = rules_of(routes(APPS[service])[route]) != [anyone]
+    assert ("security" in operation) == takes_token
+    if takes_token:
+        refusals = [operation["responses"][status]["content"] for status in ("401", "403")]
+        codes = [set(content["application/json"]["examples"]) for content in refusals]
+        assert "invalid_token" in codes[0]
+        assert codes[1] == {"forbidden"}
+
+
+@closed
+@every_route
+def test_a_route_lets_in_whom_the_table_says(shop: Shop, service: str, route: str) -> None:
+    expected = {who: cell.strip("*").replace("yes", LET_IN) for who, cell in TABLE[route].items()}
+    assert {who: shop.outcome(service, route, who) for who in PEOPLE} == expected
+
+
+@opened
+@every_route
+def test_an_open_shop_lets_in_everybody_but_where_the_table_is_bold(
+    shop: Shop, service: str, route: str
+) -> None:
+    cells = TABLE[route].items()
+    expected = {who: cell.strip("*") if "**" in cell else LET_IN for who, cell in cells}
+    assert {who: shop.outcome(service, route, who) for who in PEOPLE} == expected
+
+
+@pytest.mark.parametrize("shop", ["memory closed", "memory open"], indirect=True)
+@pytest.mark.parametrize("route", sorted(DOCS))
+def test_the_docs_are_open_to_everybody(shop: Shop, route: str) -> None:
+    path = route.removeprefix("GET ")
+    answers = [client.get(path).status_code for client in shop.clients.values()]
+    assert answers == [200, 200, 200]
+
+
+@closed
+@every_route
+@pytest.mark.parametrize("body", [b"{", b"\xff\xfe", b"[]"], ids=["broken", "no text", "array"])
+def test_who_you_are_comes_before_what_you_ask(
+    shop: Shop, service: str, route: str, body: bytes
+) -> None:
+    method, path = route.split(" ")
+    path = path.replace("{pk}", "nothing").replace("{order_pk}", "nothing") + "?limit=none&after=-"
+    for who, cell in TABLE[route].items():
+        if cell.strip("*") in ("401", "403"):
+            headers = {**PEOPLE[who], "Content-Type": "application/json", "Idempotency-Key": ""}
+            answer = shop.clients[service].request(method, path, headers=headers, content=body)
+            assert str(answer.status_code) == cell.strip("*"), who
+
+
+@opened
+@every_route
+def test_a_bad_token_is_refused_in_an_open_shop_where_one_could_matter(
+    shop: Shop, service: str, route: str
+) -> None:
+    method, path = route.split(" ")
+    path = path.replace("{pk}", new_pk()).replace("{order_pk}", new_pk())
+    answer = shop.clients[service].request(method, path, headers=bearer("bad"))
+    could_matter = set(TABLE[route].values()) != {"yes"} and not route.endswith("/metrics")
+    assert (answer.status_code == 401) == could_matter
+    if could_matter:
+        assert answer.headers["WWW-Authenticate"] == "Bearer"
+        assert answer.json()["code"] == "invalid_token"
+
+
+@closed
+def test_a_refusal_says_what_is_needed(shop: Shop) -> None:
+    nobody = shop.ask("product", "POST", "/products")
+    assert nobody.headers["WWW-Authenticate"] == "Bearer"
+    assert nobody.json()["code"] == "invalid_token"
+    assert shop.ask("product", "POST", "/products", "customer").json()["code"] == "forbidden"
+
+
+@closed
+@pytest.mark.parametrize(("method", "end"), [("GET", ""), ("POST", "/cancel")])
+def test_the_order_of_another_is_as_if_it_did_not_exist(shop: Shop, method: str, end: str) -> None:
+    order = shop.order("customer")
+    assert order["user_id"] == CUSTOMER.pk
+    of_customer = shop.ask("order", method, f"/orders/{order['pk']}{end}", "another customer")
+    of_nobody = shop.ask("order", method, f"/orders/{new_pk()}{end}", "another customer")
+    assert (of_customer.status_code, of_customer.json()) == (404, of_nobody.json())
+    assert of_customer.json()["code"] == "order_not_found"
+    assert shop.ask("order", "GET", f"/orders/{order['pk']}", "customer").json() == order
+
+
+@closed
+def test_an_administrator_cancels_and_ships_the_orders_of_others(shop: Shop) -> None:
+    for command, status in (("cancel", "CANCELLED"), ("ship", "SHIPPED")):
+        path = f"/orders/{shop.order('customer')['pk']}/{command}"
+        answer = shop.ask("order", "POST", path, "administrator")
+        assert (answer.json()["status"], answer.json()["user_id"]) == (status, CUSTOMER.pk)
+
+
+@closed
+@pytest.mark.parametrize("page", ["", "?limit=1000"], ids=["all", "a page"])
+def test_a_list_shows_a_customers_own_orders_and_an_administrator_all(
+    shop: Shop, page: str
+) -> None:
+    theirs, others = shop.order("customer")["pk"], shop.order("another customer")["pk"]
+    listed = {
+        who: {each["pk"] for each in shop.ask("order", "GET", f"/orders{page}", who).json()}
+        for who in ("customer", "another customer", "administrator")
+    }
+    assert {theirs, others} & listed["customer"] == {theirs}
+    assert {theirs, others} & listed["another customer"] == {others}
+    assert {theirs, others} <= listed["administrator"]
+
+
+@closed
+def test_the_idempotency_key_of_another_is_as_if_it_did_not_exist(shop: Shop) -> None:
+    key = new_pk()
+    orders = [shop.order(who, key) for who in ("customer", "another customer", "customer")]
+    assert orders[0] == orders[2]
+    assert orders[0]["pk"] != orders[1]["pk"]
+    assert orders[0]["user_id"] != orders[1]["user_id"]
+
+
+@opened
+def test_an_order_in_an_open_shop_carries_its_user_and_all_see_it(shop: Shop) -> None:
+    anonymous, theirs = shop.order("nobody"), shop.order("customer")
+    assert (anonymous["user_id"], theirs["user_id"]) == (None, CUSTOMER.pk)
+    for who in ("nobody", "another customer"):
+        assert shop.ask("order", "GET", f"/orders/{theirs['pk']}", who).json() == theirs
+        listed = {each["pk"] for each in shop.ask("order", "GET", "/orders", who).json()}
+        assert {anonymous["pk"], theirs["pk"]} <= listed
+
+
+@closed
+def test_the_metrics_token_reads_the_metrics_and_nothing_else(shop: Shop) -> None:
+    for client in shop.clients.values():
+        assert client.get("/metrics", headers=bearer(METRICS_TOKEN)).status_code == 200
+        for wrong in (METRICS_TOKEN[:-1], METRICS_TOKEN + "x", METRICS_TOKEN.upper(), ""):
+            answer = client.get("/metrics", headers=bearer(wrong))
+            assert (answer.status_code, answer.headers["WWW-Authenticate"]) == (401, "Bearer")
+    products = shop.clients["product"].post("/products", headers=bearer(METRICS_TOKEN))
+    assert products.status_code == 401
+
+
+def test_nobody_reads_the_metrics_of_a_closed_shop_without_a_metrics_token() -> None:
+    environment = {"USE_REDIS": "false", "AUTH_REQUIRED": "true", "JWT_SECRET": SECRET}
+    with TestClient(user_service.build(settings(environment))) as client:
+        for headers in (*PEOPLE.values(), bearer("")):
+            assert client.get("/metrics", headers=headers).status_code == 403
+
+
+def test_an_order_service_with_another_secret_says_in_its_log_what_is_wrong(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    environment = {"USE_REDIS": "false", **CLOSED}
+    with ExitStack() as stack:
+        stock = Service("product", tmp_path / "product.log", 0, **environment).start()
+        stack.callback(stock.stop)
+        environment |= {"JWT_SECRET": f"another {SECRET}", "PRODUCT_SERVICE_URL": stock.url}
+        orders = stack.enter_context(TestClient(order_service.build(settings(environment))))
+        token = Tokens(environment["JWT_SECRET"], 60).issue(CUSTOMER.pk, Role.USER)
+        body = {"product_id": new_pk(), "quantity": 1}
+        answer = orders.post("/order", headers=bearer(token), json=body)
+    assert (answer.status_code, answer.json()["code"]) == (503, "product_service_unavailable")
+    assert "JWT_SECRET has to be the same" in capsys.readouterr().err

@@ -1,0 +1,229 @@
+"""`python test_connection.py`, run as a person runs it."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.launching import BARE_PYTHON, copy_of_the_product, ready_copy
+from tests.servers import ROOT, RedisServer, Service, Trio, free_port
+
+Result = subprocess.CompletedProcess[str]
+
+
+@pytest.fixture(scope="module")
+def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """A Redis of our own, to set as we like."""
+    server = RedisServer(tmp_path_factory.mktemp("redis"), "--appendonly", "yes")
+    yield server
+    server.client.close()
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def shop(redis: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trio]:
+    """The three services on that Redis."""
+    folder = tmp_path_factory.mktemp("shop")
+    trio = Trio(folder, USE_REDIS="required", REDIS_PORT=str(redis.port))
+    try:
+        yield trio.start()
+    finally:
+        trio.stop()
+
+
+@pytest.fixture(scope="module")
+def product_in_memory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """One more product service, which keeps its products elsewhere than the shop."""
+    log = tmp_path_factory.mktemp("memory") / "product.log"
+    service = Service("product", log, USE_REDIS="true", REDIS_PORT=str(free_port()))
+    try:
+        yield service.start()
+    finally:
+        service.stop()
+
+
+def check(shop: Trio, **environment: str) -> Result:
+    """Run the check with the settings of this shop, or others."""
+    return run_check(sys.executable, ROOT, **(shop.user.environment | environment))
+
+
+def run_check(python: str, folder: Path, **environment: str) -> Result:
+    return subprocess.run(
+        [python, str(folder / "test_connection.py")],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+def state_of(name: str, result: Result) -> tuple[str, str]:
+    """Return the state and the text that the table has for this name."""
+    (line,) = (ln for ln in result.stdout.splitlines() if ln.strip().startswith(f"{name} "))
+    state, _, text = line.strip().removeprefix(name).strip().partition(" ")
+    return state, text.strip()
+
+
+def test_all_is_well(shop: Trio, redis: RedisServer) -> None:
+    result = check(shop)
+    assert result.returncode == 0, result.stdout
+    assert result.stderr == ""
+    state, text = state_of("Redis", result)
+    assert state == "ok"
+    version = redis.client.info()["redis_version"]
+    assert text.startswith(f"localhost:{redis.port}, version {version}, round trip 0.")
+    assert state_of("persistence", result) == ("ok", "appendonly is on")
+    assert state_of("eviction", result) == ("ok", "noeviction: nothing is thrown away")
+    for service in shop.services:
+        name = f"{service.name} service"
+        assert state_of(name, result) == ("ok", f"{service.url} on redis")
+
+
+def test_a_service_that_is_down_is_not_running(shop: Trio) -> None:
+    nowhere = f"http://127.0.0.1:{free_port()}"
+    result = check(shop, USER_SERVICE_URL=nowhere)
+    assert result.returncode == 1
+    state, text = state_of("user service", result)
+    assert state == "FAILED"
+    assert text.startswith(f"not running at {nowhere}")
+    assert state_of("order service", result)[0] == "ok"
+
+
+def test_another_service_at_the_address_is_not_taken_for_the_right_one(shop: Trio) -> None:
+    result = check(shop, PRODUCT_SERVICE_URL=shop.user.url)
+    assert result.returncode == 1
+    state, text = state_of("product service", result)
+    assert state == "FAILED"
+    assert "is not the product service" in text
+
+
+def test_services_on_different_storages_fail(shop: Trio, product_in_memory: Service) -> None:
+    result = check(shop, PRODUCT_SERVICE_URL=product_in_memory.url)
+    assert result.returncode == 1
+    state, text = state_of("product service", result)
+    assert state == "warning"
+    assert text == f"{product_in_memory.url} on memory (no Redis was there when it started)"
+    state, text = state_of("storage", result)
+    assert state == "FAILED"
+    assert "different storages" in text
+
+
+def test_a_wrong_setting_is_named_in_one_line(shop: Trio) -> None:
+    result = check(shop, REDIS_PORT="six")
+    assert result.returncode == 2
+    assert result.stderr.startswith("REDIS_PORT ")
+    assert result.stderr.count("\n") == 1
+    assert result.stdout == ""
+
+
+def test_a_redis_url_that_is_no_address_is_said_without_a_traceback(shop: Trio) -> None:
+    result = check(shop, REDIS_URL="redis://:hush-hush@localhost:port/0")
+    assert result.returncode == 1
+    assert state_of("Redis", result)[0] == "FAILED"
+    assert "REDIS_URL" in state_of("Redis", result)[1]
+    assert "hush-hush" not in result.stdout + result.stderr
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("password", ["", "a-guess"])
+def test_a_wrong_redis_password_is_said_and_never_shown(
+    password: str, shop: Trio, redis: RedisServer
+) -> None:
+    redis.client.config_set("requirepass", "hush-hush")
+    try:
+        result = check(shop, REDIS_PASSWORD=password)
+        right = check(shop, REDIS_PASSWORD="hush-hush")
+    finally:
+        redis.client.config_set("requirepass", "")
+    assert result.returncode == 1
+    state, text = state_of("Redis", result)
+    assert state == "FAILED"
+    assert "refuses us" in text
+    assert "REDIS_PASSWORD" in text
+    assert state_of("Redis", right)[0] == "ok"
+    for output in (result.stdout, result.stderr, right.stdout, right.stderr):
+        assert "hush-hush" not in output
+        assert "a-guess" not in output
+
+
+def test_a_redis_that_forgets_or_throws_away_is_a_warning(shop: Trio, redis: RedisServer) -> None:
+    redis.client.config_set("appendonly", "no")
+    redis.client.config_set("maxmemory-policy", "allkeys-lru")
+    try:
+        without_limit = check(shop)
+        redis.client.config_set("maxmemory", "1gb")
+        result = check(shop)
+    finally:
+        redis.client.config_set("appendonly", "yes")
+        redis.client.config_set("maxmemory-policy", "noeviction")
+        redis.client.config_set("maxmemory", "0")
+    assert result.returncode == 0
+    assert state_of("persistence", result)[0] == "warning"
+    assert "appendonly is off" in state_of("persistence", result)[1]
+    assert state_of("eviction", result)[0] == "warning"
+    assert state_of("eviction", result)[1].startswith("allkeys-lru: a full Redis throws records")
+    assert state_of("eviction", without_limit)[0] == "ok"
+    assert "no maxmemory is set" in state_of("eviction", without_limit)[1]
+
+
+@pytest.mark.parametrize(("use_redis", "state"), [("true", "warning"), ("required", "FAILED")])
+def test_no_redis_is_as_bad_as_the_settings_say(use_redis: str, state: str, shop: Trio) -> None:
+    result = check(shop, USE_REDIS=use_redis, REDIS_PORT=str(free_port()))
+    assert state_of("Redis", result)[0] == state
+    assert "nothing that serves" in state_of("Redis", result)[1]
+    assert result.returncode == (1 if state == "FAILED" else 0)
+
+
+def test_it_speaks_the_protocol_that_redis_knew_before_hello(
+    shop: Trio, redis: RedisServer
+) -> None:
+    redis.client.execute_command("ACL", "SETUSER", "default", "-hello")
+    try:
+        result = check(shop)
+    finally:
+        redis.client.execute_command("ACL", "SETUSER", "default", "+hello")
+    assert state_of("Redis", result)[0] == "ok"
+
+
+def test_memory_alone_needs_no_redis(product_in_memory: Service, shop: Trio) -> None:
+    result = check(shop, USE_REDIS="false")
+    assert state_of("Redis", result) == ("ok", "not used (USE_REDIS=false)")
+
+
+def test_a_service_without_its_redis_is_not_ready(tmp_path: Path) -> None:
+    redis = RedisServer(tmp_path)
+    order = Service("order", tmp_path / "log", USE_REDIS="required", REDIS_PORT=str(redis.port))
+    try:
+        order.start()
+        redis.client.close()
+        redis.stop()
+        environment = order.environment | {"ORDER_SERVICE_URL": order.url}
+        result = run_check(sys.executable, ROOT, **environment)
+    finally:
+        order.stop()
+    assert result.returncode == 1
+    state, text = state_of("order service", result)
+    assert state == "FAILED"
+    assert "not ready" in text
+
+
+def test_a_proxy_of_the_environment_does_not_come_between(shop: Trio) -> None:
+    proxy = {"http_proxy": f"http://127.0.0.1:{free_port()}", "no_proxy": ""}
+    assert check(shop, **proxy).returncode == 0
+
+
+def test_it_finds_the_packages_that_the_launcher_installed(shop: Trio, tmp_path: Path) -> None:
+    copy = ready_copy(tmp_path / "a shop")
+    assert run_check(BARE_PYTHON, copy, **shop.user.environment).returncode == 0
+
+
+def test_without_any_packages_it_says_how_to_get_them(tmp_path: Path) -> None:
+    copy = copy_of_the_product(tmp_path / "shop")
+    command = [BARE_PYTHON, "-S", str(copy / "test_connection.py")]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 1
+    assert "python start_all_services.py" in result.stderr
+    assert result.stderr.count("\n") == 1

@@ -1,0 +1,432 @@
+"""Faults: processes that die or stand still, a Redis that cannot serve, replies that get lost.
+
+Whatever happens: no answer is late, no 500, every 201 is an order, and the books are exact once
+there was time to settle.
+"""
+
+import asyncio
+import signal
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from threading import Event
+
+import pytest
+
+from redis_db import connect
+from redis_stores.orders import RedisOrderStore
+from shopsphere.settings import Settings
+from test_connection import audit
+from tests.load import Answer, at_once, close_connections, send
+from tests.proxy import Behave, Connection, Proxy, well
+from tests.servers import RedisServer, Service, free_port, wait_until
+from tests.shop import Shop
+
+ORDER_TIMEOUT = 2.0
+SETTLE_AFTER = 2.5
+SETTLE_INTERVAL = 0.5
+SETTLED = SETTLE_AFTER + 2 * SETTLE_INTERVAL + 5
+"""Seconds in which everything is settled once all is up again."""
+
+SETTINGS = {
+    "LOG_LEVEL": "INFO",
+    "PRODUCT_SERVICE_TIMEOUT": "0.4",
+    "ORDER_TIMEOUT": str(ORDER_TIMEOUT),
+    "SETTLE_AFTER": str(SETTLE_AFTER),
+    "SETTLE_INTERVAL": str(SETTLE_INTERVAL),
+}
+
+
+class FaultyShop(Shop):
+    """A shop with a Redis of its own and a proxy before its product service."""
+
+    def __init__(self, folder: Path, storage: str) -> None:
+        self.redis: RedisServer | None = None
+        environment = {**SETTINGS, "USE_REDIS": "false"}
+        if storage == "redis":
+            self.redis = RedisServer(folder, "--appendonly", "yes", "--appendfsync", "always")
+            port = str(self.redis.port)
+            environment |= {"USE_REDIS": "required", "REDIS_PORT": port}
+        self.proxy = Proxy()
+        super().__init__(folder, environment, products_seen_at=self.proxy.url)
+        self.proxy.start(self.product.url)
+
+    def heal(self) -> None:
+        """Have whatever is stopped or dead run again; in memory, where one lost all, all anew."""
+        if not self.redis and any(service.process.poll() is not None for service in self.services):
+            super().stop()
+        super().heal()
+
+    def order_log(self) -> str:
+        return self.order.log.read_text()
+
+    def stop(self) -> None:
+        super().stop()
+        self.proxy.stop()
+        if self.redis:
+            self.redis.client.close()
+            self.redis.stop()
+
+
+@pytest.fixture(scope="module", params=["memory", "redis"])
+def faulty_shop(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[FaultyShop]:
+    shop = FaultyShop(tmp_path_factory.mktemp("shop"), request.param)
+    try:
+        shop.start()
+        yield shop
+    finally:
+        shop.stop()
+
+
+@pytest.fixture
+def shop(faulty_shop: FaultyShop) -> FaultyShop:
+    """The shop with all its services up, exact, and nothing in its way."""
+    faulty_shop.proxy.behave = well
+    faulty_shop.heal()
+    faulty_shop.wait_until_exact(SETTLED)
+    return faulty_shop
+
+
+@pytest.fixture
+def redis(shop: FaultyShop) -> RedisServer:
+    assert shop.redis
+    return shop.redis
+
+
+on_redis = pytest.mark.parametrize("faulty_shop", ["redis"], indirect=True)
+in_memory = pytest.mark.parametrize("faulty_shop", ["memory"], indirect=True)
+
+
+class Customers:
+    """Some customers who order with keys, and sometimes cancel or ship, until they are told."""
+
+    def __init__(self, shop: Shop, product: str) -> None:
+        self._shop = shop
+        self._product = product
+        self._has_closed = Event()
+        self.answers: list[Answer] = []
+        self.placed: dict[str, str] = {}
+
+    def __enter__(self) -> "Customers":
+        self._pool = ThreadPoolExecutor(4)
+        self._shopping = [self._pool.submit(self._shop_around, number) for number in range(4)]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._has_closed.set()
+        for shopping in self._shopping:
+            shopping.result()
+        self._pool.shutdown()
+
+    def _shop_around(self, number: int) -> None:
+        turn = 0
+        while not self._has_closed.is_set():
+            turn += 1
+            self.order(f"{self._product} {number} {turn}", turn)
+        close_connections()
+
+    def order(self, key: str, turn: int) -> None:
+        """Order, once more if it is not known what became of it, and cancel or ship some."""
+        for _ in range(2):
+            answer = self._shop.place(self._product, 1 + turn % 3, key)
+            self.answers.append(answer)
+            if answer.status == 201:
+                pk = str(answer.body["pk"])
+                assert self.placed.setdefault(key, pk) == pk, "one key made two orders"
+                if end := {1: self._shop.cancel, 2: self._shop.ship}.get(turn % 4):
+                    self.answers.append(end(pk))
+            if answer.status not in (0, 503):
+                break
+
+    def assert_served(self) -> None:
+        """No 500 was seen, and each 201 is an order, of which no key has two."""
+        assert {answer.status for answer in self.answers} <= {0, 200, 201, 400, 409, 503}
+        assert not [answer for answer in self.answers if isinstance(answer.body, str)]
+        for answer in self.answers:
+            assert answer.status != 503 or "retry-after" in answer.headers
+        orders = self._shop.orders_of(self._product)
+        assert set(self.placed.values()) <= set(orders)
+        assert len(set(self.placed.values())) == len(self.placed)
+
+
+def assert_unavailable(answer: Answer) -> None:
+    assert answer.status == 503, answer
+    assert int(answer.headers["retry-after"]) >= 1
+
+
+@on_redis
+@pytest.mark.parametrize("victim", ["order", "product", "redis"])
+def test_after_a_kill_under_load_every_201_is_an_order_and_all_is_exact(
+    shop: FaultyShop, redis: RedisServer, victim: str
+) -> None:
+    servers: dict[str, Service | RedisServer] = {
+        "order": shop.order, "product": shop.product, "redis": redis
+    }  # fmt: skip
+    product = shop.new_product(10_000)
+    with Customers(shop, product) as customers:
+        wait_until(lambda: len(customers.placed) > 20, why="orders are placed")
+        servers[victim].stop(signal.SIGKILL)
+        servers[victim].start()
+        count = len(customers.placed) + 20
+        wait_until(lambda: len(customers.placed) > count, why="orders are placed again")
+    shop.wait_until_exact(SETTLED)
+    customers.assert_served()
+
+
+@in_memory
+def test_when_a_memory_order_service_dies_a_repair_gives_its_stock_back(shop: FaultyShop) -> None:
+    product = shop.new_product(100)
+    for _ in range(5):
+        shop.placed(product, 2)
+    shop.order.stop(signal.SIGKILL)
+    shop.order.start()
+    assert shop.stock(product) == (100, 90, 10, 0)
+    assert len(shop.findings()) == 6  # of the product, and of each of its reservations
+    assert audit(shop.settings(), wants_repair=True, is_sure=True)
+    assert shop.stock(product) == (100, 100, 0, 0)
+
+
+def test_while_the_product_service_stands_still_every_answer_comes_in_time(
+    shop: FaultyShop,
+) -> None:
+    product = shop.new_product(100)
+    cancelled, shipped = shop.placed(product, 3), shop.placed(product, 4)
+
+    def timed(call: Callable[[], Answer]) -> tuple[Answer, float]:
+        started = time.monotonic()
+        return call(), time.monotonic() - started
+
+    calls = [
+        lambda: shop.cancel(cancelled),
+        lambda: shop.ship(shipped),
+        *[lambda: shop.place(product)] * 40,
+    ]
+    shop.product.process.send_signal(signal.SIGSTOP)
+    answers = at_once(len(calls), timed, calls)
+    shop.product.process.send_signal(signal.SIGCONT)
+    assert max(seconds for _, seconds in answers) <= ORDER_TIMEOUT + 0.5
+    assert [answer.status for answer, _ in answers[:2]] == [200, 200]
+    for answer, _ in answers[2:]:
+        assert_unavailable(answer)
+    shop.wait_until_exact(SETTLED)
+    assert shop.stock(product) == (100, 96, 0, 4)
+
+
+def test_cancel_and_ship_succeed_while_the_product_service_is_away(shop: FaultyShop) -> None:
+    product = shop.new_product(100)
+    cancelled, shipped = shop.placed(product, 3), shop.placed(product, 4)
+    shop.product.stop()
+    assert shop.cancel(cancelled).status == 200
+    assert shop.ship(shipped).status == 200
+    assert_unavailable(shop.place(product))
+    if shop.redis:  # in memory its stock is gone
+        shop.product.start()
+        shop.wait_until_exact(SETTLED)
+        assert shop.stock(product) == (100, 96, 0, 4)
+
+
+@contextmanager
+def full(redis: RedisServer) -> Iterator[None]:
+    redis.client.config_set("maxmemory-policy", "noeviction")
+    redis.client.config_set("maxmemory", 1)
+    try:
+        yield
+    finally:
+        redis.client.config_set("maxmemory", 0)
+
+
+@contextmanager
+def read_only(redis: RedisServer) -> Iterator[None]:
+    """A replica of a master that is not there."""
+    redis.client.replicaof("127.0.0.1", str(free_port()))
+    try:
+        yield
+    finally:
+        redis.client.replicaof("NO", "ONE")
+
+
+@contextmanager
+def paused(redis: RedisServer) -> Iterator[None]:
+    """It answers nobody, this test neither, and ends by itself."""
+    redis.client.client_pause(4000)
+    try:
+        yield
+    finally:
+        wait_until(redis.answers, why="the pause is over")
+
+
+@on_redis
+@pytest.mark.parametrize("unable", [full, read_only, paused])
+def test_a_redis_that_cannot_serve_means_503_and_nothing_is_lost(
+    shop: FaultyShop,
+    redis: RedisServer,
+    unable: Callable[[RedisServer], AbstractContextManager[None]],
+) -> None:
+    product = shop.new_product(100)
+    cancelled, shipped = shop.placed(product, 3), shop.placed(product, 4)
+    key = f"{product} during"
+    body = {"name": "Mouse", "price": 5, "quantity": 5}
+    calls: list[Callable[[], Answer]] = [
+        lambda: shop.place(product, 2, key),
+        lambda: shop.cancel(cancelled),
+        lambda: shop.ship(shipped),
+        lambda: shop.change_stock(product, 5, key),
+        lambda: shop.delete(product),
+        lambda: send("POST", f"{shop.product.url}/products", body),
+        lambda: send("PATCH", f"{shop.product.url}/products/{product}", {"price": 5}),
+    ]
+    with Customers(shop, product) as customers:
+        wait_until(lambda: customers.placed, why="orders are placed")
+        with unable(redis):
+            for answer in at_once(len(calls), lambda call: call(), calls):
+                assert_unavailable(answer)
+        count = len(customers.placed)
+        wait_until(lambda: len(customers.placed) > count, why="orders are placed again")
+    shop.wait_until_exact(SETTLED)
+    customers.assert_served()
+    assert shop.place(product, 2, key).status == 201
+    assert shop.cancel(cancelled).status == 200
+
+
+@on_redis
+def test_a_product_service_on_the_other_storage_settles_nothing(shop: FaultyShop) -> None:
+    product = shop.new_product(100)
+    cancelled, shipped = shop.placed(product, 3), shop.placed(product, 4)
+    right = shop.product.environment
+    shop.product.stop()
+    shop.product.environment = {**right, "USE_REDIS": "false"}
+    shop.product.start()
+    answer = shop.place(product)
+    assert_unavailable(answer)
+    assert answer.code == "storage_mismatch"
+    assert shop.cancel(cancelled).status == 200
+    assert shop.ship(shipped).status == 200
+    wait_until(lambda: "storage_mismatch" in shop.order_log(), why="settling is refused")
+    assert unsettled(shop) == 3
+    shop.product.stop()
+    shop.product.environment = right
+    shop.product.start()
+    wait_until(lambda: unsettled(shop) == 0, SETTLED, "all is settled")
+    shop.wait_until_exact(1)
+    assert shop.stock(product) == (100, 96, 0, 4)
+
+
+def unsettled(shop: Shop) -> float:
+    """Return how many orders the order service says are unsettled."""
+    [line] = [
+        line
+        for line in shop.order.get("/metrics").text.splitlines()
+        if line.startswith("orders_unsettled ")
+    ]
+    return float(line.split()[1])
+
+
+LONG = 6
+"""Attempts until a customer gives up: two requests, each tried three times."""
+
+
+def loses_first_replies(connection: Connection, attempt: int) -> None:
+    status, content = connection.forward()
+    if attempt == 1:
+        connection.drop()
+    else:
+        connection.answer(status, content)
+
+
+def loses_every_reply_of_some(connection: Connection, attempt: int) -> None:
+    status, content = connection.forward()
+    if connection.order % 3 == 0 and attempt <= LONG:
+        connection.drop()
+    else:
+        connection.answer(status, content)
+
+
+def brings_first_ones_at_the_end(connection: Connection, attempt: int) -> None:
+    """The first of each PUT lands long after its retry was answered, also when that was refused."""
+    if connection.command == "PUT" and attempt == 1:
+        connection.keep_for_later()
+        connection.drop()
+    else:
+        connection.answer(*connection.forward())
+
+
+def brings_some_after_all_is_over(connection: Connection, attempt: int) -> None:
+    """None of some PUTs is heard of in time; they land when the order was given up."""
+    if connection.command == "PUT" and connection.order % 3 == 0 and attempt <= LONG:
+        connection.keep_for_later()
+        connection.drop()
+    else:
+        connection.answer(*connection.forward())
+
+
+def cannot_at_first(connection: Connection, attempt: int) -> None:
+    if attempt <= 2:
+        connection.answer((502, 503, 504)[(attempt + connection.order) % 3])
+    else:
+        connection.answer(*connection.forward())
+
+
+def says_it_could_not_when_it_did(connection: Connection, attempt: int) -> None:
+    status, content = connection.forward()
+    if connection.order % 2 and attempt <= LONG:
+        connection.answer((502, 503, 504, 500)[attempt % 4])
+    else:
+        connection.answer(status, content)
+
+
+@pytest.mark.parametrize(
+    "misbehave",
+    [
+        loses_first_replies,
+        loses_every_reply_of_some,
+        brings_first_ones_at_the_end,
+        brings_some_after_all_is_over,
+        cannot_at_first,
+        says_it_could_not_when_it_did,
+    ],
+)
+def test_whatever_the_network_does_to_messages_the_books_are_exact(
+    shop: FaultyShop, misbehave: Behave
+) -> None:
+    product = shop.new_product(25)
+    shop.proxy.behave = misbehave
+    customers = Customers(shop, product)
+    at_once(
+        4, lambda turn: customers.order(f"{product} {misbehave.__name__} {turn}", turn), range(32)
+    )
+    wait_until(lambda: unsettled(shop) == 0, SETTLED, "all is settled")
+    assert shop.change_stock(product, 100).status == 200  # now there would be enough for all
+    shop.proxy.bring_what_is_late()
+    shop.wait_until_exact(1)
+    customers.assert_served()
+    assert customers.placed
+
+
+@pytest.mark.anyio
+async def test_what_is_cancelled_while_it_asks_redis_ends_at_once(
+    redis_server: RedisServer,
+) -> None:
+    """Settling at its end, a request at its deadline: a cancellation must not get lost."""
+    store = RedisOrderStore(await connect(Settings(redis_port=redis_server.port)), "cancelled")
+
+    async def ask_for_ever() -> None:
+        while True:
+            await store.count_marks()  # a pipeline
+            await store.old_marks(0)  # a script
+
+    try:
+        for moment in range(120):
+            asking = asyncio.create_task(ask_for_ever())
+            for _ in range(moment):
+                await asyncio.sleep(0)
+            asking.cancel()
+            await asyncio.wait([asking], timeout=1)
+            is_over = asking.done()
+            asking.cancel()
+            assert is_over, moment
+    finally:
+        await store.close()

@@ -1,0 +1,393 @@
+"""The order service over HTTP, beside a real product service, and beside one that misbehaves."""
+
+import json
+import re
+import socketserver
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from shopsphere.models import Role, is_pk, new_pk
+from shopsphere.tokens import Tokens
+from tests.apps import JWT_SECRET, CheckedClient, bearer, running
+from tests.bad_bodies import (
+    NOT_TEXT,
+    NOT_WHOLE,
+    refuse_bad_bodies,
+    refuse_bad_field,
+    refuse_missing_fields,
+)
+from tests.servers import RedisServer, Service, free_port
+
+MEMORY = {"USE_REDIS": "false"}
+
+
+@dataclass(frozen=True)
+class Shop:
+    """A product service that runs, and the storage that it shares with the order service."""
+
+    products: Service
+    storage: str
+    environment: dict[str, str]
+
+    def add(self, name: str = "Lamp", price: float = 19.99, quantity: int = 10) -> Any:
+        body = {"name": name, "price": price, "quantity": quantity}
+        return self.products.post("/products", body).json()
+
+    def stock(self, pk: str) -> dict[str, int]:
+        figures: dict[str, int] = self.products.get(f"/products/{pk}/stock").json()
+        return figures
+
+
+@pytest.fixture(scope="module", params=["memory", "redis"])
+def shop(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Shop]:
+    """A product service as a process of its own, on each storage."""
+    environment = MEMORY
+    if request.param == "redis":
+        server: RedisServer = request.getfixturevalue("redis_server")
+        environment = {"USE_REDIS": "required", "REDIS_PORT": str(server.port)}
+    log = tmp_path_factory.mktemp("orders") / "product.log"
+    service = Service("product", log, 0, JWT_SECRET=JWT_SECRET, **environment)
+    try:
+        yield Shop(service.start(), request.param, environment)
+    finally:
+        service.stop()
+
+
+@pytest.fixture
+def orders(shop: Shop) -> Iterator[CheckedClient]:
+    """An order service on the same storage as the products, without any order."""
+    with order_service(shop, shop.products.url) as orders:
+        yield orders
+
+
+def order_service(shop: Shop, product_service_url: str, **more: object) -> Any:
+    """Run an order service whose orders lie under a prefix of their own."""
+    settings = {"redis_prefix": f"orders-{new_pk()}", "product_service_timeout": 0.3, **more}
+    return running("order", shop.environment, product_service_url=product_service_url, **settings)
+
+
+def refusal(response: Any) -> tuple[int, str]:
+    """Return status and code of a refusal."""
+    return response.status_code, response.json()["code"]
+
+
+# Placing
+
+
+def test_an_order_takes_stock_and_is_found_where_location_says(
+    orders: CheckedClient, shop: Shop
+) -> None:
+    lamp = shop.add(price=19.99, quantity=10)
+    response = orders.post("/order", json={"product_id": lamp["pk"], "quantity": 3})
+    assert response.status_code == 201
+    order = response.json()
+    assert is_pk(order.pop("pk"))
+    assert order.pop("created_at").endswith("Z")
+    assert order == {
+        "product_id": lamp["pk"],
+        "product_name": "Lamp",
+        "quantity": 3,
+        "unit_price": 19.99,
+        "total": 59.97,
+        "status": "PLACED",
+        "user_id": None,
+    }
+    assert response.headers["Location"] == f"/orders/{response.json()['pk']}"
+    assert orders.get(response.headers["Location"]).json() == response.json()
+    assert orders.get("/orders").json() == [response.json()]
+    assert shop.stock(lamp["pk"]) == {"received": 10, "available": 7, "reserved": 3, "shipped": 0}
+
+
+def test_an_order_keeps_the_price_and_the_name_it_was_placed_with(
+    orders: CheckedClient, shop: Shop
+) -> None:
+    lamp = shop.add()
+    order = orders.post("/order", json={"product_id": lamp["pk"], "quantity": 1}).json()
+    shop.products.request("PATCH", f"/products/{lamp['pk']}", json={"name": "Torch", "price": 1})
+    shop.products.request("DELETE", f"/products/{lamp['pk']}")
+    assert orders.get(f"/orders/{order['pk']}").json() == order
+
+
+@pytest.mark.parametrize(
+    ("price", "quantity", "total"),
+    [(0, 1, 0), (0.01, 1_000_000, 10_000), (0.1, 3, 0.3), (999_999.99, 1_000_000, 999_999_990_000)],
+)
+def test_a_total_is_exact(
+    orders: CheckedClient, shop: Shop, price: float, quantity: int, total: float
+) -> None:
+    product = shop.add(price=price, quantity=quantity)
+    order = orders.post("/order", json={"product_id": product["pk"], "quantity": quantity}).json()
+    assert (order["unit_price"], order["total"]) == (price, total)
+
+
+def test_an_order_of_too_many_says_what_there_is_and_takes_nothing(
+    orders: CheckedClient, shop: Shop
+) -> None:
+    lamp = shop.add(quantity=2)
+    response = orders.post("/order", json={"product_id": lamp["pk"], "quantity": 3})
+    assert refusal(response) == (400, "insufficient_quantity")
+    assert response.json()["available"] == 2
+    assert "2" in response.json()["detail"]
+    assert shop.stock(lamp["pk"])["available"] == 2
+    assert orders.get("/orders").json() == []
+    assert orders.post("/order", json={"product_id": lamp["pk"], "quantity": 2}).is_success
+
+
+@pytest.mark.parametrize(
+    "product_id", ["", "abc123", new_pk(), "x" * 30_000, "../products", "a/b", "\0", "é" * 26]
+)
+def test_an_order_of_no_such_product_is_404(
+    orders: CheckedClient, shop: Shop, product_id: str
+) -> None:
+    response = orders.post("/order", json={"product_id": product_id, "quantity": 1})
+    assert refusal(response) == (404, "product_not_found")
+    assert orders.get("/orders").json() == []
+
+
+def test_a_deleted_product_cannot_be_ordered(orders: CheckedClient, shop: Shop) -> None:
+    lamp = shop.add()
+    shop.products.request("DELETE", f"/products/{lamp['pk']}")
+    response = orders.post("/order", json={"product_id": lamp["pk"], "quantity": 1})
+    assert refusal(response) == (404, "product_not_found")
+
+
+def test_no_bad_body_places_an_order(orders: CheckedClient, shop: Shop) -> None:
+    lamp = shop.add()
+    good = {"product_id": f'"{lamp["pk"]}"', "quantity": "1"}
+    bad_quantities = [*NOT_WHOLE, "0", "-1", "1000001"]
+    refuse_bad_field(orders, "POST", "/order", good, "quantity", bad_quantities)
+    no_text = [value for value in NOT_TEXT if not value.startswith('"')]
+    refuse_bad_field(orders, "POST", "/order", good, "product_id", no_text)
+    refuse_missing_fields(orders, "POST", "/order", good)
+    for half in (r'"\ud800"', r'"a\udfffb"'):  # no product has such a pk
+        body = f'{{"product_id": {half}, "quantity": 1}}'
+        assert orders.send_text("POST", "/order", body).status_code in (400, 404)
+    assert shop.stock(lamp["pk"])["available"] == 10
+    refuse_bad_bodies(orders, "POST", "/order", good)
+    assert shop.stock(lamp["pk"])["available"] == 9
+
+
+# Reading
+
+
+@pytest.mark.parametrize(
+    "pk", ["x", "abc123", new_pk(), new_pk().lower(), "0" * 10_000, "%00", "%ff" * 26, "8" * 26]
+)
+def test_an_order_that_is_not_there_is_404(orders: CheckedClient, pk: str) -> None:
+    assert refusal(orders.get(f"/orders/{pk}")) == (404, "order_not_found")
+
+
+def test_a_walk_over_orders_meets_each_once(orders: CheckedClient, shop: Shop) -> None:
+    body = {"product_id": shop.add()["pk"], "quantity": 1}
+    placed = [orders.post("/order", json=body).json() for _ in range(5)]
+    whole = orders.get("/orders")
+    assert (whole.json(), "Link" in whole.headers) == (placed, False)
+    pages = []
+    path = "/orders?limit=2"
+    while path:
+        page = orders.get(path)
+        pages.append(page.json())
+        path = "".join(re.findall(r'<(.+)>; rel="next"', page.headers.get("Link", "")))
+    assert pages == [placed[:2], placed[2:4], placed[4:]]
+    assert "Link" not in orders.get("/orders?limit=5").headers
+    assert orders.get(f"/orders?after={placed[3]['pk']}").json() == placed[4:]
+
+
+def test_a_bad_limit_or_cursor_is_400(orders: CheckedClient) -> None:
+    for name, values in (
+        ("limit", ["", "0", "-1", "1001", "x", "1.5", "9" * 5000]),
+        ("after", ["", "x", "%00", "0" * 25, "0" * 10_000]),
+    ):
+        for value in values:
+            response = orders.get(f"/orders?{name}={value}")
+            assert refusal(response) == (400, "invalid_request"), (name, value)
+            assert response.json()["errors"][0]["field"] == name
+
+
+# Tokens, while none is needed
+
+
+def test_an_order_carries_the_user_of_a_good_token(orders: CheckedClient, shop: Shop) -> None:
+    anna = new_pk()
+    token = Tokens(JWT_SECRET, 60).issue(anna, Role.USER)
+    body = {"product_id": shop.add()["pk"], "quantity": 1}
+    order = orders.post("/order", json=body, headers=bearer(token)).json()
+    assert order["user_id"] == anna
+
+
+def test_a_bad_token_is_401_and_takes_nothing(orders: CheckedClient, shop: Shop) -> None:
+    lamp = shop.add()
+    body = {"product_id": lamp["pk"], "quantity": 1}
+    bad = bearer("nonsense")
+    for response in (
+        orders.post("/order", json=body, headers=bad),
+        orders.get("/orders", headers=bad),
+        orders.get(f"/orders/{new_pk()}", headers=bad),
+    ):
+        assert refusal(response) == (401, "invalid_token")
+    assert shop.stock(lamp["pk"])["available"] == 10
+
+
+# Two storages
+
+
+def test_an_order_and_its_stock_must_not_live_in_different_worlds(
+    shop: Shop, request: pytest.FixtureRequest
+) -> None:
+    lamp = shop.add()
+    other = MEMORY
+    if shop.storage == "memory":
+        server: RedisServer = request.getfixturevalue("redis_server")
+        other = {"USE_REDIS": "required", "REDIS_PORT": str(server.port)}
+    with running("order", other, product_service_url=shop.products.url) as orders:
+        response = orders.post("/order", json={"product_id": lamp["pk"], "quantity": 1})
+        assert refusal(response) == (503, "storage_mismatch")
+    assert shop.stock(lamp["pk"])["available"] == 10
+
+
+# A product service that misbehaves
+
+
+@dataclass
+class Misbehaving:
+    """A server that answers every request with the same bytes, or not at all."""
+
+    answer: bytes | None
+    requests: list[bytes] = field(default_factory=list)
+    ended: threading.Event = field(default_factory=threading.Event)
+
+    def handle(self, connection: Any) -> None:
+        received = b""
+        while received.count(b"\r\n\r\n") < 1 or not received.endswith(b"}"):
+            more = connection.recv(65536)
+            if not more:
+                return
+            received += more
+        self.requests.append(received)
+        if self.answer is None:
+            self.ended.wait(10)
+        else:
+            connection.sendall(self.answer)
+
+
+@pytest.fixture
+def misbehave() -> Iterator[Callable[[bytes | None], tuple[str, Misbehaving]]]:
+    """Start a server that answers like this; return its address and what it was asked."""
+    started: list[tuple[socketserver.ThreadingTCPServer, Misbehaving]] = []
+
+    def start(answer: bytes | None) -> tuple[str, Misbehaving]:
+        behaviour = Misbehaving(answer)
+
+        class Handler(socketserver.BaseRequestHandler):
+            def handle(self) -> None:
+                behaviour.handle(self.request)
+
+        server = socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler)
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        started.append((server, behaviour))
+        return f"http://127.0.0.1:{server.server_address[1]}", behaviour
+
+    yield start
+    for server, behaviour in started:
+        behaviour.ended.set()
+        server.shutdown()
+        server.server_close()
+
+
+def answer(status: str, body: object, *headers: str) -> bytes:
+    """Return an answer as it goes over the wire."""
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+    head = [f"HTTP/1.1 {status}", f"Content-Length: {len(content)}", "Connection: close", *headers]
+    return "\r\n".join([*head, "", ""]).encode() + content
+
+
+NOT_FOUND = {"detail": "There is no such product.", "code": "product_not_found"}
+RESERVED = {"quantity": 1, "unit_price": 1.0, "product_name": "Lamp"}
+MISBEHAVIOURS = {
+    "hanging": None,
+    "closing the connection": b"",
+    "no HTTP": b"hello\r\n\r\n",
+    "half an answer": b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{",
+    "a strange length": b"HTTP/1.1 200 OK\r\nContent-Length: x, y\r\n\r\n{}",
+    "too many headers": answer("200 OK", RESERVED, *["A: b"] * 300),
+    "no gzip": answer("200 OK", b"garbage", "Content-Encoding: gzip"),
+    "500": answer("500 Oh no", {"detail": "Something went wrong.", "code": "internal_error"}),
+    "502": answer("502 Bad Gateway", b"<html>"),
+    "503": answer("503 Away", {"detail": "Away.", "code": "storage_unavailable"}),
+    "503 for an hour": answer("503 Away", b"", "Retry-After: 3600"),
+    "garbage": answer("201 Created", b"\xff\x00{["),
+    "deeply nested garbage": answer("201 Created", b"[" * 100_000),
+    "204": b"HTTP/1.1 204 No Content\r\n\r\n",
+    "an array": answer("201 Created", []),
+    "something missing": answer("201 Created", {"quantity": 1, "unit_price": 1.0}),
+    "no price": answer("201 Created", {**RESERVED, "unit_price": "free"}),
+    "a price of NaN": answer("201 Created", b'{"quantity":1,"unit_price":NaN,"product_name":""}'),
+    "an accepted": answer("202 Accepted", RESERVED),
+    "a redirect": answer("307 Temporary Redirect", b"", "Location: /elsewhere"),
+    "404 of another server": answer("404 Not Found", b"<html>not found</html>"),
+    "404 of another path": answer("404 Not Found", {"detail": "Not here.", "code": "not_found"}),
+    "product_not_found as 400": answer("400 Bad Request", NOT_FOUND),
+    "too few as 400": answer("400 Bad", {"code": "insufficient_quantity", "available": 0}),
+    "401": answer("401 Unauthorized", {"detail": "No.", "code": "invalid_token"}),
+    "released": answer("409 Conflict", {"detail": "No.", "code": "reservation_released"}),
+    "conflict": answer("409 Conflict", {"detail": "No.", "code": "reservation_conflict"}),
+    "an odd refusal": answer("409 Conflict", {"code": "insufficient_quantity", "available": "x"}),
+}
+
+
+@pytest.mark.parametrize("name", MISBEHAVIOURS)
+def test_whatever_the_product_service_does_wrong_the_outcome_is_unknown_and_503(
+    shop: Shop, misbehave: Callable[[bytes | None], tuple[str, Misbehaving]], name: str
+) -> None:
+    url, server = misbehave(MISBEHAVIOURS[name])
+    with order_service(shop, url, product_service_timeout=0.1) as orders:
+        response = orders.post("/order", json={"product_id": new_pk(), "quantity": 1})
+        assert refusal(response) == (503, "product_service_unavailable")
+        assert server.requests
+        assert orders.get("/orders").json() == []
+        assert orders.get("/ready").status_code == 200
+
+
+def test_while_nothing_listens_an_order_is_503(shop: Shop) -> None:
+    with order_service(shop, f"http://127.0.0.1:{free_port()}") as orders:
+        response = orders.post("/order", json={"product_id": new_pk(), "quantity": 1})
+        assert refusal(response) == (503, "product_service_unavailable")
+        assert orders.get("/orders").json() == []
+
+
+def test_an_order_that_hangs_is_answered_within_the_order_timeout(
+    shop: Shop, misbehave: Callable[[bytes | None], tuple[str, Misbehaving]]
+) -> None:
+    url, _ = misbehave(None)
+    with order_service(shop, url, product_service_timeout=5, order_timeout=0.2) as orders:
+        response = orders.post("/order", json={"product_id": new_pk(), "quantity": 1})
+        assert refusal(response) == (503, "request_timeout")
+        assert orders.get("/orders").json() == []
+
+
+def test_the_product_service_is_told_request_id_storage_and_quantity(
+    shop: Shop, misbehave: Callable[[bytes | None], tuple[str, Misbehaving]]
+) -> None:
+    url, server = misbehave(answer("404 Not Found", NOT_FOUND))
+    lamp = new_pk()
+    with order_service(shop, url) as orders:
+        response = orders.post(
+            "/order",
+            json={"product_id": lamp, "quantity": 3},
+            headers={"X-Request-ID": "passed on"},
+        )
+    assert refusal(response) == (404, "product_not_found")
+    [received] = server.requests
+    head, _, body = received.decode().partition("\r\n\r\n")
+    first, *headers = head.split("\r\n")
+    assert re.fullmatch(rf"PUT /products/{lamp}/reservations/[0-9A-Z]{{26}} HTTP/1.1", first)
+    assert "X-Request-ID: passed on" in headers
+    assert f"X-Storage: {shop.storage}" in headers
+    assert json.loads(body) == {"quantity": 3}

@@ -1,0 +1,163 @@
+"""Finding text in names: the folding, the entries, the cursors, and both stores in the end."""
+
+import unicodedata
+from collections.abc import AsyncIterator
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from in_memory_db import MemoryProductStore
+from redis_stores.products import RedisProductStore
+from shopsphere import search_index
+from shopsphere.errors import InvalidRequest
+from shopsphere.models import Product, new_pk
+from shopsphere.search_index import SUFFIX_LENGTH, fold
+from shopsphere.stores import ProductStore
+from tests.lossy_wire import connected
+from tests.moved_clock import MovedClock
+from tests.servers import RedisServer
+
+PK = "01J8Z3N5T9QWERTY0123456789"
+NEXT_PK = "01J8Z3N5T9QWERTY012345678A"
+
+DOTLESS_I = "\N{LATIN SMALL LETTER DOTLESS I}"
+CONFUSABLE = f"aAsSßẞéÉe\u0301İi{DOTLESS_I}IςΣ\N{GREEK SMALL LETTER SIGMA}ﬁ"
+"""Few letters, so that texts and names have something in common, and those that fold oddly."""
+
+names = st.one_of(
+    st.text(st.sampled_from(CONFUSABLE), min_size=1, max_size=12),
+    st.text(st.sampled_from("ab"), min_size=35, max_size=90),
+    st.text(st.characters(exclude_categories=("Cc", "Cs")), min_size=1, max_size=20),
+)
+texts = st.one_of(
+    st.text(st.sampled_from(CONFUSABLE), min_size=1, max_size=3),
+    st.text(st.sampled_from("ab"), min_size=1, max_size=50),
+    st.text(st.characters(exclude_categories=("Cc", "Cs")), min_size=1, max_size=4),
+)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("LAPTOP", "laptop"),
+        ("Straße", "STRASSE"),
+        ("STRAẞE", "strasse"),
+        ("ﬁn", "FIN"),
+        ("Σίσυφος", "ΣΊΣΥΦΟΣ"),
+        ("é", "E\u0301"),
+        ("Å", "\u212b"),  # the angstrom sign
+        ("ǰ", "J\u030c"),
+    ],
+)
+def test_what_differs_in_case_or_composition_folds_to_the_same(one: str, other: str) -> None:
+    assert fold(one) == fold(other)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"), [("e", "é"), ("a", "b"), ("a b", "ab"), (DOTLESS_I, "i")]
+)
+def test_what_differs_otherwise_does_not(one: str, other: str) -> None:
+    assert fold(one) != fold(other)
+
+
+@given(names, st.data())
+def test_a_part_of_a_name_folds_to_a_part_of_the_folded_name(
+    name: str, data: st.DataObject
+) -> None:
+    composed = unicodedata.normalize("NFC", name)
+    start = data.draw(st.integers(0, len(composed) - 1))
+    end = data.draw(st.integers(start + 1, len(composed)))
+
+    assert fold(composed[start:end]) in fold(name)
+
+
+@given(names)
+def test_every_entry_splits_into_what_it_was_made_of(name: str) -> None:
+    suffixes = set()
+    for entry in search_index.entries(name, PK, "revision"):
+        suffix, pk, revision = search_index.split(entry)
+        assert (pk, revision) == (PK, "revision")
+        suffixes.add(suffix)
+
+    folded = fold(name)
+    assert suffixes == {folded[i : i + SUFFIX_LENGTH] for i in range(len(folded))}
+
+
+@given(names, texts)
+def test_just_one_entry_of_a_name_is_the_first_match_of_a_text_in_it(name: str, text: str) -> None:
+    entries = search_index.entries(name, PK, "revision")
+    matches = [
+        entry
+        for entry in entries
+        if entry.startswith(search_index.prefix(fold(text)))
+        and search_index.is_first_match(fold(name), fold(text), search_index.split(entry)[0])
+    ]
+
+    assert len(matches) == (fold(text) in fold(name))
+
+
+@given(names)
+def test_a_cursor_stands_between_its_entry_and_the_next_product(name: str) -> None:
+    for entry in search_index.entries(name, PK, new_pk()):
+        suffix, pk, _ = search_index.split(entry)
+        cursor = search_index.to_cursor(suffix, pk)
+
+        assert entry < search_index.from_cursor(cursor, suffix) < f"{suffix}\0{NEXT_PK}\0"
+        assert set(cursor) <= set(
+            "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+        )
+
+
+@given(
+    st.one_of(st.text(max_size=60), st.binary(max_size=60).map(lambda raw: raw.decode("latin1")))
+)
+def test_what_is_no_cursor_is_an_invalid_request_and_nothing_else(cursor: str) -> None:
+    with pytest.raises(InvalidRequest):
+        search_index.from_cursor(cursor, "lamp")
+
+
+@pytest.mark.parametrize("text", ["amp", "lampe", "x"])
+def test_a_cursor_of_another_search_is_refused(text: str) -> None:
+    with pytest.raises(InvalidRequest):
+        search_index.from_cursor(search_index.to_cursor("lamp", PK), text)
+
+
+@pytest.fixture
+async def stores(clock: MovedClock, redis_server: RedisServer) -> AsyncIterator[list[ProductStore]]:
+    async with connected(redis_server) as client:
+        yield [MemoryProductStore(), RedisProductStore(client, "shop")]
+
+
+@pytest.mark.anyio
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(st.lists(names, min_size=1, max_size=5), st.lists(texts, min_size=1, max_size=4))
+async def test_both_stores_find_what_contains_the_text_in_the_same_order(
+    stores: list[ProductStore], catalogue: list[str], searches: list[str]
+) -> None:
+    products = [Product(new_pk(), name, 1, 1) for name in catalogue]
+    for store in stores:
+        for product in products:
+            await store.add(product)
+
+    for text in searches:
+        memory, redis = [await walk(store, text) for store in stores]
+        assert memory == redis
+        wanted = [product for product in products if fold(text) in fold(product.name)]
+        assert sorted(memory, key=lambda product: product.pk) == wanted
+
+    for store in stores:
+        for product in products:
+            await store.delete(product.pk)
+
+
+async def walk(store: ProductStore, text: str) -> list[Product]:
+    """Return all that a search finds, read in pages of two."""
+    page = await store.search_page(text, None, 2)
+    found = page.items
+    while page.next_after is not None:
+        page = await store.search_page(text, page.next_after, 2)
+        found += page.items
+    return found

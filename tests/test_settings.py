@@ -1,0 +1,200 @@
+"""Every setting: its default, and the one line that a wrong value gets."""
+
+from pathlib import Path
+
+import pytest
+
+from shopsphere.errors import CannotStart
+from shopsphere.settings import Settings
+from tests.servers import ROOT, Service
+
+SECRET = "hunter2-is-a-secret"
+
+
+@pytest.fixture(autouse=True)
+def _nothing_but_what_the_test_sets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(Settings.model_config, "env_file", None)
+    for variable in Settings.model_fields:
+        monkeypatch.delenv(variable.upper(), raising=False)
+
+
+@pytest.mark.parametrize(
+    ("variable", "wrong", "what_it_may_be"),
+    [
+        ("USE_REDIS", "maybe", "'true', 'false' or 'required'"),
+        ("USE_REDIS", "1", "'true', 'false' or 'required'"),
+        ("REDIS_HOST", "redis://localhost", "name or an address"),
+        ("REDIS_HOST", "local host", "name or an address"),
+        ("REDIS_HOST", f"user:{SECRET}@localhost", "name or an address"),
+        ("REDIS_PORT", "six", "integer"),
+        ("REDIS_PORT", "0", "greater than or equal to 1"),
+        ("REDIS_PORT", "65536", "less than or equal to 65535"),
+        ("REDIS_URL", f"http://:{SECRET}@localhost", "redis://"),
+        ("REDIS_URL", f":{SECRET}@localhost:6379", "redis://"),
+        ("REDIS_PREFIX", "a shop", "letters, digits"),
+        ("REDIS_PREFIX", "shop:", "letters, digits"),
+        ("REDIS_PREFIX", "{shop}", "letters, digits"),
+        ("REDIS_PREFIX", "s" * 65, "1 to 64"),
+        ("PRODUCT_SERVICE_URL", "127.0.0.1:8000", "http://host:port"),
+        ("USER_SERVICE_URL", "ftp://127.0.0.1:8001", "http://host:port"),
+        ("ORDER_SERVICE_URL", f"http://me:{SECRET}@127.0.0.1:8002", "without credentials"),
+        ("PRODUCT_SERVICE_TIMEOUT", "0", "greater than 0"),
+        ("PRODUCT_SERVICE_TIMEOUT", "soon", "number"),
+        ("PRODUCT_SERVICE_TIMEOUT", "nan", "finite"),
+        ("ORDER_TIMEOUT", "-1", "greater than 0"),
+        ("ORDER_TIMEOUT", "inf", "finite"),
+        ("ORDER_TIMEOUT", "3601", "less than or equal to 3600"),
+        ("AUTH_REQUIRED", "maybe", "boolean"),
+        ("JWT_EXPIRES_MINUTES", "0", "greater than or equal to 1"),
+        ("JWT_EXPIRES_MINUTES", "1.5", "integer"),
+        ("CORS_ORIGINS", "shop.example", "https://shop.example"),
+        ("CORS_ORIGINS", "https://shop.example, nonsense", "comma-separated"),
+        ("BCRYPT_ROUNDS", "3", "greater than or equal to 4"),
+        ("BCRYPT_ROUNDS", "17", "less than or equal to 16"),
+        ("LOG_LEVEL", "LOUD", "'INFO'"),
+        ("LOG_FORMAT", "xml", "'text' or 'json'"),
+    ],
+)
+def test_a_wrong_value_is_refused_in_one_line_that_says_what_it_may_be(
+    monkeypatch: pytest.MonkeyPatch, variable: str, wrong: str, what_it_may_be: str
+) -> None:
+    monkeypatch.setenv(variable, wrong)
+
+    with pytest.raises(CannotStart) as refusal:
+        Settings.load()
+
+    line = str(refusal.value)
+    assert line.startswith(f"{variable} ")
+    assert what_it_may_be in line
+    assert "\n" not in line
+    assert SECRET not in line
+
+
+@pytest.mark.parametrize(
+    ("variable", "given", "meant"),
+    [
+        ("USE_REDIS", "REQUIRED", "required"),
+        ("REDIS_HOST", "redis-1.shop_net.example", "redis-1.shop_net.example"),
+        ("REDIS_HOST", "::1", "::1"),
+        ("REDIS_HOST", "bücher.example", "bücher.example"),
+        ("REDIS_PREFIX", "shop:test-1.a_b", "shop:test-1.a_b"),
+        ("PRODUCT_SERVICE_URL", "https://shop.example/products/", "https://shop.example/products"),
+        ("ORDER_TIMEOUT", "0.5", 0.5),
+        ("LOG_LEVEL", "debug", "DEBUG"),
+        ("LOG_FORMAT", "JSON", "json"),
+        ("REDIS_PORT", "", 6379),
+    ],
+)
+def test_a_right_value_is_taken(
+    monkeypatch: pytest.MonkeyPatch, variable: str, given: str, meant: object
+) -> None:
+    monkeypatch.setenv(variable, given)
+
+    assert getattr(Settings.load(), variable.lower()) == meant
+
+
+def test_each_wrong_variable_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REDIS_PORT", "six")
+    monkeypatch.setenv("LOG_FORMAT", "xml")
+
+    with pytest.raises(CannotStart, match=r"REDIS_PORT .* LOG_FORMAT "):
+        Settings.load()
+
+
+def test_the_example_lists_every_setting_with_its_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = (ROOT / ".env.example").read_text(encoding="utf-8").splitlines()
+    listed = dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
+    assert {name.lower() for name in listed} == set(Settings.model_fields)
+
+    for name, value in listed.items():
+        monkeypatch.setenv(name, value)
+    from_example = Settings.load()
+    for name in listed:
+        monkeypatch.delenv(name)
+
+    assert from_example == Settings.load()
+
+
+def test_a_setting_is_read_from_a_file_and_the_environment_wins(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = tmp_path / ".env"
+    file.write_text("REDIS_PREFIX=from-file\nREDIS_HOST=from-file\nUNKNOWN=1\n", encoding="utf-8")
+    monkeypatch.setitem(Settings.model_config, "env_file", file)
+    monkeypatch.setenv("REDIS_HOST", "from-environment")
+
+    loaded = Settings.load()
+
+    assert (loaded.redis_prefix, loaded.redis_host) == ("from-file", "from-environment")
+
+
+def test_a_file_that_is_not_utf_8_is_refused_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = tmp_path / ".env"
+    file.write_text("USE_REDIS=false\n", encoding="utf-16")  # as `>` of PowerShell 5.1 writes it
+    monkeypatch.setitem(Settings.model_config, "env_file", file)
+
+    with pytest.raises(CannotStart, match=r"^\.env .* UTF-8"):
+        Settings.load()
+
+
+@pytest.mark.parametrize(
+    ("url", "address"),
+    [
+        ("redis://cache.example:6380/2", "redis://cache.example:6380/2"),
+        (f"redis://:{SECRET}@cache.example", "redis://cache.example"),
+        (f"rediss://shop:{SECRET}@[::1]:6380/0?ssl_cert_reqs=none", "rediss://[::1]:6380/0"),
+        (f"redis://shop:{SECRET}@more@cache.example:6380", "redis://cache.example:6380"),
+        (f"redis://cache.example?password={SECRET}", "redis://cache.example"),
+        (f"unix:///run/redis.sock?db=1&password=a@{SECRET}", "unix:///run/redis.sock"),
+        (f"unix://shop:{SECRET}@/run/redis.sock", "unix:///run/redis.sock"),
+    ],
+)
+def test_the_address_of_redis_is_shown_without_its_password(
+    monkeypatch: pytest.MonkeyPatch, url: str, address: str
+) -> None:
+    monkeypatch.setenv("REDIS_URL", url)
+
+    assert Settings.load().redis_address == address
+
+
+def test_settings_do_not_show_their_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JWT_SECRET", SECRET)
+    monkeypatch.setenv("REDIS_PASSWORD", SECRET)
+    monkeypatch.setenv("REDIS_URL", f"redis://:{SECRET}@localhost")
+
+    shown = Settings.load()
+
+    assert SECRET not in f"{shown!r} {shown} {shown.model_dump()} {shown.model_dump_json()}"
+    assert shown.jwt_secret.get_secret_value() == SECRET
+
+
+def test_a_password_of_any_characters_is_sent_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REDIS_PASSWORD", "p@ss:w/ord?#%")
+
+    assert Settings.load().redis_full_url == "redis://:p%40ss%3Aw%2Ford%3F%23%25@localhost:6379"
+
+
+@pytest.mark.parametrize("name", ["product", "user", "order"])
+def test_a_service_with_wrong_settings_does_not_start_and_says_so_in_one_line(
+    tmp_path: Path, name: str
+) -> None:
+    service = Service(
+        name,
+        tmp_path / "log",
+        REDIS_PORT="six",
+        REDIS_URL=f"http://:{SECRET}@localhost",
+        REDIS_PASSWORD=SECRET,
+        JWT_SECRET=SECRET,
+        JWT_EXPIRES_MINUTES=SECRET,
+    ).start(wait=False)
+
+    assert service.process.wait(20) != 0
+    service.stop()
+    said = service.log.read_text()
+    [line] = [line for line in said.splitlines() if "REDIS_PORT" in line]
+    assert "REDIS_URL must start with" in line
+    assert "JWT_EXPIRES_MINUTES" in line
+    assert "Traceback" not in said
+    assert SECRET not in said
