@@ -58,7 +58,9 @@ async def optional_caller(
     """Return whom the bearer token speaks for, or None without one; raise InvalidToken."""
     tokens: Tokens = request.app.state.tokens
     token = _bearer(request)
-    return None if token is None else tokens.read(token)
+    caller = None if token is None else tokens.read(token)
+    request.scope["shopsphere.caller"] = caller  # for the log
+    return caller
 
 
 OptionalCaller = Annotated[Caller | None, Depends(optional_caller)]
