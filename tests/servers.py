@@ -9,8 +9,11 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import redis
+import redis.backoff
+import redis.retry
 import requests
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -43,22 +46,39 @@ def wait_until(is_so: Callable[[], object], seconds: float = 15, why: str = "") 
         time.sleep(0.02)
 
 
+def redis_client(port: int, **options: Any) -> "redis.Redis[str]":
+    """Return a client that says at once what is wrong: by default redis-py tries for seconds."""
+    once = redis.retry.Retry(redis.backoff.NoBackoff(), 0)
+    return redis.Redis(host="127.0.0.1", port=port, decode_responses=True, retry=once, **options)
+
+
 class RedisServer:
     """A redis-server on a port of its own, with its files in `folder`."""
 
-    def __init__(self, folder: Path, *options: str, port: int = 0) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *options: str,
+        port: int = 0,
+        executable: str | None = None,
+        client: "redis.Redis[str] | None" = None,
+    ) -> None:
         self.port = port or free_port()
         self._command = [
-            redis_executable(), "--port", str(self.port), "--bind", "127.0.0.1",
+            executable or redis_executable(), "--port", str(self.port), "--bind", "127.0.0.1",
             "--dir", str(folder), "--save", "", *options,
         ]  # fmt: skip
-        self.client = redis.Redis(port=self.port, decode_responses=True)
+        self.client = client or redis_client(self.port)
         self.start()
 
     def start(self) -> None:
         """Start it, and wait until it answers."""
         self.process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL)
-        wait_until(self.answers, why="redis-server answers")
+        try:
+            wait_until(self.answers, why="redis-server answers")
+        except AssertionError:
+            self.stop(signal.SIGKILL)
+            raise
 
     def answers(self) -> bool:
         try:
