@@ -1,7 +1,9 @@
 """The Redis connection: the client, its errors turned into ours, the base record, the scripts."""
 
 import asyncio
+import builtins
 import logging
+import ssl
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -9,24 +11,34 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from urllib.parse import unquote
 
 from aredis_om import HashModel
+from redis._parsers import AsyncCommandsParser
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.client import Pipeline
-from redis.asyncio.cluster import ClusterNode, RedisCluster
+from redis.asyncio.cluster import ClusterNode, ClusterPipeline, RedisCluster
+from redis.asyncio.connection import AbstractConnection, Connection, SSLConnection, parse_url
 from redis.asyncio.retry import Retry
-from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
-from redis.backoff import FullJitterBackoff
+from redis.asyncio.sentinel import (
+    Sentinel,
+    SentinelConnectionPool,
+    SentinelManagedConnection,
+    SentinelManagedSSLConnection,
+)
+from redis.backoff import FullJitterBackoff, NoBackoff
 from redis.commands.core import AsyncScript
 from redis.exceptions import (
+    AskError,
     AuthenticationError,
     AuthorizationError,
     BusyLoadingError,
     ClusterError,
     ConnectionError,
+    InvalidResponse,
     NoPermissionError,
+    ReadOnlyError,
     RedisClusterException,
     RedisError,
-    ResponseError,
     TimeoutError,
+    TryAgainError,
 )
 
 from shopsphere.errors import CannotStart, StoreUnavailable
@@ -36,10 +48,14 @@ log = logging.getLogger("shopsphere.redis")
 
 SCRIPTS = Path(__file__).parent / "redis_stores"
 REFUSALS = (AuthenticationError, AuthorizationError, NoPermissionError)
-CANNOT_SERVE = (ConnectionError, TimeoutError, ClusterError, RedisClusterException, *REFUSALS)
+REFUSAL_WORDS = ("NOAUTH", "NOPERM", "WRONGPASS", "max number of clients")
+CANNOT_SERVE = (
+    ConnectionError, TimeoutError, InvalidResponse, ReadOnlyError,
+    ClusterError, RedisClusterException, AskError, TryAgainError, *REFUSALS,
+)  # fmt: skip
 CANNOT_SERVE_WORDS = (
-    "LOADING", "READONLY", "OOM ", "NOREPLICAS", "MISCONF", "CLUSTERDOWN", "MASTERDOWN",
-    "NOAUTH", "NOPERM", "WRONGPASS", "BUSY ", "TRYAGAIN", "UNBLOCKED", "max number of clients",
+    "LOADING", "READONLY", "used memory > 'maxmemory'", "NOREPLICAS", "MISCONF", "CLUSTERDOWN",
+    "MASTERDOWN", "BUSY ", "TRYAGAIN", "UNBLOCKED", *REFUSAL_WORDS,
 )  # fmt: skip
 """What Redis says in a bare ResponseError, or inside a script's error, when it cannot serve."""
 
@@ -65,7 +81,7 @@ def _cannot_serve(error: RedisError | RedisClusterException) -> bool:
 
 def _store_unavailable(error: RedisError | RedisClusterException) -> StoreUnavailable:
     """Say that Redis cannot serve; the reason goes into the log, not to the caller."""
-    log.warning("Redis cannot serve now: %s: %s", type(error).__name__, error)
+    log.warning("Redis cannot serve now: %s: %.300s", type(error).__name__, error)
     return StoreUnavailable()
 
 
@@ -73,10 +89,12 @@ if TYPE_CHECKING:  # types-redis, which redis-om brings, makes them generic; red
     TextRedis = Redis[str]
     TextCluster = RedisCluster[str]
     TextPipeline = Pipeline[str]
+    TextClusterPipeline = ClusterPipeline[str]
     BlockingPool = BlockingConnectionPool[Any]
     SentinelPool = SentinelConnectionPool[Any]
 else:
-    TextRedis, TextCluster, TextPipeline = Redis, RedisCluster, Pipeline
+    TextRedis, TextCluster = Redis, RedisCluster
+    TextPipeline, TextClusterPipeline = Pipeline, ClusterPipeline
     BlockingPool, SentinelPool = BlockingConnectionPool, SentinelConnectionPool
 
 
@@ -91,8 +109,43 @@ def our_errors() -> Iterator[None]:
         raise
 
 
+class _ClosedByAnother(AbstractConnection):
+    """A connection that says so when another command's failure closed it: a Cluster repeats that.
+
+    With redis-py 8.1 it is an AttributeError, or with uvloop a RuntimeError.
+    """
+
+    async def send_packed_command(self, *args: Any, **options: Any) -> None:
+        try:
+            await super().send_packed_command(*args, **options)
+        except (AttributeError, RuntimeError) as error:
+            raise ConnectionError("The connection was closed meanwhile.") from error
+
+
+class _SafeConnection(_ClosedByAnother, Connection): ...
+
+
+class _SafeTLSConnection(_ClosedByAnother, SSLConnection): ...
+
+
+class _KnownCommands(AsyncCommandsParser):
+    """Where keys stand in commands, asked once: redis-py asks each time, and also a dead node."""
+
+    async def initialize(self, node: ClusterNode | None = None) -> None:
+        if not self.commands:
+            await super().initialize(node)
+
+
 class ShopRedis(TextRedis):
-    """A client of one Redis, or of the master that a Sentinel names, with our errors."""
+    """A client of one Redis, with our errors."""
+
+    async def greet(self) -> None:
+        """Return when Redis answers; otherwise raise what redis-py raises."""
+        await self.ask("PING")
+
+    async def close_all(self) -> None:
+        """Close all connections."""
+        await self.connection_pool.aclose()
 
     async def ask(self, *args: Any, **options: Any) -> Any:
         """Send one command, and let Redis's own errors through."""
@@ -103,8 +156,109 @@ class ShopRedis(TextRedis):
             return await self.ask(*args, **options)
 
 
+class _AsksSentinels(SentinelManagedConnection):
+    """Ask for the master before a command is repeated: redis-py 8.1 goes back to where it was."""
+
+    async def send_packed_command(self, *args: Any, **options: Any) -> None:
+        if not self.is_connected:
+            await self.connect()
+        await super().send_packed_command(*args, **options)
+
+
+class _AsksSentinelsTLS(_AsksSentinels, SentinelManagedSSLConnection): ...
+
+
+class _SentinelPool(SentinelPool, BlockingPool):
+    """Connections to the present master; who finds none free waits, as with one Redis."""
+
+
+class ShopMaster(ShopRedis):
+    """A client of the master that Sentinels name at the moment, with our errors."""
+
+    connection_pool: "_SentinelPool"
+
+    async def greet(self) -> None:
+        """Here it is the Sentinels that answer, also while there is no master."""
+        try:
+            await super().greet()
+        except (ConnectionError, TimeoutError) as error:
+            if not _is_refusal(error) and await self._hears_sentinel():
+                raise CannotStart(
+                    "The Sentinels name no master that serves us. Wait until there is one, or "
+                    "check name, user and password in REDIS_URL."
+                ) from error
+            raise
+
+    async def close_all(self) -> None:
+        """Close all connections, also to the Sentinels."""
+        await super().close_all()
+        await self.connection_pool.sentinel_manager.aclose()  # type: ignore[attr-defined]  # as above
+
+    async def _hears_sentinel(self) -> bool:
+        sentinels = self.connection_pool.sentinel_manager.sentinels
+        answers = await asyncio.gather(*(s.ping() for s in sentinels), return_exceptions=True)
+        return any(
+            _is_refusal(answer) or not isinstance(answer, (ConnectionError, TimeoutError))
+            for answer in answers
+        )
+
+
+class _ClusterPipeline(TextClusterPipeline):
+    def __init__(self, client: TextCluster, turns: asyncio.Semaphore) -> None:
+        super().__init__(client)
+        self._turns = turns
+
+    async def initialize(self) -> Self:
+        with our_errors():
+            return await super().initialize()
+
+    async def execute(self, raise_on_error: bool = True, allow_redirections: bool = True) -> Any:
+        with our_errors():
+            async with _turn(self._turns):
+                return await super().execute(raise_on_error, allow_redirections)
+
+
 class ShopCluster(TextCluster):
-    """A client of a Redis Cluster, with our errors."""
+    """A client of a Redis Cluster, with our errors.
+
+    redis-py 8.1 reads the layout of the Cluster anew whenever a node fails, and is then in the way
+    of all commands that the failure does not concern; hence the overrides below.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        # Half of them for pipelines, which may have to repeat commands one by one.
+        super().__init__(**options, max_connections=2 * POOL["max_connections"])
+        self._commands = asyncio.Semaphore(POOL["max_connections"])
+        self._pipelines = asyncio.Semaphore(POOL["max_connections"])
+        self.commands_parser = _KnownCommands()  # type: ignore[assignment]  # as above
+        is_tls = options.get("ssl", False)
+        connection_class = _SafeTLSConnection if is_tls else _SafeConnection
+        self.connection_kwargs["connection_class"] = connection_class
+        for node in self.nodes_manager.startup_nodes.values():
+            node.connection_class = connection_class
+
+    def get_node(
+        self, host: str | None = None, port: int | None = None, node_name: str | None = None
+    ) -> ClusterNode:
+        """Return a node; one that is new to the Cluster is not known before it has slots."""
+        found = super().get_node(host, port, node_name)
+        if found is None:
+            raise ClusterError(f"The node {node_name or port} is not known yet.")
+        return found
+
+    async def aclose(self) -> None:
+        """Read the layout anew: called by redis-py, which here closes what other commands use."""
+        self._initialize = True
+
+    async def greet(self) -> None:
+        """Return when a node of the Cluster answers; otherwise raise what redis-py raises."""
+        await self.initialize()
+
+    async def close_all(self) -> None:
+        """Close all connections."""
+        self._initialize = True  # as it is when nothing is open; otherwise redis-py complains
+        await self.nodes_manager.aclose()  # type: ignore[attr-defined]  # as above
+        await self.nodes_manager.aclose("startup_nodes")  # type: ignore[attr-defined]  # as above
 
     async def ask(self, *args: Any, **options: Any) -> Any:
         """Send one command, and let Redis's own errors through."""
@@ -112,73 +266,121 @@ class ShopCluster(TextCluster):
 
     async def execute_command(self, *args: Any, **options: Any) -> Any:
         with our_errors():
-            return await self.ask(*args, **options)
+            async with _turn(self._commands):
+                return await self.ask(*args, **options)
+
+    def pipeline(
+        self, transaction: object = None, shard_hint: object = None
+    ) -> TextClusterPipeline:
+        """Return a pipeline with our errors. Commands of several keys make one by themselves."""
+        return _ClusterPipeline(self, self._pipelines)
+
+
+@asynccontextmanager
+async def _turn(turns: asyncio.Semaphore) -> AsyncIterator[None]:
+    """Wait for a turn as long as for a connection of a pool."""
+    try:
+        await asyncio.wait_for(turns.acquire(), POOL["timeout"])
+    except builtins.TimeoutError:
+        raise ConnectionError("No connection available.") from None
+    try:
+        yield
+    finally:
+        turns.release()
 
 
 @asynccontextmanager
 async def pipeline(client: ShopRedis) -> AsyncIterator[TextPipeline]:
     """Yield a pipeline, not atomic; its commands go out together in `await pipe.execute()`."""
-    async with client.pipeline(transaction=False) as pipe:
-        with our_errors():
+    with our_errors():
+        async with client.pipeline(transaction=False) as pipe:
             yield pipe
-
-
-class _SentinelPool(SentinelPool, BlockingPool):
-    """Connections to the present master; who finds none free waits, as with one Redis."""
 
 
 def _client(settings: Settings) -> ShopRedis:
     """Make the client. A command is repeated when its connection breaks, so all must bear that."""
-    scheme, _, rest = settings.redis_full_url.partition("://")
+    url = settings.redis_full_url
+    scheme, _, rest = url.partition("://")
     try:
         if scheme == "redis+sentinel":
             return _sentinel_client(rest)
         if scheme == "redis+cluster":
             return _cluster_client(rest)
-        pool: BlockingPool = BlockingPool.from_url(settings.redis_full_url, **POOL, **CONNECTION)
+        pool: BlockingPool = BlockingPool.from_url(url, **POOL, **CONNECTION)
+        _try_options(pool)
         return ShopRedis(connection_pool=pool)
-    except ValueError:
+    except (ValueError, TypeError, RedisError, RedisClusterException):
         raise CannotStart(
-            "REDIS_URL, or REDIS_HOST, is no valid address, such as redis://localhost:6379/0"
+            "REDIS_URL, or REDIS_HOST, is no valid address, such as redis://localhost:6379/0, or "
+            "has an option that is not known."
         ) from None
+    except OSError as error:
+        raise CannotStart(f"REDIS_URL names a certificate or key that is none: {error}.") from None
 
 
 def _sentinel_client(rest: str) -> ShopRedis:
-    """Make a client of the master that the Sentinels name; they share its user and password."""
-    login, nodes, name = _parts(rest)
+    """Make a client of the master that the Sentinels name; all share user and password.
+
+    A Sentinel that asks for no password takes any, if it is told the user, from Redis 6 on.
+    """
+    nodes, name, login, options = _parts(rest)
     if not name:
         raise ValueError("the name of the master is missing")
-    waits = {key: CONNECTION[key] for key in ("socket_timeout", "socket_connect_timeout")}
-    sentinel = Sentinel(nodes, sentinel_kwargs=waits | {"protocol": 2}, **CONNECTION, **login)
-    pool = _SentinelPool(name, sentinel, **POOL, **CONNECTION, **login)
-    return ShopRedis(connection_pool=pool)
+    once = CONNECTION | {"retry": Retry(NoBackoff(), 0)}
+    user = {"username": "default"} if login else {}
+    sentinels = Sentinel(nodes, sentinel_kwargs=once | options | user | login)
+    is_tls = options.pop("ssl")
+    pool = _SentinelPool(
+        name,
+        sentinels,
+        connection_class=_AsksSentinelsTLS if is_tls else _AsksSentinels,
+        **POOL | CONNECTION | options | login,
+    )
+    _try_options(pool)
+    return ShopMaster(connection_pool=pool)
 
 
 def _cluster_client(rest: str) -> ShopRedis:
-    login, nodes, _ = _parts(rest)
+    nodes, _, login, options = _parts(rest)
     startup_nodes = [ClusterNode(host, port) for host, port in nodes]
-    cluster = ShopCluster(startup_nodes=startup_nodes, max_connections=100, **CONNECTION, **login)
+    cluster = ShopCluster(startup_nodes=startup_nodes, **CONNECTION | options | login)
+    for node in cluster.nodes_manager.startup_nodes.values():
+        _try_options(node)
     # It takes the same commands, which is all that the stores know of a client.
     return cluster  # type: ignore[return-value]
 
 
-def _parts(rest: str) -> tuple[dict[str, Any], list[tuple[str, int]], str]:
-    """Return login, nodes and name of `user:password@host:port,host:port/name`."""
-    login, _, address = rest.rpartition("@")
+def _parts(rest: str) -> tuple[list[tuple[str, int]], str, dict[str, Any], dict[str, Any]]:
+    """Return nodes, name, login and options of `user:password@host:port,host:port/name?options`.
+
+    The options are those of redis-py, and `ssl=true`.
+    """
+    rest, _, query = rest.partition("?")
+    userinfo, _, address = rest.rpartition("@")
     nodes, _, name = address.partition("/")
-    username, _, password = (unquote(part) for part in login.partition(":"))
-    given = {"username": username, "password": password}
+    username, _, password = (unquote(part) for part in userinfo.partition(":"))
+    login = {"username": username, "password": password}
+    options: dict[str, Any] = dict(parse_url(f"redis://?{query}"))
+    options["ssl"] = options.get("ssl") == "true"
     split = [node.rpartition(":") for node in nodes.split(",")]
     return (
-        {key: value for key, value in given.items() if value},
         [(host.strip("[]"), int(port)) for host, _, port in split],
-        name.partition("?")[0],
+        name,
+        {key: value for key, value in login.items() if value},
+        options,
     )
+
+
+def _try_options(connects: BlockingPool | ClusterNode) -> None:
+    """Raise TypeError, RedisError or OSError if no connection can be made with its options."""
+    connection = connects.connection_class(**connects.connection_kwargs)
+    if isinstance(connection, SSLConnection):
+        connection.ssl_context.get()
 
 
 async def close(client: ShopRedis) -> None:
     """Close all connections of the client."""
-    await client.aclose()  # type: ignore[attr-defined]  # types-redis describes redis-py 4
+    await client.close_all()
 
 
 async def connect(settings: Settings) -> ShopRedis:
@@ -198,29 +400,44 @@ async def connect(settings: Settings) -> ShopRedis:
 
 
 async def _serves(client: ShopRedis, probe: str) -> bool:
+    """Tell whether Redis has loaded its data."""
+    is_there = False
     try:
-        await client.ask("PING")
+        await client.greet()
+        is_there = True
         await client.ask("SET", probe, "1", "EX", "1")
-    except BusyLoadingError:
-        return False
-    except REFUSALS as error:
-        raise CannotStart(_refusal(error)) from error
-    except (ConnectionError, TimeoutError) as error:
-        if "max number of clients" in str(error):
-            raise CannotStart(_refusal(error)) from error
-        raise NothingAnswers from error
-    except ResponseError as error:
-        if any(word in str(error) for word in ("NOAUTH", "NOPERM", "WRONGPASS")):
-            raise CannotStart(_refusal(error)) from error
-        log.warning("Redis answers, but cannot write now: %s", error)
+    except (RedisError, RedisClusterException) as error:
+        causes = list(_causes(error))
+        if any(isinstance(cause, BusyLoadingError) for cause in causes):
+            return False
+        if any(isinstance(cause, ssl.SSLError) for cause in causes):
+            raise CannotStart(
+                f"Redis cannot be trusted ({error}). Check its certificate, and ssl_ca_certs in "
+                "REDIS_URL."
+            ) from error
+        if any(_is_refusal(cause) for cause in causes):
+            raise CannotStart(
+                f"Redis is there but refuses us ({error}). Check REDIS_URL or REDIS_PASSWORD and "
+                "the permissions of that Redis user."
+            ) from error
+        if is_there and _cannot_serve(error):
+            log.warning("Redis answers, but cannot write now: %s", error)
+        elif any(isinstance(cause, (ConnectionError, TimeoutError)) for cause in causes):
+            raise NothingAnswers from error
+        else:
+            raise CannotStart(f"What answers is not the Redis of REDIS_URL ({error}).") from error
     return True
 
 
-def _refusal(error: RedisError) -> str:
-    return (
-        f"Redis is there but refuses us ({error}). Check REDIS_URL or REDIS_PASSWORD and the "
-        "permissions of that Redis user."
-    )
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield the error, and what it came of."""
+    while error:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _is_refusal(error: object) -> bool:
+    return isinstance(error, REFUSALS) or any(word in str(error) for word in REFUSAL_WORDS)
 
 
 class Record(HashModel):
@@ -282,7 +499,8 @@ class RedisStore:
         self._prefix = prefix
 
     async def ping(self) -> None:
-        await self._client.ping()
+        """Ask for a key: nodes of a Cluster that is down still answer to PING."""
+        await self._client.get(f"{self._prefix}:probe")
 
     async def close(self) -> None:
         await close(self._client)
