@@ -274,8 +274,9 @@ async def _ordering(state: State) -> AsyncIterator[None]:
         try:
             yield
         finally:
-            running.cancel()
-            await asyncio.wait([running])
+            while not running.done():  # redis-py, by wait_for of Python 3.11, drops many
+                running.cancel()
+                await asyncio.wait([running], timeout=0.1)
 
 
 def build(settings: Settings | None = None) -> FastAPI:

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterable
 
 from product_service import catalogue, stock
-from redis_db import connect
+from redis_clients import connect
 from redis_stores.orders import RedisOrderStore
 from redis_stores.products import RedisProductStore
 from shopsphere.models import Command, Mark, Order, OrderStatus, Product, new_pk

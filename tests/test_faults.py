@@ -15,7 +15,7 @@ from threading import Event
 
 import pytest
 
-from redis_db import connect
+from redis_clients import connect
 from redis_stores.orders import RedisOrderStore
 from shopsphere.settings import Settings
 from test_connection import audit
