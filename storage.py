@@ -1,15 +1,13 @@
 """The storage switch: settings in, opened stores out. It is thrown once, at start."""
 
 import logging
-import multiprocessing
-import os
-import sys
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from shopsphere.errors import CannotStart
 from shopsphere.settings import Settings
 from shopsphere.stores import Opened, OrderStore, ProductStore, Store, UserStore
+from shopsphere.workers import workers_asked_for
 
 log = logging.getLogger("shopsphere.storage")
 
@@ -96,25 +94,8 @@ async def _open(
 
 
 def _refuse_several_workers() -> None:
-    if _workers_asked_for() > 1:
+    if workers_asked_for() > 1:
         raise CannotStart(
             "Memory serves one process: several workers would each have a shop of their own. "
             "Start one worker, or Redis and USE_REDIS=required."
         )
-
-
-def _workers_asked_for() -> int:
-    """Return how many workers uvicorn was told to run.
-
-    A worker of uvicorn 0.54 is not told. It is a child process of multiprocessing, which hands the
-    command line on; WEB_CONCURRENCY is what uvicorn reads where the command line is silent.
-    """
-    if multiprocessing.parent_process() is None:
-        return 1
-    asked = os.environ.get("WEB_CONCURRENCY", "1")
-    for word, following in zip(sys.argv, [*sys.argv[1:], ""], strict=True):
-        if word == "--workers":
-            asked = following
-        elif word.startswith("--workers="):
-            asked = word.partition("=")[2]
-    return int(asked) if asked.isdigit() else 1

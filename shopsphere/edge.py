@@ -9,7 +9,6 @@ import re
 import secrets
 import time
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
 from starlette.datastructures import Headers, State
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
@@ -18,41 +17,15 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from shopsphere.error_answers import error_answer
 from shopsphere.errors import BodyTooLarge, InvalidRequest, NoSuchPath, RequestTimedOut, ShopError
 from shopsphere.logs import REQUEST_ID
+from shopsphere.metrics import RequestMetrics
+from shopsphere.models import Role
+from shopsphere.tokens import Caller
 
 log = logging.getLogger("shopsphere.request")
 
 MAX_BODY_BYTES = 64 * 1024
-METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 _GOOD_REQUEST_ID = re.compile(rb"[\x21-\x7e]([\x20-\x7e]{0,126}[\x21-\x7e])?")
-
-
-class RequestMetrics:
-    """Counts requests and how long they took, for Prometheus, by route as it is written."""
-
-    def __init__(self) -> None:
-        self.registry = CollectorRegistry()
-        labels = ("method", "route", "status")
-        self._requests = Counter(
-            "http_requests", "Requests answered.", labels, registry=self.registry
-        )
-        self._seconds = Histogram(
-            "http_request_duration_seconds",
-            "Time until an answer was complete.",
-            labels,
-            registry=self.registry,
-        )
-        self._known: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
-
-    def count(self, scope: Scope, status: int, seconds: float) -> None:
-        """Count one answered request."""
-        method = scope["method"] if scope["method"] in METHODS else "OTHER"
-        key = (method, getattr(scope.get("route"), "path", "unmatched"), status)
-        if key not in self._known:
-            self._known[key] = (self._requests.labels(*key), self._seconds.labels(*key))
-        requests, duration = self._known[key]
-        requests.inc()
-        duration.observe(seconds)
 
 
 class Edge:
@@ -61,9 +34,11 @@ class Edge:
     Where a service cannot start, the server is given one line instead of a traceback.
     """
 
-    def __init__(self, app: ASGIApp, state: State) -> None:
+    def __init__(self, app: ASGIApp, state: State, *, logs_fields: bool) -> None:
+        """`logs_fields`: each log line also carries what it says as fields, for JSON."""
         self.app = app
         self.state = state
+        self._logs_fields = logs_fields
         self.metrics = RequestMetrics()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -100,8 +75,24 @@ class Edge:
         seconds = time.perf_counter() - started
         self.metrics.count(scope, status, seconds)
         path = scope["raw_path"].decode("ascii", "backslashreplace")
-        log.info("%s %s %s in %.1f ms", scope["method"], path, status, seconds * 1000)
+        fields = _fields(scope, path, status, seconds) if self._logs_fields else None
+        log.info(
+            "%s %s %s in %.1f ms", scope["method"], path, status, seconds * 1000, extra=fields
+        )
         REQUEST_ID.reset(token)
+
+
+def _fields(scope: Scope, path: str, status: int, seconds: float) -> dict[str, object]:
+    """Return what a log in JSON says of a request; its user is a person, not a service."""
+    caller: Caller | None = scope.get("shopsphere.caller")
+    return {
+        "method": scope["method"],
+        "route": getattr(scope.get("route"), "path", None),
+        "path": path,
+        "status": status,
+        "duration_ms": round(seconds * 1000, 2),
+        "user": caller.user_id if caller and caller.role is not Role.SERVICE else None,
+    }
 
 
 class Limits:

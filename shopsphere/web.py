@@ -14,7 +14,6 @@ from typing import Annotated, Any, Literal, TypeVar
 import uvicorn
 from fastapi import APIRouter, Depends, FastAPI, Request, Response
 from fastapi_offline import FastAPIOffline
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel
 from starlette.datastructures import State
 
@@ -24,6 +23,7 @@ from shopsphere.edge import MAX_BODY_BYTES, Cors, Edge, Limits
 from shopsphere.error_answers import answer_errors, errors, tell_the_truth
 from shopsphere.errors import CannotStart, StoreUnavailable
 from shopsphere.logs import configure_logging
+from shopsphere.metrics import CONTENT_TYPE, exposition
 from shopsphere.settings import Settings
 from shopsphere.stores import Opened, Store
 from shopsphere.tokens import Tokens
@@ -61,6 +61,7 @@ def create_app(
     problem: CannotStart | None = None
     try:
         settings = settings or Settings.load()
+        configure_logging(service, settings)
     except CannotStart as error:
         settings, problem = Settings.model_construct(), error
 
@@ -70,7 +71,6 @@ def create_app(
             try:
                 if problem:
                     raise problem
-                configure_logging(service, settings)
                 app.state.opened = opened = await open_store(settings)
                 closing.push_async_callback(opened.store.close)
                 await closing.enter_async_context(around(app.state))
@@ -108,7 +108,7 @@ def create_app(
         allow_headers=["*"],
         expose_headers=["Idempotent-Replayed", "Link", "Location", "Retry-After", "X-Request-ID"],
     )
-    edge = Edge(cors, app.state)
+    edge = Edge(cors, app.state, logs_fields=settings.log_format == "json")
     app.middleware_stack = edge
     app.state.metrics = edge.metrics
     return app
@@ -176,4 +176,4 @@ async def metrics(request: Request) -> Response:
     if refresh:
         await refresh()
     registry = request.app.state.metrics.registry
-    return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+    return Response(exposition(registry), media_type=CONTENT_TYPE)

@@ -1,10 +1,10 @@
 """What became of orders, counted for Prometheus."""
 
-from prometheus_client import CollectorRegistry, Counter, Gauge
+from shopsphere.metrics import CollectorRegistry, Counter, Gauge
 
 
 class OrderFigures:
-    """The counters of one process, and how many orders are unsettled in the whole shop."""
+    """The counters of this service, and how many orders are unsettled in the whole shop."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.placed = Counter("orders_placed", "Orders placed.", registry=registry)
@@ -19,4 +19,5 @@ class OrderFigures:
             "orders_unsettled",
             "Orders being placed, cancelled or shipped now, or left so; NaN when not known.",
             registry=registry,
+            multiprocess_mode="mostrecent",  # each worker counts all of them: no sum
         )
