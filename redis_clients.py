@@ -99,9 +99,17 @@ else:
 
 @contextmanager
 def our_errors() -> Iterator[None]:
-    """Raise StoreUnavailable for every way in which Redis cannot serve."""
+    """Raise StoreUnavailable for every way in which Redis cannot serve.
+
+    Also raise a cancellation that came meanwhile and was swallowed by asyncio.wait_for of Python
+    3.11, through which redis-py 8.1 sends: what is not told to end goes on, past its time.
+    """
+    task = asyncio.current_task()
+    cancellations = task.cancelling() if task else 0
     try:
         yield
+        if task and task.cancelling() > cancellations:
+            raise asyncio.CancelledError
     except (RedisError, RedisClusterException) as error:
         if _cannot_serve(error):
             raise _store_unavailable(error) from error
