@@ -76,9 +76,7 @@ class Edge:
         self.metrics.count(scope, status, seconds)
         path = scope["raw_path"].decode("ascii", "backslashreplace")
         fields = _fields(scope, path, status, seconds) if self._logs_fields else None
-        log.info(
-            "%s %s %s in %.1f ms", scope["method"], path, status, seconds * 1000, extra=fields
-        )
+        log.info("%s %s %s in %.1f ms", scope["method"], path, status, seconds * 1000, extra=fields)
         REQUEST_ID.reset(token)
 
 

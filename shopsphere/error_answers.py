@@ -165,6 +165,7 @@ def tell_the_truth(app: FastAPI) -> None:
                 for operation in path.values():
                     _correct(operation)
             schemas = schema["components"]["schemas"]
+            schemas["Health"]["properties"]["service"]["examples"] = [app.state.service]
             for unused in ("HTTPValidationError", "ValidationError"):
                 schemas.pop(unused, None)
             for model in (ErrorBody, DetailedErrorBody):
