@@ -4,7 +4,7 @@ import unicodedata
 from datetime import datetime
 from typing import Annotated, Any, Literal, Self
 
-from fastapi import APIRouter, Depends, FastAPI, Header, Query, Request, Response
+from fastapi import APIRouter, Depends, FastAPI, Header, Path, Query, Request, Response
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from shopsphere.access import (
@@ -185,7 +185,10 @@ Pk = Annotated[
 OrderPk = Annotated[
     str,
     AfterValidator(_possible_order_pk),
-    Field(description="The `pk` of the order that the units are for.", examples=[ORDER_PK]),
+    Path(
+        description="The `pk` of the order that the units are for.",
+        openapi_examples={"an order": {"value": ORDER_PK}},
+    ),
 ]
 
 catalogue = APIRouter(tags=["catalogue"], responses=errors(StoreUnavailable))
@@ -242,7 +245,12 @@ async def search_products(
     paging: AnyPaging,
     products: Products,
     name: Annotated[
-        str, Query(min_length=1, examples=["lap"], description="Any part of the name.")
+        str,
+        Query(
+            min_length=1,
+            description="Any part of the name.",
+            openapi_examples={"a part": {"value": "lap"}},
+        ),
     ],
 ) -> Response:
     """Products whose name contains the text, wherever it stands and whatever its case.

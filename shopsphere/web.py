@@ -17,7 +17,7 @@ from fastapi_offline import FastAPIOffline
 from pydantic import BaseModel, Field
 from starlette.datastructures import State
 
-from shopsphere import __version__
+from shopsphere import __version__, redoc
 from shopsphere.access import METRICS_READER, anyone
 from shopsphere.edge import MAX_BODY_BYTES, Cors, Edge, Limits
 from shopsphere.error_answers import answer_errors, errors, tell_the_truth
@@ -115,7 +115,10 @@ def create_app(
     app.state.tokens = Tokens(settings.jwt_secret.get_secret_value(), settings.jwt_expires_minutes)
     # Not include_router: FastAPI 0.165 searches an included router twice, at each level, for each
     # request, and the hot routes would come after those of the docs.
-    app.router.routes[:0] = [route for router in (*routers, _operations) for route in router.routes]
+    app.router.routes[:0] = [
+        *(route for router in (*routers, _operations) for route in router.routes),
+        redoc.ROUTE,
+    ]
     answer_errors(app)
     tell_the_truth(app)
     cors = Cors(  # around the limits, so that a browser can read their errors too
