@@ -40,7 +40,6 @@ from shopsphere.models import (
     Role,
     Stock,
     User,
-    new_pk,
 )
 from shopsphere.stores import DAY_SECONDS, REFUSED_SECONDS, Claim
 
@@ -160,7 +159,7 @@ class MemoryProductStore(MemoryStore):
 
     async def add(self, product: Product) -> None:
         stock = Stock(product.quantity, product.quantity, 0, 0)
-        self._shelves[product.pk] = _Shelf(product, new_pk(), stock)
+        self._shelves[product.pk] = _Shelf(product, search_index.new_revision(), stock)
         self._pks.add(product.pk)
         self._add_entries(self._shelves[product.pk])
 

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Depends, FastAPI, Request, Response
+from fastapi import APIRouter, Depends, FastAPI, Path, Request, Response
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from starlette.datastructures import State
 
@@ -30,7 +30,7 @@ from shopsphere.errors import (
 )
 from shopsphere.examples import ORDER_MADE_AT, ORDER_PK, PRODUCT_PK, USER_PK, shown
 from shopsphere.idempotency_key import REPLAY_HEADER, IdempotencyKey, show_replay
-from shopsphere.models import MAX_ORDER_QUANTITY, Order, is_pk
+from shopsphere.models import MAX_ORDER_QUANTITY, PK_SCHEMA, Order, is_pk
 from shopsphere.ordering.checkout import Checkout, Wish
 from shopsphere.ordering.figures import OrderFigures
 from shopsphere.ordering.idempotency import IdempotentCheckout
@@ -58,25 +58,23 @@ TAGS = {
 }
 
 
-ProductId = Annotated[
-    str,
-    Field(
-        examples=["abc123"], description="The `pk` of a product; put it in the place of `abc123`."
-    ),
-]
-
-
 class OrderCreate(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    product_id: ProductId
+    product_id: str = Field(
+        examples=["abc123"], description="The `pk` of a product; put it in the place of `abc123`."
+    )
     quantity: int = Field(ge=1, le=MAX_ORDER_QUANTITY, examples=[2])
 
 
 class Settle(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    product_id: ProductId
+    product_id: str = Field(
+        examples=[PRODUCT_PK],
+        description="The `pk` of the product that was ordered.",
+        json_schema_extra=PK_SCHEMA,
+    )
 
 
 class Settled(BaseModel):
@@ -136,9 +134,13 @@ def _settled_pk(pk: str) -> str:
 
 
 Orders = Annotated[OrderStore, Depends(_store)]
-OF_AN_ORDER = Field(description="The `pk` of an order, from the answer that made it or the list.")
-Pk = Annotated[str, AfterValidator(_possible_pk), OF_AN_ORDER]
-SettledPk = Annotated[str, AfterValidator(_settled_pk), OF_AN_ORDER]
+OF_AN_ORDER = "The `pk` of an order, from the answer that made it or the list."
+Pk = Annotated[str, AfterValidator(_possible_pk), Path(description=OF_AN_ORDER)]
+SettledPk = Annotated[
+    str,
+    AfterValidator(_settled_pk),
+    Path(description=OF_AN_ORDER, json_schema_extra=PK_SCHEMA),
+]
 PlacesOrders = Annotated[IdempotentCheckout, Depends(_idempotent_checkout)]
 EndsOrders = Annotated[Checkout, Depends(_checkout)]
 SettlesOrders = Annotated[Settling, Depends(_settling)]
@@ -313,9 +315,7 @@ async def _ordering(state: State) -> AsyncIterator[None]:
         try:
             yield
         finally:
-            # On Python 3.11 redis-py 8.1, which calls asyncio.wait_for, can swallow a cancellation:
-            # told only once, settling would go on, and the process would not end.
-            while not running.done():
+            while not running.done():  # redis-py, by wait_for of Python 3.11, drops many
                 running.cancel()
                 await asyncio.wait([running], timeout=0.1)
 

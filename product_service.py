@@ -32,6 +32,7 @@ from shopsphere.idempotency_key import REPLAY_HEADER, IdempotencyKey, show_repla
 from shopsphere.models import (
     MAX_ON_HAND,
     MAX_ORDER_QUANTITY,
+    PK_SCHEMA,
     Money,
     Product,
     Reservation,
@@ -74,7 +75,13 @@ def _name(text: str) -> str:
 Name = Annotated[
     str,
     AfterValidator(_name),
-    Field(json_schema_extra={"minLength": 1, "maxLength": MAX_NAME_LENGTH}),
+    Field(
+        json_schema_extra={
+            "minLength": 1,
+            "maxLength": MAX_NAME_LENGTH,
+            "pattern": r"^\s*[^\s\x00-\x1f\x7f-\x9f][^\x00-\x1f\x7f-\x9f]*\s*$",
+        }
+    ),
 ]
 
 
@@ -188,6 +195,7 @@ OrderPk = Annotated[
     Path(
         description="The `pk` of the order that the units are for.",
         openapi_examples={"an order": {"value": ORDER_PK}},
+        json_schema_extra=PK_SCHEMA,
     ),
 ]
 

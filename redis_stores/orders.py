@@ -1,6 +1,9 @@
 """Orders on Redis: a record each, marks with the time of Redis, lists of pks, idempotency keys."""
 
-from redis_db import Record, RedisStore, ShopRedis, pipeline
+import asyncio
+
+from redis_clients import ShopRedis, pipeline
+from redis_db import Record, RedisStore
 from shopsphere.errors import IdempotencyKeyReused, OrderNotFound
 from shopsphere.models import SEEN, Command, Mark, Order, OrderStatus, Page, Reservation
 from shopsphere.stores import DAY_SECONDS, Claim
@@ -115,11 +118,8 @@ class RedisOrderStore(RedisStore):
         return _seen(OrderRecord.from_flat(answer) if answer else None)
 
     async def list_order(self, order: Order) -> None:
-        async with pipeline(self._client) as pipe:
-            pipe.zadd(self._list(None), {order.pk: 0})
-            if order.user_id:
-                pipe.zadd(self._list(order.user_id), {order.pk: 0})
-            await pipe.execute()
+        lists = {self._list(None), self._list(order.user_id)}
+        await asyncio.gather(*(self._client.zadd(key, {order.pk: 0}) for key in lists))
 
     async def get(self, pk: str) -> Order:
         [record] = await OrderRecord.fetch([pk])

@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from redis_db import Record, RedisStore, ShopRedis, pipeline
+from redis_clients import ShopRedis, pipeline
+from redis_db import Record, RedisStore
 from shopsphere import search_index
 from shopsphere.errors import (
     IdempotencyKeyReused,
@@ -71,7 +72,7 @@ class RedisProductStore(RedisStore):
         record = ProductRecord(
             pk=product.pk,
             name=product.name,
-            revision=new_pk(),
+            revision=search_index.new_revision(),
             price_cents=product.price_cents,
             received=product.quantity,
             available=product.quantity,
@@ -135,7 +136,7 @@ class RedisProductStore(RedisStore):
 
     async def update(self, pk: str, name: str | None, price_cents: int | None) -> Product:
         """New index entries come before the new name, old ones go after it: it is never hidden."""
-        revision = new_pk()
+        revision = search_index.new_revision()
         if name is not None:
             await self._client.zadd(self._index, _scores(name, pk, revision))
         price = "" if price_cents is None else price_cents

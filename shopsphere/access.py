@@ -139,6 +139,11 @@ def rules_of(route: APIRoute) -> list[object]:
     return [anyone, *rules] if route.endpoint in _open_endpoints else rules
 
 
+def is_token_optional(route: APIRoute, settings: Settings) -> bool:
+    """Tell whether the route also lets somebody in without a token."""
+    return not settings.auth_required and signed_in not in rules_of(route)
+
+
 async def check_access(request: Request) -> None:
     """Apply the rule of the route, before FastAPI comes to it; raise InvalidToken or Forbidden.
 

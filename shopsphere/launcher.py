@@ -29,10 +29,7 @@ from shopsphere.installing import (
     own_group,
     say,
     set_up,
-    venv_python,
 )
-
-__all__ = ["end_group", "own_group", "set_up", "venv_python"]
 
 SERVICES = (("product", 8000), ("user", 8001), ("order", 8002))
 REDIS_PORT = 6379

@@ -14,7 +14,7 @@ LEEWAY_SECONDS = 30
 """How far the clocks of two machines may be apart."""
 
 SERVICE_TOKEN_SECONDS = 60
-"""How long a service's own token is good: it makes a new one for each call."""
+"""How long a service's own token is good."""
 
 # PyJWT 2.15 warns at every use of a secret under 32 bytes; the settings say so once, at start.
 warnings.filterwarnings("ignore", category=jwt.InsecureKeyLengthWarning)
@@ -44,7 +44,7 @@ class Tokens:
         return self._issue(user_id, role, self.expires_seconds)
 
     def issue_for_service(self, name: str) -> str:
-        """Return a token for a service of ours, good for one call."""
+        """Return a token for a service of ours, good for SERVICE_TOKEN_SECONDS."""
         return self._issue(name, Role.SERVICE, SERVICE_TOKEN_SECONDS)
 
     def _issue(self, subject: str, role: Role, seconds: int) -> str:

@@ -20,6 +20,14 @@ for variable in (
 os.environ["BCRYPT_ROUNDS"] = "4"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep the tests of a file together, in one process, and those that need the fixed ports."""
+    for item in items:
+        file = item.path.stem
+        group = "ports" if file in ("test_launcher", "test_readme") else file
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"

@@ -59,8 +59,9 @@ def ready_copy(folder: Path) -> Path:
     packages = next(environment.glob("lib/python*/site-packages"), None)
     packages = packages or environment / "Lib" / "site-packages"
     (packages / "tests.pth").write_text(sysconfig.get_path("purelib"), encoding="utf-8")
-    requirements = (folder / "requirements.txt").read_bytes()
-    (environment / "requirements.installed").write_text(hashlib.sha256(requirements).hexdigest())
+    for name in ("requirements", "requirements-redis"):
+        content = (folder / f"{name}.txt").read_bytes()
+        (environment / f"{name}.installed").write_text(hashlib.sha256(content).hexdigest())
     return folder
 
 

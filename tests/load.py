@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came back; status 0 where nothing did."""
+    """What came back, a text where it was no JSON; status 0 where nothing came."""
 
     status: int
     body: Any = None
@@ -67,9 +67,10 @@ def send(
         connection.close()
         del _connections.open[parts.netloc]
         return Answer(0)
+    is_json = response.headers.get_content_type() == "application/json"
     return Answer(
         response.status,
-        json.loads(content) if content else None,
+        json.loads(content) if is_json and content else content.decode() or None,
         {name.lower(): value for name, value in response.getheaders()},
     )
 

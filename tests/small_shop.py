@@ -13,7 +13,7 @@ from typing import Any, Protocol, TypeVar
 from prometheus_client import CollectorRegistry
 
 from in_memory_db import ExpiringDict, MemoryOrderStore, MemoryProductStore
-from redis_db import connect
+from redis_clients import connect
 from redis_stores.orders import RedisOrderStore
 from redis_stores.products import RedisProductStore
 from shopsphere.errors import (
@@ -74,7 +74,7 @@ for _, key in ipairs(redis.call('KEYS', '*')) do
     for i = 1, #flat, 2 do
       table.insert(content, key .. ' ' .. flat[i] .. ' ' .. flat[i + 1])
     end
-  elseif kind == 'zset' then
+  elseif kind == 'zset' and not string.find(key, 'product-names', 1, true) then
     table.insert(content, key .. ' ' .. table.concat(redis.call('ZRANGE', key, 0, -1), ' '))
   end
 end
@@ -95,7 +95,7 @@ class Storage(Protocol):
         """Have so much time gone by for the clock of the stores."""
 
     def content(self) -> list[str]:
-        """Return all that is kept, for comparing; it may hold times."""
+        """Return all that ordering goes by, for comparing; it may hold times."""
 
 
 class MemoryStorage:
@@ -113,9 +113,12 @@ class MemoryStorage:
         self.now += seconds
 
     def content(self) -> list[str]:
-        parts = [*vars(self.orders).values(), *vars(self.products).values()]
-        kept = [part._values if isinstance(part, ExpiringDict) else part for part in parts]
-        return [str(part) for part in kept if not callable(part)]
+        parts = vars(self.orders) | {f"products {k}": v for k, v in vars(self.products).items()}
+        return [
+            f"{name}: {part._values if isinstance(part, ExpiringDict) else part}"
+            for name, part in parts.items()
+            if not name.endswith(("clock", "index"))
+        ]
 
 
 class RedisStorage:
@@ -222,9 +225,13 @@ class OrderService:
     """One run of an order service, from its start to its end or its crash."""
 
     def __init__(
-        self, orders: OrderStore, products: Products, lease_seconds: float, settle_after: float
+        self,
+        orders: OrderStore,
+        products: Products,
+        figures: OrderFigures,
+        lease_seconds: float,
+        settle_after: float,
     ) -> None:
-        figures = OrderFigures(CollectorRegistry())
         self.checkout = Checkout(orders, products, figures)
         self._keyed = IdempotentCheckout(orders, self.checkout, lease_seconds - 2)
         self._settling = Settling(orders, products, figures, settle_after)
@@ -248,6 +255,7 @@ class SmallShop:
 
     def __init__(self, storage: Storage) -> None:
         self._storage = storage
+        self._figures = OrderFigures(CollectorRegistry())
         self.let_pass = storage.let_pass
         self.content = storage.content
         self.clear()
@@ -293,6 +301,7 @@ class SmallShop:
         return OrderService(
             _wire(self.orders, StoreUnavailable, noted),
             _wire(ProductsAtHand(self.products), ProductServiceUnavailable, noted),
+            self._figures,
             lease_seconds,
             settle_after,
         )

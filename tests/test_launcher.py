@@ -13,11 +13,20 @@ from pathlib import Path
 import pytest
 import requests
 
-from shopsphere.launcher import SERVICES, end_group, own_group, url_of, venv_python
+from shopsphere import demo
+from shopsphere.installing import Trouble, end_group, own_group, venv_python
+from shopsphere.launcher import (
+    REDIS_PORT,
+    SERVICES,
+    require_free_port,
+    require_redis_can_run,
+    url_of,
+)
 from tests.launching import (
     BARE_PYTHON,
     PORTS,
     Started,
+    command_lines,
     copy_of_the_product,
     every_python_first_runs,
     is_free,
@@ -79,7 +88,7 @@ def complaint_of(copy: Path, *arguments: str, **environment: str) -> str:
 
 def set_up(copy: Path, **environment: str) -> str:
     """Have the launcher of a copy set up `.venv`; return what it prints."""
-    call = "from shopsphere.launcher import set_up; print(set_up('requirements.txt'))"
+    call = "from shopsphere.installing import set_up; print(set_up('requirements.txt'))"
     result = run(copy, "-c", call, **environment)
     assert result.returncode == 0, result.stderr
     return result.stdout
@@ -219,6 +228,76 @@ def test_an_address_to_listen_on_becomes_one_to_call(host: str, url: str) -> Non
 
 def test_the_ports_are_those_of_the_quick_start() -> None:
     assert dict(SERVICES) == PORTS
+
+
+# --- a shop with products, and with a Redis of its own -------------------------------------------
+
+
+@needs_quick_start_ports
+def test_a_shop_with_its_own_redis_has_its_products_and_orders_again(
+    own_copy: Path, log: Path
+) -> None:
+    with launched(own_copy, log, "--redis", "--demo") as launcher:
+        launcher.wait_for(f"--demo added {len(demo.PRODUCTS)} products")
+        assert launcher.output.count("storage: redis") == 3
+        products = requests.get("http://127.0.0.1:8000/products", timeout=10).json()
+        shown = [(each["name"], each["price"], each["quantity"]) for each in products]
+        assert shown == list(demo.PRODUCTS)
+        body = {"product_id": products[0]["pk"], "quantity": 1}
+        order = requests.post("http://127.0.0.1:8002/order", json=body, timeout=10).json()
+        assert launcher.end() == 0
+    assert_nothing_is_left(own_copy)
+    assert is_free(REDIS_PORT)
+    with launched(own_copy, log, "--redis", "--demo") as launcher:
+        launcher.wait_for("The shop has products already, so --demo adds none.")
+        orders = requests.get("http://127.0.0.1:8002/orders", timeout=10).json()
+        assert launcher.end() == 0
+    assert orders == [order]
+
+
+@needs_quick_start_ports
+def test_a_redis_that_dies_ends_the_services_too(own_copy: Path, log: Path) -> None:
+    with launched(own_copy, log, "--redis") as launcher:
+        wait_until_all_run(launcher)
+        [redis] = (pid for pid, line in command_lines().items() if f":{REDIS_PORT}" in line)
+        os.kill(redis, signal.SIGKILL)
+        assert launcher.process.wait(20) == 1
+    assert "ShopSphere cannot run: Redis ended (exit status -9)" in launcher.output
+    assert_nothing_is_left(own_copy)
+
+
+@needs_quick_start_ports
+def test_another_redis_on_the_port_is_not_taken_for_ones_own(installed: Path) -> None:
+    with socket.create_server(("127.0.0.1", REDIS_PORT)):
+        complaint = complaint_of(installed, "--redis")
+    assert complaint.startswith(f"ShopSphere cannot run: port {REDIS_PORT} is in use")
+    assert "leave --redis out and the shop uses it" in complaint
+
+
+def test_windows_is_told_that_it_has_no_redis_to_start() -> None:
+    with pytest.raises(Trouble, match="--redis needs Linux or macOS"):
+        require_redis_can_run(is_windows=True)
+
+
+@needs_quick_start_ports
+def test_demo_products_need_an_open_shop(installed: Path, log: Path) -> None:
+    closed = {
+        "AUTH_REQUIRED": "true",
+        "JWT_SECRET": "a secret of these tests, of 32 bytes and more",
+    }
+    with launched(installed, log, "--demo", **closed) as launcher:
+        launcher.wait_for("--demo added no products: only an administrator may add products.")
+        assert launcher.end() == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells who listens where")
+def test_it_says_who_has_the_port(installed: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        with pytest.raises(
+            Trouble, match=rf"port {port} is in use by \S+ \(process {os.getpid()}\)"
+        ):
+            require_free_port("127.0.0.1", port, "product")
 
 
 # --- what keeps it from running ------------------------------------------------------------------

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -240,6 +240,7 @@ def test_whatever_happens_in_a_shop_it_answers_as_the_model_does(story: type[Sto
             stateful_step_count=25,
             derandomize=True,
             deadline=None,
+            phases=[Phase.generate],  # to shrink what failed would take minutes
             database=None,
             suppress_health_check=[HealthCheck.too_slow],
         ),

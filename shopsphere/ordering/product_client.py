@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Literal, NoReturn, Self
 
@@ -19,7 +20,7 @@ from shopsphere.errors import (
 )
 from shopsphere.logs import REQUEST_ID
 from shopsphere.models import Money, Reservation, to_cents
-from shopsphere.tokens import Tokens
+from shopsphere.tokens import SERVICE_TOKEN_SECONDS, Tokens
 
 log = logging.getLogger("shopsphere.product_client")
 
@@ -56,6 +57,23 @@ def _was_repeated(response: requests.Response) -> bool:
     return bool(response.raw.retries and response.raw.retries.history)
 
 
+def _prepared(
+    method: str, url: str, headers: dict[str, str], body: dict[str, int] | None
+) -> requests.PreparedRequest:
+    """Return a request that is ready to be sent.
+
+    `Session.request` would take the URL apart and merge settings that a session here never has:
+    a quarter of the CPU of a call.
+    """
+    request = requests.PreparedRequest()
+    request.prepare_method(method)
+    request.url = url
+    request.prepare_headers(headers)
+    request.prepare_cookies({})
+    request.prepare_body(None, None, json=body)
+    return request
+
+
 class ProductClient:
     """Reserves stock at the product service. Every call may be sent more than once."""
 
@@ -68,6 +86,8 @@ class ProductClient:
     ) -> None:
         self._url = url
         self._tokens = tokens
+        self._service_token = ""
+        self._token_made_at = 0.0
         self._storage = storage
         self._timeout_seconds = timeout_seconds
         self._threads = ThreadPoolExecutor(CALLS_AT_ONCE, thread_name_prefix="product-service")
@@ -139,17 +159,16 @@ class ProductClient:
 
     async def _call(self, method: str, path: str, body: dict[str, int] | None) -> requests.Response:
         """Send one request, again on a broken connection, a timeout or 502 to 504."""
-        headers = {"X-Storage": self._storage, "X-Request-ID": REQUEST_ID.get()}
+        headers = {
+            "X-Storage": self._storage,
+            "X-Request-ID": REQUEST_ID.get(),
+            "Authorization": f"Bearer {self._token()}",
+        }
+        request = _prepared(method, self._url + path, headers, body)
 
         def send() -> requests.Response:
-            token = self._tokens.issue_for_service("order-service")
-            return self._session().request(
-                method,
-                self._url + path,
-                json=body,
-                headers={**headers, "Authorization": f"Bearer {token}"},
-                timeout=self._timeout_seconds,
-                allow_redirects=False,
+            return self._session().send(
+                request, timeout=self._timeout_seconds, allow_redirects=False
             )
 
         try:
@@ -157,6 +176,14 @@ class ProductClient:
         except requests.RequestException as error:
             log.warning("the product service cannot be asked: %s", type(error).__name__)
             raise ProductServiceUnavailable from error
+
+    def _token(self) -> str:
+        """Return a token of this service that is good for half of its time or more."""
+        age = time.time() - self._token_made_at
+        if not 0 <= age < SERVICE_TOKEN_SECONDS / 2:  # a clock can be set back, too
+            self._token_made_at = time.time()
+            self._service_token = self._tokens.issue_for_service("order-service")
+        return self._service_token
 
     def _session(self) -> requests.Session:
         """Return this thread's session: connections are kept, and never shared."""
