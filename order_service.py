@@ -28,6 +28,7 @@ from shopsphere.errors import (
     StorageMismatch,
     StoreUnavailable,
 )
+from shopsphere.examples import ORDER_MADE_AT, ORDER_PK, PRODUCT_PK, USER_PK, shown
 from shopsphere.idempotency_key import REPLAY_HEADER, IdempotencyKey, show_replay
 from shopsphere.models import MAX_ORDER_QUANTITY, PK_SCHEMA, Order, is_pk
 from shopsphere.ordering.checkout import Checkout, Wish
@@ -44,12 +45,25 @@ from storage import open_order_store
 log = logging.getLogger("shopsphere.order")
 
 PORT = 8002
+DESCRIPTION = """
+Orders, which never take what is not there.
+
+**To try it:** add a product at the products (port 8000), copy its `pk`, and order it here with
+that in the place of `abc123`. The `pk` of your order is in the answer and in the list. Log in at
+the users (port 8001), paste the `access_token` where **Authorize** asks, and the order is yours.
+"""
+TAGS = {
+    "orders": "Placing orders, looking at them, cancelling them.",
+    "fulfilment": "For the shop: what has left, and what has to be put right.",
+}
 
 
 class OrderCreate(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    product_id: str = Field(examples=["abc123"], description="The `pk` of a product.")
+    product_id: str = Field(
+        examples=["abc123"], description="The `pk` of a product; put it in the place of `abc123`."
+    )
     quantity: int = Field(ge=1, le=MAX_ORDER_QUANTITY, examples=[2])
 
 
@@ -57,33 +71,34 @@ class Settle(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     product_id: str = Field(
-        examples=["01M8706QWZPAFXJVYTP6GM7GVS"],
-        description="The `pk` of a product.",
+        examples=[PRODUCT_PK],
+        description="The `pk` of the product that was ordered.",
         json_schema_extra=PK_SCHEMA,
     )
 
 
 class Settled(BaseModel):
-    pk: str
-    product_id: str
+    pk: str = Field(examples=[ORDER_PK])
+    product_id: str = Field(examples=[PRODUCT_PK])
     outcome: Outcome = Field(
+        examples=["placed"],
         description="What the order is now; `released`: it is of another product, and what this "
-        "one held for it was given back; `under_way`: a request is at work on it, try again later."
+        "one held for it was given back; `under_way`: a request is at work on it, try again later.",
     )
 
 
 class OrderPublic(BaseModel):
     model_config = ConfigDict(from_attributes=True)
 
-    pk: str
-    product_id: str
-    product_name: str
-    quantity: int
-    unit_price: float
-    total: float
-    status: Literal["PLACED", "CANCELLED", "SHIPPED"]
-    user_id: str | None
-    created_at: datetime
+    pk: str = Field(examples=[ORDER_PK])
+    product_id: str = Field(examples=[PRODUCT_PK])
+    product_name: str = Field(examples=["Laptop"])
+    quantity: int = Field(examples=[2])
+    unit_price: float = Field(examples=[999.99])
+    total: float = Field(examples=[1999.98])
+    status: Literal["PLACED", "CANCELLED", "SHIPPED"] = Field(examples=["PLACED"])
+    user_id: str | None = Field(examples=[USER_PK])
+    created_at: datetime = Field(examples=[ORDER_MADE_AT])
 
 
 async def _store(request: Request) -> OrderStore:
@@ -119,17 +134,24 @@ def _settled_pk(pk: str) -> str:
 
 
 Orders = Annotated[OrderStore, Depends(_store)]
-Pk = Annotated[str, AfterValidator(_possible_pk)]
-SettledPk = Annotated[str, AfterValidator(_settled_pk), Path(json_schema_extra=PK_SCHEMA)]
+OF_AN_ORDER = "The `pk` of an order, from the answer that made it or the list."
+Pk = Annotated[str, AfterValidator(_possible_pk), Path(description=OF_AN_ORDER)]
+SettledPk = Annotated[
+    str,
+    AfterValidator(_settled_pk),
+    Path(description=OF_AN_ORDER, json_schema_extra=PK_SCHEMA),
+]
 PlacesOrders = Annotated[IdempotentCheckout, Depends(_idempotent_checkout)]
 EndsOrders = Annotated[Checkout, Depends(_checkout)]
 SettlesOrders = Annotated[Settling, Depends(_settling)]
 
-router = APIRouter(tags=["orders"], responses=errors(StoreUnavailable))
+ordering = APIRouter(tags=["orders"], responses=errors(StoreUnavailable))
+fulfilment = APIRouter(tags=["fulfilment"], responses=errors(StoreUnavailable))
 
 
-@router.post(
+@ordering.post(
     "/order",
+    summary="Place an order",
     response_model=OrderPublic,
     status_code=201,
     responses={
@@ -176,7 +198,12 @@ async def place_order(
     return order
 
 
-@router.get("/orders", response_model=list[OrderPublic], responses={200: {"headers": LINK_HEADER}})
+@ordering.get(
+    "/orders",
+    summary="List your orders",
+    response_model=list[OrderPublic],
+    responses={200: {"headers": LINK_HEADER}},
+)
 async def list_orders(
     caller: Customer, request: Request, paging: PagingByPk, orders: Orders
 ) -> Response:
@@ -192,16 +219,25 @@ async def list_orders(
     )
 
 
-@router.get("/orders/{pk}", response_model=OrderPublic, responses=errors(OrderNotFound))
+@ordering.get(
+    "/orders/{pk}",
+    summary="Look at an order",
+    response_model=OrderPublic,
+    responses=errors(OrderNotFound),
+)
 async def get_order(caller: Customer, pk: Pk, orders: Orders) -> Order:
     """One of your orders; an administrator gets everybody's."""
     return caller.own(await orders.get(pk))
 
 
-@router.post(
+@ordering.post(
     "/orders/{pk}/cancel",
+    summary="Cancel an order",
     response_model=OrderPublic,
-    responses=errors(OrderNotFound, OrderIsShipped),
+    responses={
+        200: shown(OrderPublic, status="CANCELLED"),
+        **errors(OrderNotFound, OrderIsShipped),
+    },
 )
 async def cancel_order(
     caller: Customer, pk: Pk, checkout: EndsOrders, seconds: SecondsLeft
@@ -214,22 +250,27 @@ async def cancel_order(
     return await checkout.cancel(pk, caller.sees, seconds)
 
 
-@router.post(
+@fulfilment.post(
     "/orders/{pk}/ship",
+    summary="Say that an order has left",
     response_model=OrderPublic,
     dependencies=[ADMINISTRATOR],
-    responses=errors(OrderNotFound, OrderIsCancelled),
+    responses={
+        200: shown(OrderPublic, status="SHIPPED"),
+        **errors(OrderNotFound, OrderIsCancelled),
+    },
 )
 async def ship_order(pk: Pk, checkout: EndsOrders, seconds: SecondsLeft) -> Order:
-    """Say that an order has left, which is final. Its units count as shipped, once.
+    """The order has left the house, which is final. Its units count as shipped, once.
 
     It also works while the product service is away; then the figures follow when that is back.
     """
     return await checkout.ship(pk, seconds)
 
 
-@router.post(
+@fulfilment.post(
     "/orders/{pk}/settle",
+    summary="Put an order right",
     dependencies=[ADMINISTRATOR],
     responses=errors(InvalidRequest, ProductServiceUnavailable, StorageMismatch),
 )
@@ -284,8 +325,9 @@ def build(settings: Settings | None = None) -> FastAPI:
     app = create_app(
         "order",
         title="ShopSphere orders",
-        description="Orders, which never take what is not there.",
-        routers=[router],
+        description=DESCRIPTION,
+        tags=TAGS,
+        routers=[ordering, fulfilment],
         open_store=open_order_store,
         around=_ordering,
         settings=settings,

@@ -27,6 +27,7 @@ from shopsphere.errors import (
     StorageMismatch,
     StoreUnavailable,
 )
+from shopsphere.examples import ORDER_PK, PRODUCT_MADE_AT, PRODUCT_PK, shown
 from shopsphere.idempotency_key import REPLAY_HEADER, IdempotencyKey, show_replay
 from shopsphere.models import (
     MAX_ON_HAND,
@@ -47,6 +48,18 @@ from shopsphere.web import create_app, serve
 from storage import open_product_store
 
 PORT = 8000
+DESCRIPTION = """
+The catalogue, and the stock of each product.
+
+**To try it:** add a product, copy its `pk` from the answer (or from the list), and paste it where a
+`pk` is asked for; then order it at the orders (port 8002). Where tokens are required, log in as an
+administrator at the users (port 8001), and paste the `access_token` where **Authorize** asks.
+"""
+TAGS = {
+    "catalogue": "What there is to buy: everybody reads it, administrators write it.",
+    "stock": "How many units there are, and what became of them.",
+    "reservations": "Units held for an order. The order service calls these; a person need not.",
+}
 MAX_NAME_LENGTH = 200
 ENOUGH_TEXT = 4 * 3 * MAX_NAME_LENGTH + 1
 """What is longer is in no name: NFC makes one character of 4 at most, and folding 3 of one. Nobody
@@ -119,26 +132,26 @@ class ReservationCreate(_Body):
 
 
 class ProductPublic(_Public):
-    pk: str
-    name: str
-    price: float
-    quantity: int = Field(description="What can be ordered now.")
-    created_at: datetime
+    pk: str = Field(examples=[PRODUCT_PK])
+    name: str = Field(examples=["Laptop"])
+    price: float = Field(examples=[999.99])
+    quantity: int = Field(examples=[10], description="What can be ordered now.")
+    created_at: datetime = Field(examples=[PRODUCT_MADE_AT])
 
 
 class StockPublic(_Public):
-    received: int
-    available: int
-    reserved: int
-    shipped: int
+    received: int = Field(examples=[10])
+    available: int = Field(examples=[8])
+    reserved: int = Field(examples=[2])
+    shipped: int = Field(examples=[0])
 
 
 class ReservationPublic(_Public):
-    product_id: str
-    order_id: str
-    quantity: int
-    unit_price: float
-    product_name: str
+    product_id: str = Field(examples=[PRODUCT_PK])
+    order_id: str = Field(examples=[ORDER_PK])
+    quantity: int = Field(examples=[2])
+    unit_price: float = Field(examples=[999.99])
+    product_name: str = Field(examples=["Laptop"])
 
 
 def _store(request: Request) -> ProductStore:
@@ -174,8 +187,20 @@ async def _same_storage(
 
 
 Products = Annotated[ProductStore, Depends(_products)]
-Pk = Annotated[str, AfterValidator(_possible_pk), Field(description="The `pk` of a product.")]
-OrderPk = Annotated[str, AfterValidator(_possible_order_pk), Path(json_schema_extra=PK_SCHEMA)]
+Pk = Annotated[
+    str,
+    AfterValidator(_possible_pk),
+    Field(description="The `pk` of a product, from the answer that made it or from the list."),
+]
+OrderPk = Annotated[
+    str,
+    AfterValidator(_possible_order_pk),
+    Path(
+        description="The `pk` of the order that the units are for.",
+        openapi_examples={"an order": {"value": ORDER_PK}},
+        json_schema_extra=PK_SCHEMA,
+    ),
+]
 
 catalogue = APIRouter(tags=["catalogue"], responses=errors(StoreUnavailable))
 stock = APIRouter(tags=["stock"], responses=errors(StoreUnavailable))
@@ -188,12 +213,19 @@ reservations = APIRouter(
 
 
 @catalogue.post(
-    "/products", response_model=ProductPublic, status_code=201, dependencies=[ADMINISTRATOR]
+    "/products",
+    summary="Add a product",
+    response_model=ProductPublic,
+    status_code=201,
+    dependencies=[ADMINISTRATOR],
 )
 async def create_product(
     body: ProductCreate, products: Products, request: Request, response: Response
 ) -> Product:
-    """Add a product with its price and the units there are of it."""
+    """Add a product with its price and the units there are of it.
+
+    The `pk` in the answer is its name from here on: it is what you order it by.
+    """
     product = Product(new_pk(), body.name, to_cents(body.price), body.quantity)
     await products.add(product)
     response.headers["Location"] = f"/products/{product.pk}"
@@ -202,6 +234,7 @@ async def create_product(
 
 @catalogue.get(
     "/products",
+    summary="List the products",
     response_model=list[ProductPublic],
     responses={200: {"headers": LINK_HEADER}},
 )
@@ -213,6 +246,7 @@ async def list_products(request: Request, paging: PagingByPk, products: Products
 
 @catalogue.get(
     "/products/search",
+    summary="Find products by a part of their name",
     response_model=list[ProductPublic],
     responses={200: {"headers": LINK_HEADER}},
 )
@@ -221,7 +255,14 @@ async def search_products(
     request: Request,
     paging: AnyPaging,
     products: Products,
-    name: Annotated[str, Query(min_length=1, examples=["lap"])],
+    name: Annotated[
+        str,
+        Query(
+            min_length=1,
+            description="Any part of the name.",
+            openapi_examples={"a part": {"value": "lap"}},
+        ),
+    ],
 ) -> Response:
     """Products whose name contains the text, wherever it stands and whatever its case.
 
@@ -237,21 +278,26 @@ async def search_products(
 
 @catalogue.get(
     "/products/{pk}",
+    summary="Look at a product",
     response_model=ProductPublic,
     responses=errors(ProductNotFound),
 )
 @anyone
 async def get_product(pk: Pk, request: Request) -> Product:
-    """One product."""
+    """One product: its name, its price, and how many can be ordered now."""
     # The route that is asked most does without a dependency, which costs 12 µs.
     return await _store(request).get(pk)
 
 
 @catalogue.patch(
     "/products/{pk}",
+    summary="Change name or price",
     response_model=ProductPublic,
     dependencies=[ADMINISTRATOR],
-    responses=errors(ProductNotFound),
+    responses={
+        200: shown(ProductPublic, name="Laptop, 14 inch", price=899.5),
+        **errors(ProductNotFound),
+    },
 )
 async def update_product(pk: Pk, body: ProductUpdate, products: Products) -> Product:
     """Change name, price or both. Orders keep the name and the price they were placed with."""
@@ -261,6 +307,7 @@ async def update_product(pk: Pk, body: ProductUpdate, products: Products) -> Pro
 
 @catalogue.delete(
     "/products/{pk}",
+    summary="Take a product out",
     status_code=204,
     dependencies=[ADMINISTRATOR],
     responses=errors(ProductNotFound),
@@ -272,10 +319,11 @@ async def delete_product(pk: Pk, products: Products) -> None:
 
 @stock.post(
     "/products/{pk}/stock",
+    summary="Book units in or out",
     response_model=ProductPublic,
     dependencies=[ADMINISTRATOR],
     responses={
-        200: {"headers": REPLAY_HEADER},
+        200: {"headers": REPLAY_HEADER} | shown(ProductPublic, quantity=15),
         **errors(InsufficientQuantity, StockLimit, ProductNotFound, IdempotencyKeyReused),
     },
 )
@@ -297,17 +345,22 @@ async def change_stock(
 
 @stock.get(
     "/products/{pk}/stock",
+    summary="See what became of all units",
     response_model=StockPublic,
     dependencies=[ADMINISTRATOR_OR_ORDER_SERVICE],
     responses=errors(ProductNotFound),
 )
 async def get_stock(pk: Pk, products: Products) -> Stock:
-    """What became of all units: always `received = available + reserved + shipped`."""
+    """Of all units ever `received`, some are `available`, some `reserved`, some `shipped`.
+
+    They always add up: `received = available + reserved + shipped`.
+    """
     return await products.stock(pk)
 
 
 @stock.get(
     "/products/{pk}/reservations",
+    summary="List what is held for orders",
     response_model=list[ReservationPublic],
     dependencies=[ADMINISTRATOR_OR_ORDER_SERVICE],
     responses={200: {"headers": LINK_HEADER}, **errors(ProductNotFound)},
@@ -315,7 +368,7 @@ async def get_stock(pk: Pk, products: Products) -> Stock:
 async def list_reservations(
     pk: Pk, request: Request, paging: PagingByPk, products: Products
 ) -> Response:
-    """The live reservations: neither released nor shipped."""
+    """The live reservations, by order: neither released nor shipped."""
     return await listing(
         request,
         paging,
@@ -326,6 +379,7 @@ async def list_reservations(
 
 @reservations.put(
     "",
+    summary="Hold units for an order",
     response_model=ReservationPublic,
     status_code=201,
     responses={
@@ -346,15 +400,28 @@ async def reserve(
     return reservation
 
 
-@reservations.delete("", status_code=204, responses=errors(ProductNotFound, ReservationShipped))
+@reservations.delete(
+    "",
+    summary="Give them back",
+    status_code=204,
+    responses=errors(ProductNotFound, ReservationShipped),
+)
 async def release(pk: Pk, order_pk: OrderPk, products: Products) -> None:
-    """Give the units back, once. For a day afterwards this order cannot reserve again."""
+    """The units are available again, once, however often this is called.
+
+    For a day afterwards this order cannot reserve again.
+    """
     await products.release(pk, order_pk)
 
 
-@reservations.post("/ship", status_code=204, responses=errors(ProductNotFound, ReservationReleased))
+@reservations.post(
+    "/ship",
+    summary="Say that they have left",
+    status_code=204,
+    responses=errors(ProductNotFound, ReservationReleased),
+)
 async def ship(pk: Pk, order_pk: OrderPk, products: Products) -> None:
-    """The units have left: `reserved` falls and `shipped` rises, once."""
+    """The units have left the house: `reserved` falls and `shipped` rises, once."""
     await products.ship(pk, order_pk)
 
 
@@ -363,7 +430,8 @@ def build(settings: Settings | None = None) -> FastAPI:
     return create_app(
         "product",
         title="ShopSphere products",
-        description="The catalogue and its stock.",
+        description=DESCRIPTION,
+        tags=TAGS,
         routers=[catalogue, stock, reservations],
         open_store=open_product_store,
         settings=settings,

@@ -19,6 +19,7 @@ from shopsphere.errors import (
     TooManyLogins,
     UserNotFound,
 )
+from shopsphere.examples import USER_MADE_AT, USER_PK
 from shopsphere.failed_logins import FailedLogins, client_of
 from shopsphere.models import MAX_PASSWORD_LENGTH, Email, Password, Role, User, new_pk
 from shopsphere.passwords import Passwords
@@ -29,7 +30,13 @@ from shopsphere.web import create_app, serve
 from storage import open_user_store
 
 PORT = 8001
+DESCRIPTION = """
+Accounts, and the tokens that the other services take.
 
+**To try it:** register, log in, copy the `access_token` from the answer, press **Authorize** and
+paste it there. The same token works at the products (port 8000) and the orders (port 8002).
+"""
+TAGS = {"accounts": "Registering and logging in.", "me": "The account that a token belongs to."}
 
 AnyPassword = Annotated[str, Field(max_length=MAX_PASSWORD_LENGTH)]
 
@@ -56,15 +63,15 @@ class PasswordChange(_Body):
 class UserPublic(BaseModel):
     model_config = ConfigDict(from_attributes=True)
 
-    pk: str
-    email: str
-    created_at: datetime
+    pk: str = Field(examples=[USER_PK])
+    email: str = Field(examples=["user@example.com"])
+    created_at: datetime = Field(examples=[USER_MADE_AT])
 
 
 class AccessToken(BaseModel):
-    access_token: str
+    access_token: str = Field(examples=["eyJhbGciOiJIUzI1NiIs..."])
     token_type: Literal["bearer"] = "bearer"
-    expires_in: int = Field(description="Seconds from now.")
+    expires_in: int = Field(examples=[3600], description="Seconds from now.")
 
 
 async def _store(request: Request) -> UserStore:
@@ -97,24 +104,29 @@ Signing = Annotated[Tokens, Depends(_tokens)]
 Failures = Annotated[FailedLogins, Depends(_failed_logins)]
 Client = Annotated[str, Depends(_client)]
 
-router = APIRouter(tags=["users"], responses=errors(StoreUnavailable))
+accounts = APIRouter(tags=["accounts"], responses=errors(StoreUnavailable))
+own = APIRouter(tags=["me"], responses=errors(StoreUnavailable))
 
 
-@router.post(
+@accounts.post(
     "/register",
+    summary="Make an account",
     response_model=UserPublic,
     status_code=201,
     responses=errors(EmailTaken),
 )
 @anyone
 async def register(body: UserCreate, users: Users, passwords: Hashing) -> User:
-    """Make an account. The address is kept in lower case; the password has 8 to 128 characters."""
+    """Make an account with an email address and a password of 8 to 128 characters.
+
+    The address is kept in lower case. One that is registered already is refused: log in with it.
+    """
     user = User(new_pk(), body.email, await passwords.hash(body.password), Role.USER)
     await users.add(user)
     return user
 
 
-@router.post("/login", responses=errors(InvalidCredentials, TooManyLogins))
+@accounts.post("/login", summary="Get a token", responses=errors(InvalidCredentials, TooManyLogins))
 @anyone
 async def login(
     body: Login,
@@ -124,7 +136,9 @@ async def login(
     failures: Failures,
     client: Client,
 ) -> AccessToken:
-    """Get a token to send as `Authorization: Bearer <access_token>`.
+    """Get a token, to send as `Authorization: Bearer <access_token>`.
+
+    Here, copy the `access_token` from the answer, and paste it where **Authorize** asks for it.
 
     A wrong password and an unknown address get the same answer, in the same time. Fail too often,
     and you are refused for a while; others, elsewhere, are not.
@@ -149,14 +163,20 @@ async def _me(caller: SignedIn, users: Users) -> User:
 Me = Annotated[User, Depends(_me)]
 
 
-@router.get("/me", response_model=UserPublic, responses=errors(UserNotFound))
+@own.get(
+    "/me",
+    summary="Whose token is this?",
+    response_model=UserPublic,
+    responses=errors(UserNotFound),
+)
 async def me(caller: SignedIn, user: Me) -> User:
-    """Whose token is this?"""
+    """Your account, as whoever the token was given to."""
     return user
 
 
-@router.patch(
+@own.patch(
     "/me",
+    summary="Change your password",
     response_model=UserPublic,
     responses=errors(InvalidCredentials, UserNotFound, TooManyLogins),
 )
@@ -169,7 +189,7 @@ async def change_password(
     failures: Failures,
     client: Client,
 ) -> User:
-    """Change your password. A wrong current one counts as a failed login.
+    """Choose a new password. A wrong current one is refused, and counts as a failed login.
 
     Tokens that you have been given stay good until they expire.
     """
@@ -197,8 +217,9 @@ def build(settings: Settings | None = None) -> FastAPI:
     return create_app(
         "user",
         title="ShopSphere users",
-        description="Accounts and the tokens that the other services take.",
-        routers=[router],
+        description=DESCRIPTION,
+        tags=TAGS,
+        routers=[accounts, own],
         open_store=open_user_store,
         around=_accounts,
         settings=settings,

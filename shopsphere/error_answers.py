@@ -167,6 +167,7 @@ def tell_the_truth(app: FastAPI) -> None:
                     _correct(operation)
             _let_in_without_token(app, schema["paths"])
             schemas = schema["components"]["schemas"]
+            schemas["Health"]["properties"]["service"]["examples"] = [app.state.service]
             for unused in ("HTTPValidationError", "ValidationError"):
                 schemas.pop(unused, None)
             for model in (ErrorBody, DetailedErrorBody):

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import (
     AbstractAsyncContextManager,
     AsyncExitStack,
@@ -14,10 +14,10 @@ from typing import Annotated, Any, Literal, TypeVar
 import uvicorn
 from fastapi import APIRouter, Depends, FastAPI, Request, Response
 from fastapi_offline import FastAPIOffline
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 from starlette.datastructures import State
 
-from shopsphere import __version__
+from shopsphere import __version__, redoc
 from shopsphere.access import METRICS_READER, anyone
 from shopsphere.edge import MAX_BODY_BYTES, Cors, Edge, Limits
 from shopsphere.endless_heads import give_up_endless_heads
@@ -34,13 +34,24 @@ log = logging.getLogger("shopsphere")
 S = TypeVar("S", bound=Store)
 Around = Callable[[State], AbstractAsyncContextManager[None]]
 
+OPERATIONS = {"operations": "For whoever runs it: is it alive, can it serve, what does it do."}
+
+
+FIGURES_EXAMPLE = """\
+# HELP http_requests_total Requests answered.
+# TYPE http_requests_total counter
+http_requests_total{method="GET",route="/",status="200"} 3.0
+"""
+
 
 class Health(BaseModel):
     service: Literal["user", "product", "order"]
     status: Literal["ok"]
-    storage: Literal["redis", "memory"]
-    fallback: bool
-    version: str
+    storage: Literal["redis", "memory"] = Field(examples=["redis"])
+    fallback: bool = Field(
+        examples=[False], description="It is in memory only because no Redis answered at its start."
+    )
+    version: str = Field(examples=[__version__])
 
 
 def create_app(
@@ -51,12 +62,14 @@ def create_app(
     routers: Iterable[APIRouter],
     open_store: Callable[[Settings], Awaitable[Opened[S]]],
     around: Around = lambda state: nullcontext(),
+    tags: Mapping[str, str] = OPERATIONS,
     settings: Settings | None = None,
 ) -> FastAPI:
     """Return the app of a service.
 
     Its store is opened at start and kept in `app.state.opened`; `around` is entered then, to put
-    further things of the service into the state. Settings that are wrong stop the start, and so
+    further things of the service into the state. `tags` are the sections of its documentation, each
+    with a sentence. Settings that are wrong stop the start, and so
     does a CannotStart of either.
     """
     problem: CannotStart | None = None
@@ -90,6 +103,10 @@ def create_app(
         title=title,
         description=description,
         version=__version__,
+        openapi_tags=[
+            {"name": name, "description": text} for name, text in {**tags, **OPERATIONS}.items()
+        ],
+        swagger_ui_parameters={"defaultModelsExpandDepth": 0, "displayRequestDuration": True},
         lifespan=lifespan,
         redirect_slashes=False,
         max_body_size=MAX_BODY_BYTES,
@@ -100,7 +117,10 @@ def create_app(
     app.state.tokens = Tokens(settings.jwt_secret.get_secret_value(), settings.jwt_expires_minutes)
     # Not include_router: FastAPI 0.165 searches an included router twice, at each level, for each
     # request, and the hot routes would come after those of the docs.
-    app.router.routes[:0] = [route for router in (*routers, _operations) for route in router.routes]
+    app.router.routes[:0] = [
+        *(route for router in (*routers, _operations) for route in router.routes),
+        redoc.ROUTE,
+    ]
     answer_errors(app)
     tell_the_truth(app)
     cors = Cors(  # around the limits, so that a browser can read their errors too
@@ -167,7 +187,9 @@ async def ready(request: Request, opened: Annotated[Opened[Store], Depends(_open
     summary="Figures for Prometheus",
     dependencies=[METRICS_READER],
     response_class=Response,
-    responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+    responses={
+        200: {"content": {"text/plain": {"schema": {"type": "string"}, "example": FIGURES_EXAMPLE}}}
+    },
 )
 async def metrics(request: Request) -> Response:
     """Requests, how they ended and how long they took, in the format of Prometheus.

@@ -1,0 +1,19 @@
+"""What the documentation shows of answers: one customer orders one product, in all services."""
+
+from typing import Any
+
+from pydantic import BaseModel
+
+USER_PK = "01M8706QC8BM7479PQSVKZ4Q68"
+USER_MADE_AT = "2026-11-24T14:43:51.304000Z"
+PRODUCT_PK = "01M8706QWZPAFXJVYTP6GM7GVS"
+PRODUCT_MADE_AT = "2026-11-24T14:43:51.839000Z"
+ORDER_PK = "01M8706QYJ691M9ES1XN5SPPBZ"
+ORDER_MADE_AT = "2026-11-24T14:43:51.890000Z"
+
+
+def shown(model: type[BaseModel], **different: object) -> dict[str, Any]:
+    """Return the example of a model with some values changed, for the `responses` of a route."""
+    fields = model.model_fields.items()
+    example = {name: field.examples[0] for name, field in fields if field.examples}
+    return {"content": {"application/json": {"example": example | different}}}

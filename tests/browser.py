@@ -1,0 +1,141 @@
+"""A headless Chromium, and what a person does in Swagger UI with it."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from selenium import webdriver
+from selenium.webdriver.chrome.service import Service as Driver
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.remote.webelement import WebElement
+
+from tests.servers import Service, wait_until
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+CHROMEDRIVER = shutil.which("chromedriver")
+HOST = "shop.test"
+"""The services as seen from elsewhere; for localhost, Swagger UI leaves some requests out."""
+
+OPTIONS = (
+    "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+    "--window-size=1200,1600", f"--host-resolver-rules=MAP {HOST} 127.0.0.1, MAP * ~NOTFOUND",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Shown:
+    """An answer as the page shows it."""
+
+    status: int
+    text: str
+
+    @property
+    def body(self) -> Any:
+        return json.loads(self.text)
+
+
+class Browser:
+    """Chromium, and what it asked for and complained of."""
+
+    def __init__(self, profile: Path) -> None:
+        options = webdriver.ChromeOptions()
+        options.binary_location = CHROMIUM or ""
+        for option in (*OPTIONS, f"--user-data-dir={profile}"):
+            options.add_argument(option)
+        options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+        self.chrome = webdriver.Chrome(options=options, service=Driver(CHROMEDRIVER))
+
+    def asked_for(self) -> list[str]:
+        """Return the addresses over the network that it asked for since this was called last."""
+        logged = self.chrome.get_log("performance")  # type: ignore[no-untyped-call]
+        events = (json.loads(entry["message"])["message"] for entry in logged)
+        urls = (
+            str(event["params"]["request"]["url"])
+            for event in events
+            if event["method"] == "Network.requestWillBeSent"
+        )
+        inside = ("data:", "blob:", "chrome:")
+        return [url for url in urls if not url.startswith(inside)]
+
+    def complaints(self) -> list[str]:
+        """Return what stands in red in the console, since this was called last."""
+        logged = self.chrome.get_log("browser")  # type: ignore[no-untyped-call]
+        return [str(entry["message"]) for entry in logged if entry["level"] == "SEVERE"]
+
+    def open(self, service: Service) -> "Swagger":
+        """Open the documentation of a service."""
+        self.chrome.get(f"http://{HOST}:{service.port}/docs")
+        page = Swagger(self.chrome)
+        wait_until(lambda: page.all(".opblock"), why="Swagger UI shows the routes")
+        return page
+
+
+@contextmanager
+def chromium(profile: Path) -> Iterator[Browser]:
+    """Run a Chromium with a profile of its own; it has ended afterwards."""
+    browser = Browser(profile)
+    try:
+        yield browser
+    finally:
+        browser.chrome.quit()
+
+
+class Swagger:
+    """The documentation of one service, open in the browser."""
+
+    def __init__(self, chrome: webdriver.Chrome) -> None:
+        self.chrome = chrome
+        self.tried: set[str] = set()
+        """The routes that were tried, as the page names them."""
+
+    def all(self, css: str) -> list[WebElement]:
+        return self.chrome.find_elements(By.CSS_SELECTOR, css)
+
+    def press(self, css: str) -> None:
+        """Press a button, when it is there."""
+        wait_until(lambda: self.all(css), why=css)
+        [button, *_] = self.all(css)
+        self.chrome.execute_script("arguments[0].scrollIntoView({block: 'center'})", button)
+        button.click()
+
+    def write(self, css: str, text: str) -> None:
+        """Paste this in the place of what stands in a field."""
+        wait_until(lambda: self.all(css), why=css)
+        self.all(css)[0].send_keys(Keys.CONTROL, "a")
+        self.chrome.execute_cdp_cmd("Input.insertText", {"text": text})
+
+    def authorize(self, token: str) -> None:
+        """Paste an access token where the Authorize button asks for it."""
+        self.press(".btn.authorize")
+        self.write(".auth-container input", token)
+        self.press(".auth-container button.authorize")
+        wait_until(lambda: "Authorized" in self.all(".auth-container")[0].text)
+        self.press(".btn-done")
+
+    def try_out(self, method: str, path: str, body: object = None, **parameters: str) -> Shown:
+        """Open a route, press 'Try it out', fill in what is given, press 'Execute', close it."""
+        self.tried.add(f"{method} {path}")
+        block = f'.opblock-{method.lower()}:has([data-path="{path}"])'
+        self.press(f"{block} .opblock-summary-control")
+        wait_until(lambda: self.all(f"{block} .try-out__btn"), why=f"{method} {path} opens")
+        if not self.all(f"{block} .execute"):
+            self.press(f"{block} .try-out__btn")
+        for name, value in parameters.items():
+            self.write(f'{block} tr[data-param-name="{name}"] input', value)
+        if body is not None:
+            self.write(f"{block} textarea.body-param__text", json.dumps(body))
+        if self.all(f"{block} .btn-clear"):
+            self.press(f"{block} .btn-clear")
+        self.press(f"{block} .execute")
+        answer = f"{block} .live-responses-table tbody"
+        wait_until(lambda: self.all(f"{answer} .response-col_status"), why=f"{method} {path}")
+        status = self.all(f"{answer} .response-col_status")[0].text.split()[0]
+        texts = [element.text for element in self.all(f"{answer} .highlight-code code")]
+        self.press(f"{block} .opblock-summary-control")  # a page with all open is slow
+        return Shown(int(status), texts[0] if texts else "")
