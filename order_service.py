@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Depends, FastAPI, Request, Response
+from fastapi import APIRouter, Depends, FastAPI, Path, Request, Response
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from starlette.datastructures import State
 
@@ -29,7 +29,7 @@ from shopsphere.errors import (
     StoreUnavailable,
 )
 from shopsphere.idempotency_key import REPLAY_HEADER, IdempotencyKey, show_replay
-from shopsphere.models import MAX_ORDER_QUANTITY, Order, is_pk
+from shopsphere.models import MAX_ORDER_QUANTITY, PK_SCHEMA, Order, is_pk
 from shopsphere.ordering.checkout import Checkout, Wish
 from shopsphere.ordering.figures import OrderFigures
 from shopsphere.ordering.idempotency import IdempotentCheckout
@@ -56,7 +56,11 @@ class OrderCreate(BaseModel):
 class Settle(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    product_id: str = Field(examples=["abc123"], description="The `pk` of a product.")
+    product_id: str = Field(
+        examples=["01M8706QWZPAFXJVYTP6GM7GVS"],
+        description="The `pk` of a product.",
+        json_schema_extra=PK_SCHEMA,
+    )
 
 
 class Settled(BaseModel):
@@ -116,7 +120,7 @@ def _settled_pk(pk: str) -> str:
 
 Orders = Annotated[OrderStore, Depends(_store)]
 Pk = Annotated[str, AfterValidator(_possible_pk)]
-SettledPk = Annotated[str, AfterValidator(_settled_pk)]
+SettledPk = Annotated[str, AfterValidator(_settled_pk), Path(json_schema_extra=PK_SCHEMA)]
 PlacesOrders = Annotated[IdempotentCheckout, Depends(_idempotent_checkout)]
 EndsOrders = Annotated[Checkout, Depends(_checkout)]
 SettlesOrders = Annotated[Settling, Depends(_settling)]
@@ -270,8 +274,9 @@ async def _ordering(state: State) -> AsyncIterator[None]:
         try:
             yield
         finally:
-            running.cancel()
-            await asyncio.wait([running])
+            while not running.done():  # redis-py, by wait_for of Python 3.11, drops many
+                running.cancel()
+                await asyncio.wait([running], timeout=0.1)
 
 
 def build(settings: Settings | None = None) -> FastAPI:

@@ -4,7 +4,7 @@ import unicodedata
 from datetime import datetime
 from typing import Annotated, Any, Literal, Self
 
-from fastapi import APIRouter, Depends, FastAPI, Header, Query, Request, Response
+from fastapi import APIRouter, Depends, FastAPI, Header, Path, Query, Request, Response
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from shopsphere.access import (
@@ -31,6 +31,7 @@ from shopsphere.idempotency_key import REPLAY_HEADER, IdempotencyKey, show_repla
 from shopsphere.models import (
     MAX_ON_HAND,
     MAX_ORDER_QUANTITY,
+    PK_SCHEMA,
     Money,
     Product,
     Reservation,
@@ -61,7 +62,13 @@ def _name(text: str) -> str:
 Name = Annotated[
     str,
     AfterValidator(_name),
-    Field(json_schema_extra={"minLength": 1, "maxLength": MAX_NAME_LENGTH}),
+    Field(
+        json_schema_extra={
+            "minLength": 1,
+            "maxLength": MAX_NAME_LENGTH,
+            "pattern": r"^\s*[^\s\x00-\x1f\x7f-\x9f][^\x00-\x1f\x7f-\x9f]*\s*$",
+        }
+    ),
 ]
 
 
@@ -165,7 +172,7 @@ async def _same_storage(
 
 Products = Annotated[ProductStore, Depends(_products)]
 Pk = Annotated[str, AfterValidator(_possible_pk), Field(description="The `pk` of a product.")]
-OrderPk = Annotated[str, AfterValidator(_possible_order_pk)]
+OrderPk = Annotated[str, AfterValidator(_possible_order_pk), Path(json_schema_extra=PK_SCHEMA)]
 
 catalogue = APIRouter(tags=["catalogue"], responses=errors(StoreUnavailable))
 stock = APIRouter(tags=["stock"], responses=errors(StoreUnavailable))

@@ -26,7 +26,7 @@ async def open_user_store(settings: Settings) -> Opened[UserStore]:
     """Open the users' store; raise CannotStart when the settings forbid what is there."""
 
     async def on_redis() -> UserStore:
-        from redis_db import connect
+        from redis_clients import connect
         from redis_stores.users import RedisUserStore
 
         return RedisUserStore(await connect(settings), settings.redis_prefix)
@@ -43,7 +43,7 @@ async def open_product_store(settings: Settings) -> Opened[ProductStore]:
     """Open the products' store; raise CannotStart when the settings forbid what is there."""
 
     async def on_redis() -> ProductStore:
-        from redis_db import connect
+        from redis_clients import connect
         from redis_stores.products import RedisProductStore
 
         return RedisProductStore(await connect(settings), settings.redis_prefix)
@@ -60,7 +60,7 @@ async def open_order_store(settings: Settings) -> Opened[OrderStore]:
     """Open the orders' store; raise CannotStart when the settings forbid what is there."""
 
     async def on_redis() -> OrderStore:
-        from redis_db import connect
+        from redis_clients import connect
         from redis_stores.orders import RedisOrderStore
 
         return RedisOrderStore(await connect(settings), settings.redis_prefix)
@@ -77,7 +77,7 @@ async def _open(
     settings: Settings, on_redis: Callable[[], Awaitable[S]], in_memory: Callable[[], S]
 ) -> Opened[S]:
     if settings.use_redis != "false":
-        from redis_db import NothingAnswers
+        from redis_clients import NothingAnswers
 
         try:
             return Opened(await on_redis(), "redis")

@@ -3,22 +3,31 @@
 import argparse
 import sys
 import tempfile
+from collections.abc import Iterator
+from itertools import groupby
 from pathlib import Path
 
 from benchmarks.report import as_svg, as_table, write_json
 from benchmarks.rows import ROWS, Effort, Result, Row
-from benchmarks.servers import ROOT, CannotMeasure, require_wrk, stage
+from benchmarks.servers import ROOT, CannotMeasure, Stage, require_wrk, stage
 
 
-def run(row: Row, effort: Effort, folder: Path) -> Result:
+def run_all(rows: list[Row], effort: Effort) -> Iterator[Result]:
+    """Measure the rows, each on its stage."""
+    with tempfile.TemporaryDirectory() as folder:
+        for name, some in groupby(rows, key=lambda row: row.stage):
+            with stage(Path(folder) / name) as servers:
+                yield from [run(row, servers, effort) for row in some]
+
+
+def run(row: Row, servers: Stage, effort: Effort) -> Result:
     """Measure a row and show each round; what cannot be measured says why."""
     result = Result(row)
     print(f"\n{row.work}", flush=True)
     try:
-        with stage(folder / row.name) as servers:
-            for sample in row.measure(servers, effort):
-                result.samples.append(sample)
-                print(f"  {sample.value:8.2f}{row.unit}  {sample.made_of}", flush=True)
+        for sample in row.measure(servers, effort):
+            result.samples.append(sample)
+            print(f"  {sample.value:8.2f}{row.unit}  {sample.made_of}", flush=True)
     except CannotMeasure as trouble:
         result.trouble = str(trouble)
         print(f"  not measured: {trouble}", flush=True)
@@ -30,7 +39,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
         description="Measure ShopSphere beside bare FastAPI apps, in turn, driven by wrk.",
-        epilog="Rows: " + ", ".join(row.name for row in ROWS),
+        epilog="rows:\n" + "\n".join(f"  {row.name:<14} {row.work}" for row in ROWS),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("rows", nargs="*", help="rows to measure, or beginnings of their names")
     parser.add_argument("--rounds", type=int, default=7, help="runs of each side (7)")
@@ -47,8 +57,7 @@ def main(arguments: list[str] | None = None) -> int:
     except CannotMeasure as trouble:
         print(trouble, file=sys.stderr)
         return 1
-    with tempfile.TemporaryDirectory() as folder:
-        results = [run(row, effort, Path(folder)) for row in rows]
+    results = list(run_all(rows, effort))
     print("\n" + as_table(results))
     (options.write / "benchmarks.svg").write_text(as_svg(results), encoding="utf-8")
     write_json(options.write / "benchmarks.json", results, effort)

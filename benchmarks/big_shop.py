@@ -7,10 +7,12 @@ nobody else can put them.
 import asyncio
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+
+from pydantic import SecretStr
 
 from product_service import catalogue, stock
-from redis_db import connect
+from redis_clients import connect
 from redis_stores.orders import RedisOrderStore
 from redis_stores.products import RedisProductStore
 from shopsphere.models import Command, Mark, Order, OrderStatus, Product, new_pk
@@ -36,7 +38,14 @@ def bar(total: int, what: str) -> Iterable[range]:
         from tqdm import tqdm
     except ImportError:
         return _plain_bar(parts, total, what)
-    return tqdm(parts, desc=what, mininterval=0.5, leave=False, bar_format="{l_bar}{bar:30} {eta}")
+    return tqdm(
+        parts,
+        desc=what,
+        mininterval=1,
+        disable=not parts,
+        leave=False,
+        bar_format="{l_bar}{bar:30} {remaining}",
+    )
 
 
 def _plain_bar(parts: list[range], total: int, what: str) -> Iterable[range]:
@@ -81,13 +90,15 @@ async def fill_orders(
         await asyncio.gather(*(place(product_pks[number % len(product_pks)]) for number in part))
 
 
-async def fill_redis(url: str, prefix: str, products: int, orders: int = 0) -> list[str]:
-    """Fill a shop on Redis; return the pks of its products."""
-    settings = Settings(redis_url=url)
+async def fill_redis(
+    url: str, prefix: str, products: int, orders: int = 0, pks: Sequence[str] = ()
+) -> list[str]:
+    """Add products to a shop on Redis, and orders of these and of `pks`; return all their pks."""
+    settings = Settings(redis_url=SecretStr(url))
     product_store = RedisProductStore(await connect(settings), prefix)
     order_store = RedisOrderStore(await connect(settings), prefix)
     try:
-        pks = await fill_products(product_store, products)
+        pks = [*pks, *await fill_products(product_store, products)]
         await fill_orders(order_store, product_store, pks, orders)
         return pks
     finally:

@@ -1,20 +1,22 @@
-"""The processes that are measured, all started by the same command, and `wrk`, which drives them."""
+"""The processes that are measured, all started by the same command, and wrk, which drives them."""
 
 import os
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import requests
 
 from tests.servers import RedisServer, free_port
 
 ROOT = Path(__file__).resolve().parent.parent
+Environment = Mapping[str, str]
 LOAD = Path(__file__).with_name("load.lua")
 CONNECTIONS = 16
 
@@ -35,11 +37,17 @@ class Load:
     requests: int
     seconds: float
     p99_seconds: float
+    cpu_seconds: float
 
     @property
     def rate(self) -> float:
         """Requests answered per second."""
         return self.requests / self.seconds
+
+    @property
+    def cpu_each(self) -> float:
+        """Seconds of CPU that the server spent on a request."""
+        return self.cpu_seconds / self.requests
 
 
 def require_wrk() -> str:
@@ -53,8 +61,8 @@ def require_wrk() -> str:
 class Server:
     """A uvicorn with one worker that serves an app of ours or a bare one."""
 
-    def __init__(self, app: str, log: Path, port: int = 0, **environment: str) -> None:
-        self.port = port or free_port()
+    def __init__(self, app: str, log: Path, environment: Environment) -> None:
+        self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = log
         with log.open("ab") as output:
@@ -88,6 +96,7 @@ class Server:
         """Send one kind of request for some seconds over kept connections."""
         command = [require_wrk(), "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", "-s", str(LOAD)]
         arguments = [method, *([body] if body else [])]
+        before = self.cpu_seconds()
         answer = subprocess.run(
             [*command, self.url + path, "--", *arguments], capture_output=True, text=True
         )
@@ -97,7 +106,7 @@ class Server:
         sent, microseconds, p99, errors = map(int, report[0][1:])
         if errors or not sent:
             raise CannotMeasure(f"{errors} of {sent} requests to {path} went wrong")
-        return Load(sent, microseconds / 1e6, p99 / 1e6)
+        return Load(sent, microseconds / 1e6, p99 / 1e6, self.cpu_seconds() - before)
 
     def cpu_seconds(self) -> float:
         """Return the CPU time that the process has used so far."""
@@ -134,12 +143,13 @@ class Stage:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._servers: list[Server] = []
+        self.shops: tuple[Server, Server] | None = None
         self._redis: RedisServer | None = None
 
-    def server(self, app: str, port: int = 0, **environment: str) -> Server:
+    def server(self, app: str, environment: Environment = MappingProxyType({})) -> Server:
         """Start one server; it need not serve yet."""
         log = self._folder / f"{len(self._servers)}.log"
-        self._servers.append(Server(app, log, port, **environment))
+        self._servers.append(Server(app, log, environment))
         return self._servers[-1]
 
     def redis(self) -> RedisServer:

@@ -2,7 +2,8 @@
 
 import asyncio
 
-from redis_db import Record, RedisStore, ShopRedis, pipeline
+from redis_clients import ShopRedis, pipeline
+from redis_db import Record, RedisStore
 from shopsphere.errors import IdempotencyKeyReused, OrderNotFound
 from shopsphere.models import SEEN, Command, Mark, Order, OrderStatus, Page, Reservation
 from shopsphere.stores import DAY_SECONDS, Claim

@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from redis_db import Record, RedisStore, ShopRedis, pipeline
+from redis_clients import ShopRedis, pipeline
+from redis_db import Record, RedisStore
 from shopsphere import search_index
 from shopsphere.errors import (
     IdempotencyKeyReused,

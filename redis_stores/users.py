@@ -2,7 +2,8 @@
 
 from limits.aio.storage import Storage
 
-from redis_db import Counters, Record, RedisStore, ShopRedis
+from redis_clients import ShopRedis
+from redis_db import Counters, Record, RedisStore
 from shopsphere.errors import EmailTaken
 from shopsphere.models import Role, User
 

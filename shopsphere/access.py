@@ -58,7 +58,9 @@ async def optional_caller(
     """Return whom the bearer token speaks for, or None without one; raise InvalidToken."""
     tokens: Tokens = request.app.state.tokens
     token = _bearer(request)
-    return None if token is None else tokens.read(token)
+    caller = None if token is None else tokens.read(token)
+    request.scope["shopsphere.caller"] = caller  # for the log
+    return caller
 
 
 OptionalCaller = Annotated[Caller | None, Depends(optional_caller)]
@@ -135,6 +137,11 @@ def rules_of(route: APIRoute) -> list[object]:
     calls = [dependency.call for dependency in route.dependant.dependencies]
     rules: list[object] = [call for call in calls if call in (metrics_reader, *_ON_TOKENS)]
     return [anyone, *rules] if route.endpoint in _open_endpoints else rules
+
+
+def is_token_optional(route: APIRoute, settings: Settings) -> bool:
+    """Tell whether the route also lets somebody in without a token."""
+    return not settings.auth_required and signed_in not in rules_of(route)
 
 
 async def check_access(request: Request) -> None:

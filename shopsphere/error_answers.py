@@ -6,10 +6,11 @@ from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
-from shopsphere.access import check_access
+from shopsphere.access import check_access, is_token_optional
 from shopsphere.errors import (
     BodyTooLarge,
     Forbidden,
@@ -164,6 +165,7 @@ def tell_the_truth(app: FastAPI) -> None:
             for path in schema["paths"].values():
                 for operation in path.values():
                     _correct(operation)
+            _let_in_without_token(app, schema["paths"])
             schemas = schema["components"]["schemas"]
             for unused in ("HTTPValidationError", "ValidationError"):
                 schemas.pop(unused, None)
@@ -177,7 +179,19 @@ def tell_the_truth(app: FastAPI) -> None:
     app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way to extend it
 
 
+def _let_in_without_token(app: FastAPI, paths: dict[str, Any]) -> None:
+    """Have OpenAPI say where a token is optional: an empty requirement beside the other."""
+    for route in app.routes:
+        if isinstance(route, APIRoute) and is_token_optional(route, app.state.settings):
+            for method in route.methods or ():
+                operation = paths.get(route.path, {}).get(method.lower(), {})
+                if "security" in operation:
+                    operation["security"].insert(0, {})
+
+
 def _correct(operation: dict[str, Any]) -> None:
+    for parameter in operation.get("parameters", ()):
+        _never_null(parameter["schema"])
     responses = operation["responses"]
     if "HTTPValidationError" in str(responses.get("422")):
         del responses["422"]
@@ -192,6 +206,11 @@ def _correct(operation: dict[str, Any]) -> None:
         _add(responses, InvalidToken)
         _add(responses, Forbidden)
     operation["responses"] = dict(sorted(responses.items()))
+
+
+def _never_null(schema: dict[str, Any]) -> None:
+    """Have OpenAPI say that a path, a query or a header has no null, which can be left out only."""
+    schema |= schema.pop("anyOf", [{}])[0]
 
 
 def _add(responses: dict[str, Any], kind: type[ShopError]) -> None:

@@ -4,9 +4,13 @@ import logging
 import sys
 from contextvars import ContextVar
 
+from pythonjsonlogger.core import RESERVED_ATTRS
 from pythonjsonlogger.json import JsonFormatter
 
 from shopsphere.settings import Settings
+
+OTHERS = ("asyncio", "urllib3", "py.warnings")
+"""Who else may have something to say in a process of ours."""
 
 REQUEST_ID: ContextVar[str] = ContextVar("request_id", default="-")
 """The id of the request that is being served."""
@@ -24,7 +28,10 @@ class _WithContext(logging.Filter):
 
 
 def configure_logging(service: str, settings: Settings) -> None:
-    """Send our lines and uvicorn's to standard error, in one form; ours replace its access log."""
+    """Send every line to standard error, in one form; ours replace uvicorn's access log.
+
+    To be called before uvicorn's first line, which it writes when it has imported the app.
+    """
     _leave_out_what_no_line_shows()
     handler = logging.StreamHandler(sys.stderr)
     handler.addFilter(_WithContext(service))
@@ -34,6 +41,9 @@ def configure_logging(service: str, settings: Settings) -> None:
         logger.handlers = [handler]
         logger.propagate = False
         logger.setLevel(settings.log_level)
+    for name in OTHERS:
+        logging.getLogger(name).handlers = [handler]
+    logging.captureWarnings(True)
     access = logging.getLogger("uvicorn.access")
     access.handlers = []
     access.propagate = False
@@ -55,6 +65,7 @@ def _formatter(log_format: str) -> logging.Formatter:
         return JsonFormatter(
             "%(levelname)s %(name)s %(service)s %(request_id)s %(message)s",
             timestamp=True,
+            reserved_attrs=[*RESERVED_ATTRS, "color_message"],  # uvicorn's, for a terminal
             rename_fields={"levelname": "level", "name": "logger"},
         )
     return logging.Formatter("%(asctime)s %(levelname)-7s %(message)s [%(request_id)s]")

@@ -9,6 +9,7 @@ from typing import Annotated, Generic, TypeVar
 
 from email_validator import EmailNotValidError, validate_email
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
+from pydantic.config import JsonDict
 from ulid import ULID
 
 MAX_ON_HAND = 1_000_000_000
@@ -24,6 +25,8 @@ MAX_PASSWORD_LENGTH = 128
 PK_LENGTH = 26
 _PK_ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 _PK_PATTERN = re.compile(f"[0-7][{_PK_ALPHABET}]{{{PK_LENGTH - 1}}}")
+PK_SCHEMA: JsonDict = {"pattern": f"^{_PK_PATTERN.pattern}$"}
+"""For OpenAPI, where what cannot be a pk is refused with 400."""
 _TO_PYTHONS_BASE_32 = str.maketrans(_PK_ALPHABET, "0123456789ABCDEFGHIJKLMNOPQRSTUV")
 
 _last_pk = 0
@@ -99,7 +102,11 @@ def _email(text: str) -> str:
     return checked.normalized.lower()
 
 
-Email = Annotated[str, Field(max_length=320), AfterValidator(_email)]
+Email = Annotated[
+    str,
+    Field(max_length=320, json_schema_extra={"format": "email"}),
+    AfterValidator(_email),
+]
 """An address as it comes in, kept in lower case."""
 
 Password = Annotated[str, Field(min_length=8, max_length=MAX_PASSWORD_LENGTH)]

@@ -7,10 +7,10 @@ from typing import Annotated, TypeVar
 
 from fastapi import Depends, Query, Request, Response
 from fastapi.responses import StreamingResponse
-from pydantic import BaseModel, BeforeValidator
+from pydantic import BaseModel, BeforeValidator, Field
 
 from shopsphere.errors import InvalidRequest
-from shopsphere.models import Page, is_pk
+from shopsphere.models import PK_SCHEMA, Page, is_pk
 
 MAX_LIMIT = 1000
 DEFAULT_LIMIT = 100
@@ -27,6 +27,19 @@ def _digits(value: object) -> object:
     return value
 
 
+Limit = Annotated[int, Field(ge=1, le=MAX_LIMIT), BeforeValidator(_digits)]
+AnyLimit = Annotated[
+    Limit | None, Query(description="Items in the page. Without it: all, streamed.")
+]
+Cursor = Annotated[
+    str | None,
+    Query(
+        min_length=1,
+        description="Where to go on: take it from the `Link` header of the page before.",
+    ),
+]
+
+
 @dataclass(frozen=True, slots=True)
 class Paging:
     """What of a list is wanted: all of it when `limit` is None."""
@@ -35,29 +48,19 @@ class Paging:
     after: str | None
 
 
-async def paging(
-    limit: Annotated[
-        int | None,
-        BeforeValidator(_digits),
-        Query(ge=1, le=MAX_LIMIT, description="Items in the page. Without it: all, streamed."),
-    ] = None,
-    after: Annotated[
-        str | None,
-        Query(
-            min_length=1,
-            description="Where to go on: take it from the `Link` header of the page before.",
-        ),
-    ] = None,
-) -> Paging:
+async def paging(limit: AnyLimit = None, after: Annotated[Cursor, Query()] = None) -> Paging:
     """Read what is wanted; a cursor alone means a page of 100."""
     return Paging(DEFAULT_LIMIT if limit is None and after is not None else limit, after)
 
 
-async def paging_by_pk(paging: Annotated[Paging, Depends(paging)]) -> Paging:
+async def paging_by_pk(
+    limit: AnyLimit = None,
+    after: Annotated[Cursor, Query(json_schema_extra=PK_SCHEMA)] = None,
+) -> Paging:
     """The same for a list in the order of pks: its cursor is one."""
-    if paging.after is not None and not is_pk(paging.after):
+    if after is not None and not is_pk(after):
         raise InvalidRequest(("after", "is no pk; take it from a Link header"))
-    return paging
+    return await paging(limit, after)
 
 
 AnyPaging = Annotated[Paging, Depends(paging)]

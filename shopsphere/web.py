@@ -61,6 +61,7 @@ def create_app(
     problem: CannotStart | None = None
     try:
         settings = settings or Settings.load()
+        configure_logging(service, settings)
     except CannotStart as error:
         settings, problem = Settings.model_construct(), error
 
@@ -70,7 +71,6 @@ def create_app(
             try:
                 if problem:
                     raise problem
-                configure_logging(service, settings)
                 app.state.opened = opened = await open_store(settings)
                 closing.push_async_callback(opened.store.close)
                 await closing.enter_async_context(around(app.state))
@@ -108,7 +108,7 @@ def create_app(
         allow_headers=["*"],
         expose_headers=["Idempotent-Replayed", "Link", "Location", "Retry-After", "X-Request-ID"],
     )
-    edge = Edge(cors, app.state)
+    edge = Edge(cors, app.state, logs_fields=settings.log_format == "json")
     app.middleware_stack = edge
     app.state.metrics = edge.metrics
     return app

@@ -70,7 +70,7 @@ def send(
     is_json = response.headers.get_content_type() == "application/json"
     return Answer(
         response.status,
-        json.loads(content) if is_json else content.decode() or None,
+        json.loads(content) if is_json and content else content.decode() or None,
         {name.lower(): value for name, value in response.getheaders()},
     )
 

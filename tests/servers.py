@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import redis
 import requests
@@ -48,18 +49,34 @@ def wait_until(is_so: Callable[[], object], seconds: float = 15, why: str = "") 
         time.sleep(0.02)
 
 
+def redis_client(port: int, **options: Any) -> "redis.Redis[str]":
+    """Return a client that says at once what is wrong: by default redis-py tries for seconds."""
+    once = Retry(NoBackoff(), 0)
+    return redis.Redis(host="127.0.0.1", port=port, decode_responses=True, retry=once, **options)
+
+
 class RedisServer:
     """A redis-server on a port of its own, with its files in `folder`."""
 
-    def __init__(self, folder: Path, *options: str, port: int = 0) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *options: str,
+        port: int = 0,
+        executable: str | None = None,
+        client: "redis.Redis[str] | None" = None,
+    ) -> None:
         self.port = port or free_port()
         self._command = [
-            redis_executable(), "--port", str(self.port), "--bind", "127.0.0.1",
+            executable or redis_executable(), "--port", str(self.port), "--bind", "127.0.0.1",
             "--dir", str(folder), "--save", "", *options,
         ]  # fmt: skip
-        at_once = Retry(NoBackoff(), 0)  # redis-py waits for up to a minute for what is not there
-        self.client = redis.Redis(port=self.port, decode_responses=True, retry=at_once)
-        self.start()
+        self.client = client or redis_client(self.port)
+        try:
+            self.start()
+        except AssertionError:
+            self.stop(signal.SIGKILL)
+            raise
 
     def start(self, *options: str, wait: bool = True) -> None:
         """Start it, and wait until it answers unless told otherwise."""

@@ -13,7 +13,7 @@ from typing import Any, Protocol, TypeVar
 from prometheus_client import CollectorRegistry
 
 from in_memory_db import ExpiringDict, MemoryOrderStore, MemoryProductStore
-from redis_db import connect
+from redis_clients import connect
 from redis_stores.orders import RedisOrderStore
 from redis_stores.products import RedisProductStore
 from shopsphere.errors import (

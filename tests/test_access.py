@@ -155,6 +155,20 @@ def test_openapi_says_of_a_route_whether_it_takes_a_token(service: str, route: s
         assert codes[1] == {"forbidden"}
 
 
+@pytest.mark.parametrize("environment", [OPEN, CLOSED], ids=["open", "closed"])
+@pytest.mark.parametrize("module", MODULES)
+def test_openapi_says_that_a_token_is_optional_where_it_is(
+    module: Any, environment: dict[str, str]
+) -> None:
+    app = module.build(settings(environment))
+    for route in routes(app):
+        method, path = route.split(" ")
+        security = app.openapi()["paths"][path][method.lower()].get("security", [{}])
+        nobody = TABLE[route]["nobody"]
+        is_optional = nobody == "yes" or (environment is OPEN and "**" not in nobody)
+        assert ({} in security) == is_optional, route
+
+
 @closed
 @every_route
 def test_a_route_lets_in_whom_the_table_says(shop: Shop, service: str, route: str) -> None:

@@ -9,6 +9,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 
 import test_connection
 from shopsphere import audit
@@ -313,3 +314,34 @@ def test_the_exit_status_tells_whether_the_stock_adds_up(shop: Shop, tmp_path: P
         assert status("--audit", "--repair", "--yes") == 0
     finally:
         user.stop()
+
+
+def test_where_tokens_are_required_the_administrator_signs_in(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    admin = {"ADMIN_EMAIL": "admin@example.com", "ADMIN_PASSWORD": "securepass123"}
+    environment = {
+        "USE_REDIS": "false", "LOG_LEVEL": "WARNING", "AUTH_REQUIRED": "true",
+        "JWT_SECRET": "a secret of our own, of 32 bytes or more", **admin,
+    }  # fmt: skip
+    shop = Shop(tmp_path, environment)
+    user = Service("user", tmp_path / "user.log", 0, **environment)
+    shop.services.append(user)
+    try:
+        shop.start()
+        settings = Settings(
+            product_service_url=shop.product.url,
+            order_service_url=shop.order.url,
+            user_service_url=user.url,
+            auth_required=True,
+            jwt_secret=SecretStr(environment["JWT_SECRET"]),
+            admin_email=admin["ADMIN_EMAIL"],
+            admin_password=SecretStr(admin["ADMIN_PASSWORD"]),
+        )
+        assert test_connection.audit(settings, wants_repair=False, is_sure=False)
+        assert "0 products and 0 orders: the stock adds up" in capsys.readouterr().out
+        nobody = settings.model_copy(update={"admin_email": ""})
+        assert not test_connection.audit(nobody, wants_repair=False, is_sure=False)
+        assert "Set ADMIN_EMAIL and ADMIN_PASSWORD" in capsys.readouterr().out
+    finally:
+        shop.stop()

@@ -11,7 +11,7 @@ import pytest
 from tests.servers import ROOT
 
 SERVICES = {"user_service", "product_service", "order_service"}
-STORES = {"in_memory_db", "redis_db", "redis_stores"}
+STORES = {"in_memory_db", "redis_clients", "redis_db", "redis_stores"}
 SHARED = "shopsphere"
 LEAVES: dict[str, set[str]] = {
     "shopsphere.errors": set(),
@@ -25,8 +25,9 @@ MAY_IMPORT = {
     **{service: {"storage", SHARED} for service in SERVICES},
     "storage": {*STORES, SHARED},
     "in_memory_db": {SHARED},
-    "redis_stores": {"redis_db", SHARED},
-    "redis_db": {SHARED},
+    "redis_stores": {"redis_db", "redis_clients", SHARED},
+    "redis_db": {"redis_clients", SHARED},
+    "redis_clients": {SHARED},
     SHARED: {SHARED},
     "test_connection": {SHARED},
     "start_all_services": {"shopsphere.launcher"},
@@ -101,7 +102,7 @@ def test_a_store_is_imported_only_inside_the_switch_that_opens_it(kind: str) -> 
             rest.append(node)
     assert not {name for name in imports(ast.Module(rest, [])) if is_within(name, STORES)}
     opened = {name for name in imports(functions[f"open_{kind}_store"]) if is_within(name, STORES)}
-    assert opened == {"in_memory_db", "redis_db", f"redis_stores.{kind}s"}
+    assert opened == {"in_memory_db", "redis_clients", f"redis_stores.{kind}s"}
 
 
 @pytest.mark.parametrize(
@@ -111,6 +112,7 @@ def test_a_store_is_imported_only_inside_the_switch_that_opens_it(kind: str) -> 
         ("shopsphere.ordering.product_client", {"fastapi", "starlette"}),
         ("in_memory_db", {"fastapi", "starlette", "redis", "aredis_om"}),
         ("redis_db", {"fastapi", "starlette"}),
+        ("redis_clients", {"fastapi", "starlette"}),
         ("shopsphere.stores", {"fastapi", "starlette", "redis", "aredis_om"}),
         *((service, {"redis", "aredis_om", "requests"}) for service in sorted(SERVICES)),
     ],
@@ -125,7 +127,7 @@ def test_nobody_imports_redis_in_a_shop_that_is_all_in_memory() -> None:
         "settings = Settings(use_redis='false');"
         "[asyncio.run(opening(settings)) for opening in (storage.open_user_store,"
         " storage.open_product_store, storage.open_order_store)];"
-        "print(sorted({'redis', 'aredis_om', 'redis_db'} & set(sys.modules)))"
+        "print(sorted({'redis', 'aredis_om', 'redis_db', 'redis_clients'} & set(sys.modules)))"
     )
     assert answer_of("-c", question) == "[]\n"
 

@@ -13,7 +13,7 @@ import pytest
 from redis.crc import key_slot
 
 from in_memory_db import MemoryProductStore
-from redis_db import ShopRedis
+from redis_clients import ShopRedis
 from redis_stores.products import RedisProductStore
 from shopsphere.errors import (
     IdempotencyKeyReused,
@@ -907,7 +907,7 @@ async def test_a_closed_store_has_let_go_of_its_connections(
     async with connected(redis_server) as client:
         store = RedisProductStore(client, "shop")
         await together(*(store.change_stock(new_pk(), 1) for _ in range(5)))
-        assert len(redis_server.client.client_list()) > 5
+        assert len(redis_server.client.client_list()) > 1
 
         await store.close()
 

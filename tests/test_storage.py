@@ -325,7 +325,6 @@ class Requests:
             lambda: ask("GET", stock),
             lambda: ask("GET", f"{product}/reservations"),
             lambda: other("GET", "/me", headers=bearer),
-            lambda: other("POST", "/login", json=anna),
         ]
         self.writes: list[Callable[[], requests.Response]] = [
             lambda: ask("POST", "/products", json=LAPTOP),

@@ -1,0 +1,484 @@
+"""The clients of one Redis, of Sentinels and of a Cluster, with errors turned into ours."""
+
+import asyncio
+import builtins
+import logging
+import ssl
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import TYPE_CHECKING, Any, Self
+from urllib.parse import unquote
+
+from redis._parsers import AsyncCommandsParser
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.client import Pipeline
+from redis.asyncio.cluster import ClusterNode, ClusterPipeline, RedisCluster
+from redis.asyncio.connection import AbstractConnection, Connection, SSLConnection, parse_url
+from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import (
+    Sentinel,
+    SentinelConnectionPool,
+    SentinelManagedConnection,
+    SentinelManagedSSLConnection,
+)
+from redis.backoff import FullJitterBackoff, NoBackoff
+from redis.exceptions import (  # type: ignore[attr-defined]  # types-redis: OutOfMemoryError
+    AskError,
+    AuthenticationError,
+    AuthorizationError,
+    BusyLoadingError,
+    ClusterError,
+    ConnectionError,
+    InvalidResponse,
+    NoPermissionError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisClusterException,
+    RedisError,
+    TimeoutError,
+    TryAgainError,
+)
+
+from shopsphere.errors import CannotStart, StoreUnavailable
+from shopsphere.settings import Settings
+
+log = logging.getLogger("shopsphere.redis")
+
+REFUSALS = (AuthenticationError, AuthorizationError, NoPermissionError)
+REFUSAL_WORDS = ("NOAUTH", "NOPERM", "WRONGPASS", "max number of clients")
+CANNOT_SERVE = (
+    ConnectionError, TimeoutError, InvalidResponse, ReadOnlyError, OutOfMemoryError,
+    ClusterError, RedisClusterException, AskError, TryAgainError, *REFUSALS,
+)  # fmt: skip
+CANNOT_SERVE_WORDS = (
+    "LOADING", "READONLY", "OOM ", "used memory > 'maxmemory'", "NOREPLICAS", "MISCONF",
+    "CLUSTERDOWN", "MASTERDOWN", "BUSY ", "TRYAGAIN", "UNBLOCKED", *REFUSAL_WORDS,
+)  # fmt: skip
+"""What Redis says in a bare ResponseError, or inside a script's error, when it cannot serve."""
+
+PROBE = "return redis.call('SET', KEYS[1], '1', 'EX', '1')"
+"""Tells whether Redis serves: a PING is answered also by one that can neither read nor write."""
+
+POOL: dict[str, Any] = {"max_connections": 100, "timeout": 5}
+CONNECTION: dict[str, Any] = {
+    "socket_timeout": 2,
+    "socket_connect_timeout": 1,
+    "health_check_interval": 15,
+    "decode_responses": True,
+    "protocol": 2,  # RESP3, the default of redis-py 8, is unknown to servers before 6
+    "retry": Retry(FullJitterBackoff(cap=0.2, base=0.02), 2),
+}
+
+
+class NothingAnswers(Exception):
+    """At the address of Redis there is nothing that answers."""
+
+
+def _cannot_serve(error: RedisError | RedisClusterException) -> bool:
+    return isinstance(error, CANNOT_SERVE) or any(word in str(error) for word in CANNOT_SERVE_WORDS)
+
+
+def _store_unavailable(error: RedisError | RedisClusterException) -> StoreUnavailable:
+    """Say that Redis cannot serve; the reason goes into the log, not to the caller."""
+    log.warning("Redis cannot serve now: %s: %.300s", type(error).__name__, error)
+    return StoreUnavailable()
+
+
+if TYPE_CHECKING:  # types-redis, which redis-om brings, makes them generic; redis-py does not
+    TextRedis = Redis[str]
+    TextCluster = RedisCluster[str]
+    TextPipeline = Pipeline[str]
+    TextClusterPipeline = ClusterPipeline[str]
+    BlockingPool = BlockingConnectionPool[Any]
+    SentinelPool = SentinelConnectionPool[Any]
+else:
+    TextRedis, TextCluster = Redis, RedisCluster
+    TextPipeline, TextClusterPipeline = Pipeline, ClusterPipeline
+    BlockingPool, SentinelPool = BlockingConnectionPool, SentinelConnectionPool
+
+
+@contextmanager
+def our_errors() -> Iterator[None]:
+    """Raise StoreUnavailable for every way in which Redis cannot serve.
+
+    Also raise a cancellation that came meanwhile and was swallowed by asyncio.wait_for of Python
+    3.11, through which redis-py 8.1 sends: what is not told to end goes on, past its time.
+    """
+    task = asyncio.current_task()
+    cancellations = task.cancelling() if task else 0
+    try:
+        yield
+        if task and task.cancelling() > cancellations:
+            raise asyncio.CancelledError
+    except (RedisError, RedisClusterException) as error:
+        if _cannot_serve(error):
+            raise _store_unavailable(error) from error
+        raise
+
+
+class _ClosedByAnother(AbstractConnection):
+    """A connection that says so when another command's failure closed it: a Cluster repeats that.
+
+    With redis-py 8.1 it is an AttributeError, or with uvloop a RuntimeError.
+    """
+
+    async def send_packed_command(self, *args: Any, **options: Any) -> None:
+        try:
+            await super().send_packed_command(*args, **options)
+        except (AttributeError, RuntimeError) as error:
+            raise ConnectionError("The connection was closed meanwhile.") from error
+
+
+class _SafeConnection(_ClosedByAnother, Connection): ...
+
+
+class _SafeTLSConnection(_ClosedByAnother, SSLConnection): ...
+
+
+class _KnownCommands(AsyncCommandsParser):
+    """Where keys stand in commands, asked once: redis-py asks each time, and also a dead node."""
+
+    async def initialize(self, node: ClusterNode | None = None) -> None:
+        if not self.commands:
+            await super().initialize(node)
+
+
+class ShopRedis(TextRedis):
+    """A client of one Redis, with our errors.
+
+    Commands that come in one turn of the event loop go out together, in the order in which they
+    came: a pipeline costs little more than a command, here and at Redis.
+    """
+
+    def __init__(self, connection_pool: BlockingPool) -> None:
+        super().__init__(connection_pool=connection_pool, decode_responses=True)
+        self._waiting: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+        self._answers: asyncio.Task[list[Any]] | None = None
+
+    async def greet(self) -> None:
+        """Return when Redis answers; otherwise raise what redis-py raises."""
+        await self.ask("PING")
+
+    async def close_all(self) -> None:
+        """Close all connections."""
+        await self.connection_pool.aclose()
+
+    async def ask(self, *args: Any, **options: Any) -> Any:
+        """Send one command, and let Redis's own errors through."""
+        return await super().execute_command(*args, **options)  # type: ignore[no-untyped-call]  # types-redis
+
+    async def execute_command(self, *args: Any, **options: Any) -> Any:
+        place = len(self._waiting)
+        self._waiting.append((args, options))
+        answers = self._answers
+        if answers is None:
+            answers = self._answers = asyncio.create_task(self._ask_all())
+        with our_errors():
+            answer = (await asyncio.shield(answers))[place]
+            if isinstance(answer, RedisError):
+                raise answer
+            return answer
+
+    async def _ask_all(self) -> list[Any]:
+        """Send the commands that wait; a new task begins in the next turn of the event loop.
+
+        Errors are answers too: where all who asked have given up, nobody would take what is raised.
+        """
+        commands, self._waiting, self._answers = self._waiting, [], None
+        try:
+            if len(commands) == 1:
+                [(args, options)] = commands
+                return [await self.ask(*args, **options)]
+            async with self.pipeline(transaction=False) as pipe:
+                for args, options in commands:
+                    pipe.execute_command(*args, **options)
+                answers: list[Any] = await pipe.execute(raise_on_error=False)
+                return answers
+        except RedisError as error:
+            return [error] * len(commands)
+
+
+class _AsksSentinels(SentinelManagedConnection):
+    """Ask for the master before a command is repeated: redis-py 8.1 goes back to where it was."""
+
+    async def send_packed_command(self, *args: Any, **options: Any) -> None:
+        if not self.is_connected:
+            await self.connect()
+        await super().send_packed_command(*args, **options)
+
+
+class _AsksSentinelsTLS(_AsksSentinels, SentinelManagedSSLConnection): ...
+
+
+class _SentinelPool(SentinelPool, BlockingPool):
+    """Connections to the present master; who finds none free waits, as with one Redis."""
+
+
+class ShopMaster(ShopRedis):
+    """A client of the master that Sentinels name at the moment, with our errors."""
+
+    connection_pool: "_SentinelPool"
+
+    async def greet(self) -> None:
+        """Here it is the Sentinels that answer, also while there is no master."""
+        try:
+            await super().greet()
+        except (ConnectionError, TimeoutError) as error:
+            if not _is_refusal(error) and await self._hears_sentinel():
+                raise CannotStart(
+                    "The Sentinels name no master that serves us. Wait until there is one, or "
+                    "check name, user and password in REDIS_URL."
+                ) from error
+            raise
+
+    async def close_all(self) -> None:
+        """Close all connections, also to the Sentinels."""
+        await super().close_all()
+        await self.connection_pool.sentinel_manager.aclose()  # type: ignore[attr-defined]  # as above
+
+    async def _hears_sentinel(self) -> bool:
+        sentinels = self.connection_pool.sentinel_manager.sentinels
+        answers = await asyncio.gather(*(s.ping() for s in sentinels), return_exceptions=True)
+        return any(
+            _is_refusal(answer) or not isinstance(answer, (ConnectionError, TimeoutError))
+            for answer in answers
+        )
+
+
+class _ClusterPipeline(TextClusterPipeline):
+    def __init__(self, client: TextCluster, turns: asyncio.Semaphore) -> None:
+        super().__init__(client)
+        self._turns = turns
+
+    async def initialize(self) -> Self:
+        with our_errors():
+            return await super().initialize()
+
+    async def execute(self, raise_on_error: bool = True, allow_redirections: bool = True) -> Any:
+        with our_errors():
+            async with _turn(self._turns):
+                return await super().execute(raise_on_error, allow_redirections)
+
+
+class ShopCluster(TextCluster):
+    """A client of a Redis Cluster, with our errors.
+
+    redis-py 8.1 reads the layout of the Cluster anew whenever a node fails, and is then in the way
+    of all commands that the failure does not concern; hence the overrides below.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        # Half of them for pipelines, which may have to repeat commands one by one.
+        super().__init__(**options, max_connections=2 * POOL["max_connections"])
+        self._commands = asyncio.Semaphore(POOL["max_connections"])
+        self._pipelines = asyncio.Semaphore(POOL["max_connections"])
+        self.commands_parser = _KnownCommands()  # type: ignore[assignment]  # as above
+        is_tls = options.get("ssl", False)
+        connection_class = _SafeTLSConnection if is_tls else _SafeConnection
+        self.connection_kwargs["connection_class"] = connection_class
+        for node in self.nodes_manager.startup_nodes.values():
+            node.connection_class = connection_class
+
+    def get_node(
+        self, host: str | None = None, port: int | None = None, node_name: str | None = None
+    ) -> ClusterNode:
+        """Return a node; one that is new to the Cluster is not known before it has slots."""
+        found = super().get_node(host, port, node_name)
+        if found is None:
+            raise ClusterError(f"The node {node_name or port} is not known yet.")
+        return found
+
+    async def aclose(self) -> None:
+        """Read the layout anew: called by redis-py, which here closes what other commands use."""
+        self._initialize = True
+
+    async def greet(self) -> None:
+        """Return when a node of the Cluster answers; otherwise raise what redis-py raises."""
+        await self.initialize()
+
+    async def close_all(self) -> None:
+        """Close all connections."""
+        self._initialize = True  # as it is when nothing is open; otherwise redis-py complains
+        await self.nodes_manager.aclose()  # type: ignore[attr-defined]  # as above
+        await self.nodes_manager.aclose("startup_nodes")  # type: ignore[attr-defined]  # as above
+
+    async def ask(self, *args: Any, **options: Any) -> Any:
+        """Send one command, and let Redis's own errors through."""
+        return await super().execute_command(*args, **options)
+
+    async def execute_command(self, *args: Any, **options: Any) -> Any:
+        with our_errors():
+            async with _turn(self._commands):
+                return await self.ask(*args, **options)
+
+    def pipeline(
+        self, transaction: object = None, shard_hint: object = None
+    ) -> TextClusterPipeline:
+        """Return a pipeline with our errors. Commands of several keys make one by themselves."""
+        return _ClusterPipeline(self, self._pipelines)
+
+
+@asynccontextmanager
+async def _turn(turns: asyncio.Semaphore) -> AsyncIterator[None]:
+    """Wait for a turn as long as for a connection of a pool."""
+    try:
+        await asyncio.wait_for(turns.acquire(), POOL["timeout"])
+    except builtins.TimeoutError:
+        raise ConnectionError("No connection available.") from None
+    try:
+        yield
+    finally:
+        turns.release()
+
+
+@asynccontextmanager
+async def pipeline(client: ShopRedis) -> AsyncIterator[TextPipeline]:
+    """Yield a pipeline, not atomic; its commands go out together in `await pipe.execute()`."""
+    with our_errors():
+        async with client.pipeline(transaction=False) as pipe:
+            yield pipe
+
+
+def _client(settings: Settings) -> ShopRedis:
+    """Make the client. A command is repeated when its connection breaks, so all must bear that."""
+    url = settings.redis_full_url
+    scheme, _, rest = url.partition("://")
+    try:
+        if scheme == "redis+sentinel":
+            return _sentinel_client(rest)
+        if scheme == "redis+cluster":
+            return _cluster_client(rest)
+        pool: BlockingPool = BlockingPool.from_url(url, **POOL, **CONNECTION)
+        _try_options(pool)
+        return ShopRedis(connection_pool=pool)
+    except (ValueError, TypeError, RedisError, RedisClusterException):
+        raise CannotStart(
+            "REDIS_URL, or REDIS_HOST, is no valid address, such as redis://localhost:6379/0, or "
+            "has an option that is not known."
+        ) from None
+    except OSError as error:
+        raise CannotStart(f"REDIS_URL names a certificate or key that is none: {error}.") from None
+
+
+def _sentinel_client(rest: str) -> ShopRedis:
+    """Make a client of the master that the Sentinels name; all share user and password.
+
+    A Sentinel that asks for no password takes any, if it is told the user, from Redis 6 on.
+    """
+    nodes, name, login, options = _parts(rest)
+    if not name:
+        raise ValueError("the name of the master is missing")
+    once = CONNECTION | {"retry": Retry(NoBackoff(), 0)}
+    user = {"username": "default"} if login else {}
+    sentinels = Sentinel(nodes, sentinel_kwargs=once | options | user | login)
+    is_tls = options.pop("ssl")
+    pool = _SentinelPool(
+        name,
+        sentinels,
+        connection_class=_AsksSentinelsTLS if is_tls else _AsksSentinels,
+        **POOL | CONNECTION | options | login,
+    )
+    _try_options(pool)
+    return ShopMaster(connection_pool=pool)
+
+
+def _cluster_client(rest: str) -> ShopRedis:
+    nodes, _, login, options = _parts(rest)
+    startup_nodes = [ClusterNode(host, port) for host, port in nodes]
+    cluster = ShopCluster(startup_nodes=startup_nodes, **CONNECTION | options | login)
+    for node in cluster.nodes_manager.startup_nodes.values():
+        _try_options(node)
+    # It takes the same commands, which is all that the stores know of a client.
+    return cluster  # type: ignore[return-value]
+
+
+def _parts(rest: str) -> tuple[list[tuple[str, int]], str, dict[str, Any], dict[str, Any]]:
+    """Return nodes, name, login and options of `user:password@host:port,host:port/name?options`.
+
+    The options are those of redis-py, and `ssl=true`.
+    """
+    rest, _, query = rest.partition("?")
+    userinfo, _, address = rest.rpartition("@")
+    nodes, _, name = address.partition("/")
+    username, _, password = (unquote(part) for part in userinfo.partition(":"))
+    login = {"username": username, "password": password}
+    options: dict[str, Any] = dict(parse_url(f"redis://?{query}"))
+    options["ssl"] = options.get("ssl") == "true"
+    split = [node.rpartition(":") for node in nodes.split(",")]
+    return (
+        [(host.strip("[]"), int(port)) for host, _, port in split],
+        name,
+        {key: value for key, value in login.items() if value},
+        options,
+    )
+
+
+def _try_options(connects: BlockingPool | ClusterNode) -> None:
+    """Raise TypeError, RedisError or OSError if no connection can be made with its options."""
+    connection = connects.connection_class(**connects.connection_kwargs)
+    if isinstance(connection, SSLConnection):
+        connection.ssl_context.get()
+
+
+async def close(client: ShopRedis) -> None:
+    """Close all connections of the client."""
+    await client.close_all()
+
+
+async def connect(settings: Settings) -> ShopRedis:
+    """Open the client of this process and see that Redis serves it; wait while it is loading.
+
+    Raise NothingAnswers when nothing is there, CannotStart when Redis is there and refuses.
+    """
+    client = _client(settings)
+    try:
+        while not await _serves(client, f"{settings.redis_prefix}:probe"):
+            log.warning("Redis is loading its data; waiting for it")
+            await asyncio.sleep(0.5)
+    except BaseException:
+        await close(client)
+        raise
+    return client
+
+
+async def _serves(client: ShopRedis, probe: str) -> bool:
+    """Tell whether Redis has loaded its data."""
+    is_there = False
+    try:
+        await client.greet()
+        is_there = True
+        await client.ask("EVAL", PROBE, 1, probe)
+    except (RedisError, RedisClusterException) as error:
+        causes = list(_causes(error))
+        if any(isinstance(cause, BusyLoadingError) for cause in causes):
+            return False
+        if any(isinstance(cause, ssl.SSLError) for cause in causes):
+            raise CannotStart(
+                f"Redis cannot be trusted ({error}). Check its certificate, and ssl_ca_certs in "
+                "REDIS_URL."
+            ) from error
+        if any(_is_refusal(cause) for cause in causes):
+            raise CannotStart(
+                f"Redis is there but refuses us ({error}). Check REDIS_URL or REDIS_PASSWORD and "
+                "the permissions of that Redis user."
+            ) from error
+        if is_there and _cannot_serve(error):
+            log.warning("Redis answers, but cannot write now: %s", error)
+        elif any(isinstance(cause, (ConnectionError, TimeoutError)) for cause in causes):
+            raise NothingAnswers from error
+        else:
+            raise CannotStart(
+                f"What answers is not the Redis of REDIS_URL, or REDIS_HOST, REDIS_PORT: {error}."
+            ) from error
+    return True
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield the error, and what it came of."""
+    while error:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _is_refusal(error: object) -> bool:
+    return isinstance(error, REFUSALS) or any(word in str(error) for word in REFUSAL_WORDS)
