@@ -72,7 +72,9 @@ for _, key in ipairs(redis.call('KEYS', '*')) do
   if kind == 'hash' then
     local flat = redis.call('HGETALL', key)
     for i = 1, #flat, 2 do
-      table.insert(content, key .. ' ' .. flat[i] .. ' ' .. flat[i + 1])
+      if flat[i] ~= 'revision' then
+        table.insert(content, key .. ' ' .. flat[i] .. ' ' .. flat[i + 1])
+      end
     end
   elseif kind == 'zset' and not string.find(key, 'product-names', 1, true) then
     table.insert(content, key .. ' ' .. table.concat(redis.call('ZRANGE', key, 0, -1), ' '))
@@ -113,11 +115,12 @@ class MemoryStorage:
         self.now += seconds
 
     def content(self) -> list[str]:
-        parts = vars(self.orders) | {f"products {k}": v for k, v in vars(self.products).items()}
-        return [
+        parts = vars(self.orders) | {"reserved": vars(self.products)["_marks"]}
+        shelves = vars(self.products)["_shelves"].values()
+        return [f"{shelf.product} {shelf.stock} {shelf.is_deleted}" for shelf in shelves] + [
             f"{name}: {part._values if isinstance(part, ExpiringDict) else part}"
             for name, part in parts.items()
-            if not name.endswith(("clock", "index"))
+            if name != "_clock"
         ]
 
 

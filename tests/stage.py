@@ -16,6 +16,10 @@ TIME_TO_ARRIVE = 5
 """Rounds of the event loop in which every actor comes to its next call."""
 
 
+MOST_STATES = 10_000
+"""More than any play has, as long as two plays that do the same come to the same states."""
+
+
 class Fallen(BaseException):
     """The curtain has fallen: nobody acts any more."""
 
@@ -195,6 +199,7 @@ async def every_order(
                     await stage.let(number)
                 while stage.turns() and (state := stage.state()) not in known:
                     known.add(state)
+                    assert len(known) < MOST_STATES, f"is something here random? {state}"
                     ahead += [(*path, number) for number in range(1, len(stage.turns()))]
                     path = (*path, 0)
                     await stage.let(0)
