@@ -120,15 +120,12 @@ def test_hostile_values_in_any_field_break_nothing(client: CheckedClient) -> Non
     for method, path, name in routes(client):
         for field in GOOD[name] if name else ():
             for value in HOSTILE:
-                fields = {each: json.dumps(good) for each, good in GOOD[str(name)].items()}
-                fields[field] = value
-                members = ", ".join(f"{json.dumps(each)}: {fields[each]}" for each in fields)
-                twice = f"{members}, {json.dumps(field)}: {value}"
-                for written in (members, twice):
-                    answer = client.request(
-                        method, fill(path, new_pk()), content=f"{{{written}}}", headers=headers
-                    )
-                    assert "hunter2" not in answer.text, (path, field, value[:50])
+                members = json.dumps(GOOD[str(name)])[1:-1]
+                members += f", {json.dumps(field)}: {value}"  # the last one of a field counts
+                answer = client.request(
+                    method, fill(path, new_pk()), content=f"{{{members}}}", headers=headers
+                )
+                assert "hunter2" not in answer.text, (path, field, value[:50])
 
 
 def test_a_hostile_pk_is_nothing_that_there_is(client: CheckedClient) -> None:
@@ -170,7 +167,7 @@ def test_hostile_parameters_break_nothing(client: CheckedClient) -> None:
 
 
 @settings(
-    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(body=JSON, fields=st.dictionaries(TEXTS, JSON, max_size=2), pk=TEXTS, query=QUERIES,
        headers=HEADERS)  # fmt: skip

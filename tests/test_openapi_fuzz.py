@@ -25,7 +25,7 @@ headers = {{ Authorization = "Bearer {administrator}" }}
 [generation]
 deterministic = true
 database = "none"
-max-examples = 3
+max-examples = 2
 no-shrink = true
 
 [[operations]]
