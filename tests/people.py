@@ -29,7 +29,7 @@ PEOPLE: dict[str, Headers] = {
     "customer": bearer(TOKENS.issue(CUSTOMER.pk, CUSTOMER.role)),
     "another customer": bearer(TOKENS.issue(ANOTHER.pk, ANOTHER.role)),
     "administrator": bearer(TOKENS.issue(ADMINISTRATOR.pk, ADMINISTRATOR.role)),
-    "order service": bearer(TOKENS.issue_for_service("order-service")),
+    "order service": bearer(TOKENS.issue("order-service", Role.SERVICE)),  # good for the whole run
 }
 
 

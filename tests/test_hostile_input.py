@@ -47,6 +47,7 @@ HOSTILE = [
     "null", "true", "-0", "0.0", "1e400", "-1e400", "NaN", "Infinity", "9" * 5000, "-" + "9" * 5000,
     "1." + "0" * 5000 + "1", "1e-5000", "[" * 5000 + "]" * 5000, '{"a":' * 5000 + "1" + "}" * 5000,
     "[]", "{}", '{"$ne": null}', '{"__proto__": 1}', '"\\ud83d"', r'"\u0000"',
+    '["hunter2"]', '{"hunter2": 1}', '"hunter2\\ud800"', f'"{"hunter2" * 100}"',
 ]  # fmt: skip
 HOSTILE_PKS = [
     "0" * 26, "Z" * 26, "x" * 10_000, "%00", "%ff", "%2f", "..%2f..", "%0d%0aX:y", "*", "%7B%7D",
@@ -119,15 +120,12 @@ def test_hostile_values_in_any_field_break_nothing(client: CheckedClient) -> Non
     for method, path, name in routes(client):
         for field in GOOD[name] if name else ():
             for value in HOSTILE:
-                fields = {each: json.dumps(good) for each, good in GOOD[str(name)].items()}
-                fields[field] = value
-                members = ", ".join(f"{json.dumps(each)}: {fields[each]}" for each in fields)
-                twice = f"{members}, {json.dumps(field)}: {value}"
-                for written in (members, twice):
-                    answer = client.request(
-                        method, fill(path, new_pk()), content=f"{{{written}}}", headers=headers
-                    )
-                    assert "hunter2" not in answer.text, (path, field, value[:50])
+                members = json.dumps(GOOD[str(name)])[1:-1]
+                members += f", {json.dumps(field)}: {value}"  # the last one of a field counts
+                answer = client.request(
+                    method, fill(path, new_pk()), content=f"{{{members}}}", headers=headers
+                )
+                assert "hunter2" not in answer.text, (path, field, value[:50])
 
 
 def test_a_hostile_pk_is_nothing_that_there_is(client: CheckedClient) -> None:
@@ -169,7 +167,7 @@ def test_hostile_parameters_break_nothing(client: CheckedClient) -> None:
 
 
 @settings(
-    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(body=JSON, fields=st.dictionaries(TEXTS, JSON, max_size=2), pk=TEXTS, query=QUERIES,
        headers=HEADERS)  # fmt: skip

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from shopsphere.models import Role
 from tests.people import CLOSED, METRICS_TOKEN, OPEN, TOKENS
 from tests.servers import ROOT, RedisServer, Service, Trio
 
@@ -24,7 +25,7 @@ headers = {{ Authorization = "Bearer {administrator}" }}
 [generation]
 deterministic = true
 database = "none"
-max-examples = 3
+max-examples = 2
 no-shrink = true
 
 [[operations]]
@@ -49,7 +50,7 @@ class Fuzzing:
         config.write_text(
             CONFIG.format(
                 administrator=answer.json()["access_token"],
-                order_service=TOKENS.issue_for_service("order-service"),
+                order_service=TOKENS.issue("order-service", Role.SERVICE),
                 metrics=METRICS_TOKEN,
             )
         )
