@@ -37,6 +37,7 @@ try:
 
     from shopsphere.audit import Audit, AuditImpossible, Finding, Shop
     from shopsphere.errors import CannotStart
+    from shopsphere.exposure import exposures
     from shopsphere.settings import Settings
 except ImportError:
     if __name__ != "__main__":
@@ -183,6 +184,8 @@ def check(settings: "Settings") -> Iterator[Line]:
     if len(set(storages)) > 1:
         text = "the services are on different storages: orders will be refused; restart them"
         yield Line("storage", False, text)
+    for variable, text in exposures(settings):
+        yield Line(variable, True, text, is_warning=True)
 
 
 def audit(settings: "Settings", wants_repair: bool, is_sure: bool, show: Show = show) -> bool:

@@ -44,6 +44,9 @@ def configure_logging(service: str, settings: Settings) -> None:
     for name in OTHERS:
         logging.getLogger(name).handlers = [handler]
     logging.captureWarnings(True)
+    uvicorn = logging.getLogger("uvicorn.error")
+    # At DEBUG, websockets 17.4 writes every header of a handshake here, tokens among them.
+    uvicorn.setLevel(max(uvicorn.level, logging.INFO))
     access = logging.getLogger("uvicorn.access")
     access.handlers = []
     access.propagate = False

@@ -20,6 +20,7 @@ from starlette.datastructures import State
 from shopsphere import __version__, redoc
 from shopsphere.access import METRICS_READER, anyone
 from shopsphere.edge import MAX_BODY_BYTES, Cors, Edge, Limits
+from shopsphere.endless_heads import give_up_endless_heads
 from shopsphere.error_answers import answer_errors, errors, tell_the_truth
 from shopsphere.errors import CannotStart, StoreUnavailable
 from shopsphere.logs import configure_logging
@@ -84,6 +85,7 @@ def create_app(
             try:
                 if problem:
                     raise problem
+                give_up_endless_heads(settings.order_timeout)
                 app.state.opened = opened = await open_store(settings)
                 closing.push_async_callback(opened.store.close)
                 await closing.enter_async_context(around(app.state))

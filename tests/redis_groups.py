@@ -39,9 +39,7 @@ class RedisCluster:
         """Add a node, which has no slots yet."""
         folder = self._folder / f"node-{len(self.nodes)}"
         folder.mkdir()
-        port = free_port()
-        while port + BUS_OFFSET > 65535:
-            port = free_port()
+        port = free_cluster_port()
         node = RedisServer(
             folder, "--cluster-enabled", "yes", "--cluster-node-timeout", "1000",
             "--cluster-require-full-coverage", "no",
@@ -77,6 +75,14 @@ class RedisCluster:
         _stop(self.nodes)
 
 
+def free_cluster_port() -> int:
+    """Return a port that nothing listens on, and for which there is a bus port."""
+    port = free_port()
+    while port + BUS_OFFSET > 65535:
+        port = free_port()
+    return port
+
+
 class SentinelServer(RedisServer):
     """A Sentinel, which writes what it learns into its configuration file."""
 
@@ -87,7 +93,7 @@ class SentinelServer(RedisServer):
             f"port {self.port}\nbind {HOST}\ndir {folder}\n"
             f"sentinel monitor {MASTER_NAME} {HOST} {master_port} 2\n"
             f'sentinel auth-pass {MASTER_NAME} "{password}"\n'
-            f"sentinel down-after-milliseconds {MASTER_NAME} 1000\n"
+            f"sentinel down-after-milliseconds {MASTER_NAME} 2000\n"
             f"sentinel failover-timeout {MASTER_NAME} 1000\n"
         )
         self._command = [redis_executable(), str(configuration), "--sentinel"]
@@ -220,7 +226,7 @@ class TLSRedis(RedisServer):
 
     def __init__(self, folder: Path, certificates: Certificates, *options: str) -> None:
         super().__init__(
-            folder, "--port", "0", "--tls-port", str(port := free_port()), *options,
+            folder, "--port", "0", "--tls-port", str(port := free_cluster_port()), *options,
             "--tls-cert-file", str(certificates.certificate),
             "--tls-key-file", str(certificates.key),
             "--tls-ca-cert-file", str(certificates.authority), "--tls-auth-clients", "no",

@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from shopsphere.exposure import exposures, others_reach
+from shopsphere.settings import Settings
 from tests.launching import BARE_PYTHON, copy_of_the_product, ready_copy
 from tests.servers import ROOT, RedisServer, Service, Trio, free_port
 
@@ -82,6 +85,61 @@ def test_all_is_well(shop: Trio, redis: RedisServer) -> None:
     for service in shop.services:
         name = f"{service.name} service"
         assert state_of(name, result) == ("ok", f"{service.url} on redis")
+
+
+def test_a_secret_that_is_short_or_the_default_is_a_warning(shop: Trio) -> None:
+    for secret in ("", "supersecret", "short enough to guess"):
+        result = check(shop, JWT_SECRET=secret)
+        assert result.returncode == 0
+        state, text = state_of("JWT_SECRET", result)
+        assert state == "warning"
+        assert "make any token" in text
+        assert "short enough" not in result.stdout
+    assert "JWT_SECRET" not in check(shop, JWT_SECRET="x" * 32).stdout
+
+
+def test_a_shop_on_this_machine_alone_may_be_open(shop: Trio) -> None:
+    result = check(shop)
+    assert "AUTH_REQUIRED" not in result.stdout
+    assert "REDIS_PASSWORD" not in result.stdout
+
+
+def exposed(**given: str) -> dict[str, str]:
+    """Return what the checklist says of these settings, by variable."""
+    values = {"use_redis": "false", "jwt_secret": "x" * 32, **given}
+    return dict(exposures(Settings.model_validate(values)))
+
+
+@pytest.mark.parametrize("service", ["product", "user", "order"])
+def test_an_open_shop_that_others_can_reach_is_a_warning(service: str) -> None:
+    given = {f"{service}_service_url": "http://198.51.100.1"}
+    assert "others can reach http://198.51.100.1" in exposed(**given)["AUTH_REQUIRED"]
+    assert exposed(**given, auth_required="true") == {}
+
+
+@pytest.mark.parametrize(
+    ("url", "state"),
+    [
+        ("redis://198.51.100.1:6379/0", "warning"),
+        ("redis+sentinel://198.51.100.1:26379,198.51.100.2:26379/shop", "warning"),
+        ("redis://user:hush-hush@198.51.100.1:6379/0", ""),
+        ("redis://localhost:1/0", ""),
+        ("redis://[::1]:1/0", ""),
+        ("unix:///nowhere/redis.sock", ""),
+        ("redis://no-such-name.invalid/0", ""),
+    ],
+)
+def test_a_redis_without_password_that_others_can_reach_is_a_warning(url: str, state: str) -> None:
+    told = exposed(use_redis="required", redis_url=url)
+    assert set(told) == ({"REDIS_PASSWORD"} if state else set())
+    assert "hush-hush" not in str(told)
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="macOS has no 127.0.0.2")
+def test_what_does_not_listen_on_127_0_0_1_alone_is_reached_by_others() -> None:
+    for host, is_reached in (("127.0.0.1", False), ("127.0.0.2", True)):
+        with socket.create_server((host, 0)) as server:
+            assert others_reach(f"http://localhost:{server.getsockname()[1]}") is is_reached
 
 
 def test_a_service_that_is_down_is_not_running(shop: Trio) -> None:

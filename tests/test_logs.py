@@ -92,7 +92,7 @@ def test_an_order_and_what_it_asked_of_the_product_service_have_one_request_id(t
     [
         ("nobody", "/orders", 401, "/orders", None),
         ("order service", "/orders", 403, "/orders", None),
-        ("customer", "/orders/none", 404, "/orders/{pk}", CUSTOMER),
+        pytest.param("customer", "/orders/none", 404, "/orders/{pk}", CUSTOMER, id="a customer"),
         ("customer", "/no-where", 404, None, None),
         ("customer", "/", 200, "/", None),
     ],

@@ -9,14 +9,20 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from random import random
 from threading import Barrier, Event
+from typing import Any
 
 import pytest
 import requests
+import uvloop
 from pydantic import SecretStr
+from redis.crc import key_slot
 
 import redis_clients
-from shopsphere.errors import CannotStart
+from redis_stores.products import RedisProductStore
+from shopsphere.errors import CannotStart, StoreUnavailable
+from shopsphere.models import Product, new_pk
 from shopsphere.settings import Settings
 from tests.redis_groups import (
     HOST,
@@ -71,26 +77,31 @@ def stock(product: Service, pk: str) -> dict[str, int]:
     return figures
 
 
-def wait_until_settled(order: Service) -> None:
-    def is_settled() -> bool:
-        return "orders_unsettled 0.0\n" in order.get("/metrics").text
-
-    wait_until(is_settled, 30, "all orders are settled")
-
-
 def assert_the_books_add_up(product: Service, order: Service, *pks: str) -> None:
     """Compare, order by order, what each product holds with the orders that there are."""
-    wait_until_settled(order)
-    orders = order.get("/orders").json()
-    for pk in pks:
-        its = [order for order in orders if order["product_id"] == pk]
-        placed = {order["pk"]: order["quantity"] for order in its if order["status"] == "PLACED"}
-        live = product.get(f"/products/{pk}/reservations").json()
-        assert {one["order_id"]: one["quantity"] for one in live} == placed
-        figures = stock(product, pk)
-        assert figures["reserved"] == sum(placed.values())
-        shipped = [order["quantity"] for order in its if order["status"] == "SHIPPED"]
-        assert figures["shipped"] == sum(shipped)
+
+    def are_settled() -> bool:
+        return "orders_unsettled 0.0\n" in order.get("/metrics").text
+
+    def add_up() -> bool:
+        orders = order.get("/orders").json()
+        return all(
+            adds_up(product, pk, [one for one in orders if one["product_id"] == pk]) for pk in pks
+        )
+
+    wait_until(lambda: are_settled() and add_up(), 30, "all is settled and the books add up")
+
+
+def adds_up(product: Service, pk: str, orders: list[dict[str, Any]]) -> bool:
+    placed = {one["pk"]: one["quantity"] for one in orders if one["status"] == "PLACED"}
+    shipped = sum(one["quantity"] for one in orders if one["status"] == "SHIPPED")
+    live = product.get(f"/products/{pk}/reservations").json()
+    figures = stock(product, pk)
+    return (
+        {one["order_id"]: one["quantity"] for one in live} == placed
+        and figures["reserved"] == sum(placed.values())
+        and figures["shipped"] == shipped
+    )
 
 
 class Customers:
@@ -252,6 +263,54 @@ def settling_soon(folder: Path, redis_url: str, product: Service) -> Service:
     return Service("order", folder / "order.log", 0, **environment)
 
 
+def test_a_lost_node_is_nothing_but_unavailable_and_the_others_serve_on(
+    cluster: RedisCluster,
+) -> None:
+    settings = Settings(use_redis="required", redis_url=SecretStr(cluster.url))
+
+    async def lose_a_node() -> None:
+        client = await redis_clients.connect(settings)
+        store = RedisProductStore(client, "shopsphere")
+        products = [Product(new_pk(), "Lamp", 100, 100) for _ in range(30)]
+        for product in products:
+            await store.add(product)
+        lost = cluster.node_of(product_key(products[0].pk))
+        lives = {one.pk: cluster.node_of(product_key(one.pk)) is not lost for one in products}
+        outcomes: Counter[str] = Counter()
+
+        async def read_on(pk: str) -> None:
+            while outcomes["lost"] < 150:
+                try:
+                    await store.get(pk)
+                    await store.release(pk, new_pk())
+                    outcomes["served"] += 1
+                except StoreUnavailable:
+                    outcomes["interrupted" if lives[pk] else "lost"] += 1
+
+        async def list_on() -> None:
+            while outcomes["lost"] < 150:
+                try:  # some are given up, as by ORDER_TIMEOUT
+                    await asyncio.wait_for(store.list_page(None, 20), 0.05 * random())
+                except (StoreUnavailable, TimeoutError):
+                    outcomes["given up"] += 1
+
+        lost.stop(signal.SIGKILL)
+        try:
+            many = [*map(read_on, lives), *(list_on() for _ in range(10))]
+            ends = await asyncio.gather(*many, return_exceptions=True)
+        finally:
+            lost.start()
+        living = next(pk for pk in lives if lives[pk])
+        crowd = [store.release(living, new_pk()) for _ in range(500)]
+        ends += await asyncio.gather(*crowd, return_exceptions=True)
+        await redis_clients.close(client)
+        assert Counter(map(repr, ends)) == {"None": len(many) + len(crowd)}
+        assert outcomes["served"] > outcomes["interrupted"]
+
+    uvloop.run(lose_a_node())
+    wait_until(cluster.is_whole, 30, "the cluster is whole again")
+
+
 def test_a_cluster_that_is_down_is_503_to_all_until_it_is_whole(
     cluster: RedisCluster, shop_on_cluster: Trio
 ) -> None:
@@ -291,6 +350,8 @@ def test_a_slot_that_moves_to_a_new_node_is_never_500(
 
     assert product.get(f"/products/{here}").status_code == 200
     assert buy(shop_on_cluster.order, here).status_code == 503
+    missing = next(pk for pk in iter(new_pk, "") if key_slot(product_key(pk).encode()) == slot)
+    assert product.get(f"/products/{missing}").status_code == 503
 
     keys = source.client.execute_command("CLUSTER GETKEYSINSLOT", slot, 100)
     source.client.execute_command("MIGRATE", HOST, target.port, "", 0, 5000, "KEYS", *keys)
@@ -421,7 +482,7 @@ def test_with_min_replicas_to_write_a_master_alone_acknowledges_nothing(
     pk = create(product)
     for server in watched_redis.pair:
         server.client.config_set("min-replicas-to-write", 1)
-    assert buy(order, pk).status_code == 201
+    wait_until(lambda: buy(order, pk).status_code == 201, why="the replica counts as a good one")
     watched_redis.cut_replica()
     refused = buy(order, pk)
     assert (refused.status_code, refused.json()["code"]) == (503, "storage_unavailable")
@@ -636,18 +697,25 @@ def test_a_replica_that_refuses_to_write_is_503(tmp_path: Path) -> None:
         pk = create(product)
         server.client.replicaof(HOST, server.port)
         assert product.get(f"/products/{pk}").status_code == 200
-        refused = product.post(f"/products/{pk}/stock", {"change": 1})
-        assert (refused.status_code, refused.json()["code"]) == (503, "storage_unavailable")
+        assert writes_are_refused(product, pk)
         server.client.replicaof("NO", "ONE")
         server.client.config_set("maxmemory", 1)
-        refused = product.post(f"/products/{pk}/stock", {"change": 1})
-        assert (refused.status_code, refused.json()["code"]) == (503, "storage_unavailable")
+        assert writes_are_refused(product, pk)
         server.client.config_set("maxmemory", 0)
         assert product.post(f"/products/{pk}/stock", {"change": 1}).status_code == 200
     finally:
         product.stop()
         server.client.close()
         server.stop()
+
+
+def writes_are_refused(product: Service, pk: str) -> bool:
+    """Tell whether a script and a bare command are refused, which Redis does in other words."""
+    answers = [
+        product.post(f"/products/{pk}/stock", {"change": 1}),
+        product.post("/products", {"name": "Lamp", "price": 1, "quantity": 1}),
+    ]
+    return [answer.json().get("code") for answer in answers] == ["storage_unavailable"] * 2
 
 
 # Several workers

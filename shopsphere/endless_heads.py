@@ -1,0 +1,56 @@
+"""Connections on which no request comes to be: given up after a time, and after so many bytes.
+
+uvicorn 0.54 waits for the head of a request for ever and has no setting for it, and with httptools
+it keeps as much of a head as is sent: a thousand silent connections, or one line that never ends,
+and a service serves nobody. So this steps in where a connection hands over what it received.
+"""
+
+from asyncio import Protocol, TimerHandle, Transport
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+MAX_HEAD_BYTES = 64 * 1024
+"""As uvicorn has it for h11."""
+
+PROTOCOLS: list[type[Any]] = [H11Protocol]
+try:
+    from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+except ImportError:  # httptools is not made for every system
+    pass
+else:
+    PROTOCOLS.append(HttpToolsProtocol)
+
+_UVICORNS = {each: (each.connection_made, each.data_received) for each in PROTOCOLS}
+
+
+def give_up_endless_heads(seconds: float) -> None:
+    """Have uvicorn close a connection that sends no whole head in so many seconds, or too long."""
+    for protocol in PROTOCOLS:
+        _step_in(protocol, seconds)
+
+
+def _step_in(protocol: type[Any], seconds: float) -> None:
+    make_connection, receive = _UVICORNS[protocol]
+    timers: WeakKeyDictionary[Protocol, TimerHandle] = WeakKeyDictionary()
+    sizes: WeakKeyDictionary[Protocol, int] = WeakKeyDictionary()
+
+    def connection_made(self: Any, transport: Transport) -> None:
+        make_connection(self, transport)
+        timers[self] = self.loop.call_later(seconds, transport.close)
+
+    def data_received(self: Any, data: bytes) -> None:
+        receive(self, data)
+        if self.cycle is not None and not self.cycle.response_complete:  # a request is served
+            if self in timers:
+                timers.pop(self).cancel()
+        elif self not in timers:
+            timers[self] = self.loop.call_later(seconds, self.transport.close)
+        is_in_head = self.cycle is None or self.scope is not self.cycle.scope
+        sizes[self] = sizes.get(self, 0) + len(data) if is_in_head else 0
+        if sizes[self] > MAX_HEAD_BYTES:
+            self.transport.close()
+
+    protocol.connection_made = connection_made
+    protocol.data_received = data_received

@@ -1,0 +1,55 @@
+"""What of the checklist in SECURITY.md can be seen from where the shop runs."""
+
+import ipaddress
+import socket
+from collections.abc import Iterator
+from urllib.parse import urlsplit
+
+from shopsphere.settings import MIN_SECRET_BYTES, Settings
+
+TIMEOUT_SECONDS = 1
+ANOTHER_LOOPBACK = "127.0.0.2"
+"""What listens on 127.0.0.1 alone does not here; what listens on all addresses does. macOS has no
+such address, so there it is not seen."""
+
+
+def exposures(settings: Settings) -> Iterator[tuple[str, str]]:
+    """Yield the variable and the sentence of each setting that is not for a shop others reach."""
+    if len(settings.jwt_secret.get_secret_value().encode()) < MIN_SECRET_BYTES:
+        yield "JWT_SECRET", "the default, or short: whoever guesses it can make any token"
+    urls = (settings.product_service_url, settings.user_service_url, settings.order_service_url)
+    reached = [url for url in urls if others_reach(url)]
+    if reached and not settings.auth_required:
+        yield "AUTH_REQUIRED", f"false, and others can reach {reached[0]}: they may do everything"
+    redis_url = settings.redis_full_url
+    has_password = bool(urlsplit(redis_url).password)
+    if settings.use_redis != "false" and not has_password and others_reach(redis_url):
+        yield "REDIS_PASSWORD", "empty, and others can reach Redis: who reaches it owns the shop"
+
+
+def others_reach(url: str) -> bool:
+    """Tell whether what listens there also does where other machines can come to it."""
+    parts = urlsplit(url)
+    host = parts.hostname
+    if host is None:  # a socket in the file system
+        return False
+    port = parts.netloc.rpartition(":")[2]
+    return not _is_this_machine(host) or _listens_on_all_addresses(port)
+
+
+def _is_this_machine(host: str) -> bool:
+    try:
+        found = socket.getaddrinfo(host, None)
+    except OSError:  # nobody knows this name
+        return True
+    return all(
+        ipaddress.ip_address(str(each[4][0]).partition("%")[0]).is_loopback for each in found
+    )
+
+
+def _listens_on_all_addresses(port: str) -> bool:
+    try:
+        socket.create_connection((ANOTHER_LOOPBACK, int(port)), TIMEOUT_SECONDS).close()
+    except (OSError, ValueError):
+        return False
+    return True

@@ -1,0 +1,215 @@
+"""Whatever comes into any route of any service: an answer that is documented, and no secret in it.
+
+The client of these tests fails when an answer is not as OpenAPI says, and so at every 500.
+"""
+
+import itertools
+import json
+import unicodedata
+from collections.abc import Iterator
+from contextlib import redirect_stderr
+from io import StringIO
+from typing import Any, Literal
+from urllib.parse import quote, urlencode
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from shopsphere.models import new_pk
+from tests.apps import JWT_SECRET, CheckedClient, openapi_of, resolve, running
+from tests.servers import free_port
+
+PASSWORD = "hunter2-hunter2"
+GOOD: dict[str, dict[str, object]] = {
+    "UserCreate": {"email": "ada@example.com", "password": PASSWORD},
+    "Login": {"email": "ada@example.com", "password": PASSWORD},
+    "PasswordChange": {"current_password": PASSWORD, "password": PASSWORD},
+    "ProductCreate": {"name": "Lamp", "price": 1, "quantity": 5},
+    "ProductUpdate": {"name": "Lamp"},
+    "StockChange": {"change": 1},
+    "ReservationCreate": {"quantity": 1},
+    "OrderCreate": {"product_id": new_pk(), "quantity": 1},
+    "Settle": {"product_id": new_pk()},
+}
+HOSTILE_TEXTS = [
+    json.dumps(text)
+    for text in (
+        "", "\0", "a\0b", "\ud800", "a\udfff", "\U0010ffff", "\uffff", "\x85", "\u202e", "\r\nX: y",
+        "x" * 10_000, "\u0315\u0300" * 5_000, "../../etc/passwd", "' OR 1=1 --", "*", "[", "{x}",
+        "$(id)", "%00", "{{7*7}}", "<script>", "\0@example.com", "a@exam\0ple.com", "a@\ud800.com",
+        "ada@example.com\0", f"{'a' * 64}@{'b' * 60}.{'c' * 60}.com", "@", "a@b@example.com",
+        "ada@xn--0.example.com", "ﷺ" * 40, "İ@example.com", "x" * 2400,
+    )
+]  # fmt: skip
+HOSTILE = [
+    *HOSTILE_TEXTS,
+    "null", "true", "-0", "0.0", "1e400", "-1e400", "NaN", "Infinity", "9" * 5000, "-" + "9" * 5000,
+    "1." + "0" * 5000 + "1", "1e-5000", "[" * 5000 + "]" * 5000, '{"a":' * 5000 + "1" + "}" * 5000,
+    "[]", "{}", '{"$ne": null}', '{"__proto__": 1}', '"\\ud83d"', r'"\u0000"',
+]  # fmt: skip
+HOSTILE_PKS = [
+    "0" * 26, "Z" * 26, "x" * 10_000, "%00", "%ff", "%2f", "..%2f..", "%0d%0aX:y", "*", "%7B%7D",
+    "%F0%9F%92%A1", new_pk().lower(), f"{new_pk()}%00", f"%20{new_pk()}", f"{new_pk()}:{new_pk()}",
+]  # fmt: skip
+TEXTS = st.text(st.characters(), max_size=40)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | TEXTS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS, inner, max_size=3),
+    max_leaves=5,
+)
+HEADERS = st.dictionaries(
+    st.sampled_from(["X-Request-ID", "Idempotency-Key", "Authorization", "X-Storage", "Host"]),
+    st.text(st.characters(max_codepoint=255), max_size=30).map(
+        lambda text: text.encode("latin-1").replace(b"\r", b"").replace(b"\n", b"").strip()
+    ),
+    max_size=2,
+)
+QUERIES = st.lists(
+    st.tuples(st.sampled_from(["limit", "after", "name", "x"]), st.integers() | TEXTS), max_size=4
+)
+
+
+@pytest.fixture(params=["user", "product", "order"])
+def client(
+    request: pytest.FixtureRequest, storage_environment: dict[str, str]
+) -> Iterator[CheckedClient]:
+    """Each service on each storage. Afterwards its log has no traceback, and nothing secret."""
+    nowhere = f"http://127.0.0.1:{free_port()}"
+    more = {"product_service_url": nowhere, "login_limit": "1000000/second"}
+    with redirect_stderr(StringIO()) as log:
+        with running(request.param, storage_environment, **more) as client:
+            yield client
+            assert client.get("/ready").status_code == 200
+        for secret in ("Traceback", "hunter2", JWT_SECRET):
+            assert secret not in log.getvalue()
+
+
+def routes(client: CheckedClient) -> Iterator[tuple[str, str, str | None]]:
+    """Yield method, path and the name of the body of each route."""
+    for path, operations in openapi_of(client.service)["paths"].items():
+        for method, operation in operations.items():
+            content = operation.get("requestBody", {}).get("content", {})
+            schema = content.get("application/json", {}).get("schema", {})
+            yield method.upper(), path, schema.get("$ref", "").rpartition("/")[2] or None
+
+
+def fill(path: str, pk: str) -> str:
+    return path.replace("{pk}", pk).replace("{order_pk}", pk)
+
+
+def signed_in(client: CheckedClient) -> dict[str, str]:
+    """Return the header of somebody who has an account, where accounts are kept."""
+    if client.service != "user":
+        return {}
+    client.post("/register", json=GOOD["UserCreate"])
+    token = client.post("/login", json=GOOD["Login"]).json()["access_token"]
+    return {"Authorization": f"Bearer {token}"}
+
+
+def test_every_body_is_one_that_these_tests_know(client: CheckedClient) -> None:
+    for _, _, name in routes(client):
+        if name:
+            schema = resolve(f"#/components/schemas/{name}", openapi_of(client.service))
+            assert set(schema.get("required", ())) <= set(GOOD[name]) <= set(schema["properties"])
+
+
+def test_hostile_values_in_any_field_break_nothing(client: CheckedClient) -> None:
+    headers = {**signed_in(client), "Content-Type": "application/json"}
+    for method, path, name in routes(client):
+        for field in GOOD[name] if name else ():
+            for value in HOSTILE:
+                fields = {each: json.dumps(good) for each, good in GOOD[str(name)].items()}
+                fields[field] = value
+                members = ", ".join(f"{json.dumps(each)}: {fields[each]}" for each in fields)
+                twice = f"{members}, {json.dumps(field)}: {value}"
+                for written in (members, twice):
+                    answer = client.request(
+                        method, fill(path, new_pk()), content=f"{{{written}}}", headers=headers
+                    )
+                    assert "hunter2" not in answer.text, (path, field, value[:50])
+
+
+def test_a_hostile_pk_is_nothing_that_there_is(client: CheckedClient) -> None:
+    headers = signed_in(client)
+    for method, path, name in routes(client):
+        if "{pk}" in path:
+            for pk in HOSTILE_PKS:
+                answer = client.request(
+                    method, fill(path, pk), json=GOOD[name] if name else None, headers=headers
+                )
+                # Giving back what is unknown leaves a mark, and settling what is unknown ends it.
+                is_command = "{order_pk}" in path or path.endswith("/settle")
+                expected = {204, 400, 404, 409, 503} if is_command else {400, 404}
+                assert answer.status_code in expected
+
+
+def test_hostile_parameters_break_nothing(client: CheckedClient) -> None:
+    headers = signed_in(client)
+    texts = [json.loads(written) for written in HOSTILE_TEXTS]
+    values = [quote(text, errors="surrogatepass") for text in texts if len(text) < 2500]
+    values += [
+        "%ff",
+        "%",
+        "%zz",
+        "%ed%a0%80",
+        "9" * 5000,
+        "-1",
+        "1e3",
+        "0x1",
+        "%d9%a1",
+        "1_0",
+        "+1",
+    ]
+    for method, path, _ in routes(client):
+        if method == "GET" and path not in ("/metrics", "/ready"):
+            for name, value in itertools.product(("limit", "after", "name"), values):
+                query = f"name=a&{name}={value}&{name}={value}"
+                client.get(f"{fill(path, new_pk())}?{query}", headers=headers)
+
+
+@settings(
+    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(body=JSON, fields=st.dictionaries(TEXTS, JSON, max_size=2), pk=TEXTS, query=QUERIES,
+       headers=HEADERS)  # fmt: skip
+def test_nothing_that_comes_in_breaks_any_route(
+    client: CheckedClient,
+    body: object,
+    fields: dict[str, object],
+    pk: str,
+    query: list[tuple[str, Any]],
+    headers: dict[str, bytes],
+) -> None:
+    in_path = quote(pk, safe="", errors="surrogatepass") or "x"
+    asked = urlencode(query, errors="surrogatepass")
+    for method, path, name in routes(client):
+        for sent in (body, {**GOOD[name], **fields} if name else None):
+            client.request(
+                method,
+                f"{fill(path, in_path)}?{asked}",
+                content=json.dumps(sent),
+                headers={b"Content-Type": b"application/json"}
+                | {key.encode(): value for key, value in headers.items()},
+            )
+
+
+def test_of_a_text_too_long_for_a_name_no_more_than_that_is_normalized(
+    storage_environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    normalize = unicodedata.normalize
+    lengths: list[int] = []
+
+    def spy(form: Literal["NFC"], text: str) -> str:
+        lengths.append(len(text))
+        return normalize(form, text)
+
+    with running("product", storage_environment) as products:
+        monkeypatch.setattr(unicodedata, "normalize", spy)
+        accents = "e" + "\u0315\u0300" * 5_000
+        assert products.get("/products/search", params={"name": accents}).json() == []
+        refused = products.post("/products", json={**GOOD["ProductCreate"], "name": accents})
+        assert refused.json()["errors"][0]["field"] == "name"
+        padded = {**GOOD["ProductCreate"], "name": "Lamp".center(30_000)}
+        assert products.post("/products", json=padded).json()["name"] == "Lamp"
+    assert 1000 < max(lengths) < 3000
