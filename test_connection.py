@@ -1,17 +1,18 @@
 """Is Redis there, are the services there, do they share one storage, does the stock add up?
 
 A tool, not a test: `python test_connection.py` prints a table and exits with 0 only if all that
-should be up is; with `--audit`, only if the stock adds up as well.
+should be up is; with `--audit`, only if the stock adds up as well. `--json` prints one JSON object.
 """
 
 import argparse
+import json
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -46,16 +47,39 @@ except ImportError:
 
 @dataclass(frozen=True)
 class Line:
-    """One line of the table. A warning does not make it fail."""
+    """One line of the table. A warning does not make it fail; `problem` says how it failed."""
 
     name: str
     is_good: bool
     text: str
     is_warning: bool = False
+    problem: str = "failed"
+
+    @property
+    def state(self) -> str:
+        if not self.is_good:
+            return self.problem
+        return "warning" if self.is_warning else "ok"
 
     def __str__(self) -> str:
-        state = "warning" if self.is_warning else "ok" if self.is_good else "FAILED"
-        return f"{self.name:<16} {state:<8} {self.text}"
+        return f"{self.name:<16} {self.state if self.is_good else 'FAILED':<8} {self.text}"
+
+
+Show = Callable[[Line], None]
+
+
+def show(line: Line) -> None:
+    """Print a line of the table."""
+    print(line, flush=True)
+
+
+def as_json(lines: Sequence[Line], is_good: bool, was_audited: bool) -> str:
+    """Return the whole table as one JSON object, what the audit found apart."""
+    told: dict[str, list[dict[str, str]]] = {"lines": [], **({"audit": []} if was_audited else {})}
+    for line in lines:
+        place = "audit" if line.name in ("audit", "settled") else "lines"
+        told[place].append({"name": line.name.strip(), "state": line.state, "text": line.text})
+    return json.dumps({"ok": is_good, **told}, indent=2)
 
 
 def redis_lines(settings: "Settings") -> Iterator[Line]:
@@ -125,7 +149,8 @@ def service_line(name: str, url: str) -> tuple[Line, str | None]:
             ready = session.get(f"{url}/ready", timeout=TIMEOUT_SECONDS)
             is_the_one, storage = health["service"] == name, str(health["storage"])
         except requests.ConnectionError:
-            return Line(line_name, False, f"not running at {url}. Start it: see the README."), None
+            text = f"not running at {url}. Start it: see the README."
+            return Line(line_name, False, text, problem="not running"), None
         except requests.Timeout:
             text = f"what listens at {url} gave no answer in {TIMEOUT_SECONDS} s"
             return Line(line_name, False, text), None
@@ -134,7 +159,8 @@ def service_line(name: str, url: str) -> tuple[Line, str | None]:
     if not is_the_one:
         return Line(line_name, False, f"what answers at {url} is not the {line_name}"), None
     if not ready.ok:
-        return Line(line_name, False, f"{url} runs, but is not ready: its storage is away"), storage
+        text = f"{url} runs, but is not ready: its storage is away"
+        return Line(line_name, False, text, problem="not ready"), storage
     fallback = bool(health.get("fallback"))
     text = f"{url} on {storage}" + (" (no Redis was there when it started)" if fallback else "")
     return Line(line_name, True, text, is_warning=fallback), storage
@@ -143,24 +169,27 @@ def service_line(name: str, url: str) -> tuple[Line, str | None]:
 def check(settings: "Settings") -> Iterator[Line]:
     """Yield the whole table, line by line, as it becomes known."""
     yield from redis_lines(settings)
-    storages = set()
+    storages: list[str] = []
     for name, url in (
         ("product", settings.product_service_url),
         ("user", settings.user_service_url),
         ("order", settings.order_service_url),
     ):
         line, storage = service_line(name, url)
+        if line.is_good and storages and storage != storages[0]:
+            text = f"{url} runs on another storage: {storage}, not {storages[0]}"
+            line = replace(line, is_good=False, text=text, problem="other storage")
         yield line
-        storages.add(storage)
-    if len(storages - {None}) > 1:
+        storages += [storage] if storage else []
+    if len(set(storages)) > 1:
         text = "the services are on different storages: orders will be refused; restart them"
         yield Line("storage", False, text)
     for variable, text in exposures(settings):
         yield Line(variable, True, text, is_warning=True)
 
 
-def audit(settings: "Settings", wants_repair: bool, is_sure: bool) -> bool:
-    """Print what is off with the stock, have it settled where wanted; return whether all is exact.
+def audit(settings: "Settings", wants_repair: bool, is_sure: bool, show: Show = show) -> bool:
+    """Show what is off with the stock, have it settled where wanted; return whether all is exact.
 
     What is under way gets as long between two looks as the services take to settle it.
     """
@@ -168,27 +197,27 @@ def audit(settings: "Settings", wants_repair: bool, is_sure: bool) -> bool:
     try:
         with closing(Shop(settings)) as shop:
             shop.sign_in()
-            found = _print_findings(Audit(shop, wait))
+            found = _show_findings(Audit(shop, wait), show)
             strays = [each for each in found if each.order_pk]
             if wants_repair and strays and (is_sure or _agrees(len(strays))):
                 for stray in strays:
                     outcome = shop.settle(str(stray.order_pk), stray.product_id)
-                    print(Line("settled", True, f"order {stray.order_pk}: {outcome}"), flush=True)
-                found = _print_findings(Audit(shop, wait))
+                    show(Line("settled", True, f"order {stray.order_pk}: {outcome}"))
+                found = _show_findings(Audit(shop, wait), show)
             return not found
     except AuditImpossible as error:
-        print(Line("audit", False, str(error)))
+        show(Line("audit", False, str(error)))
         return False
 
 
-def _print_findings(audit: "Audit") -> "list[Finding]":
+def _show_findings(audit: "Audit", show: Show) -> "list[Finding]":
     found = []
     for finding in audit.findings():
         found.append(finding)
-        print(Line("audit", False, f"product {finding.product_id}: {finding.text}"), flush=True)
+        show(Line("audit", False, f"product {finding.product_id}: {finding.text}"))
     if not found:
         counts = f"{audit.products} products and {audit.orders} orders"
-        print(Line("audit", True, f"{counts}: the stock adds up"))
+        show(Line("audit", True, f"{counts}: the stock adds up"))
     return found
 
 
@@ -205,18 +234,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--audit", action="store_true", help="see whether the stock adds up")
     parser.add_argument("--repair", action="store_true", help="have what is off settled")
     parser.add_argument("--yes", action="store_true", help="do not ask before a repair")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead")
     options = parser.parse_args(arguments)
+    if options.json and options.repair and not options.yes:
+        parser.error("--repair asks before it does anything: with --json, add --yes")
     try:
         settings = Settings.load()
     except CannotStart as error:
         print(error, file=sys.stderr)
         return 2
+    lines: list[Line] = []
+    tell = lines.append if options.json else show
     is_good = True
     for line in check(settings):
-        print(line, flush=True)
+        tell(line)
         is_good = is_good and line.is_good
-    if options.audit or options.repair:
-        is_good = audit(settings, options.repair, options.yes) and is_good
+    wants_audit = options.audit or options.repair
+    if wants_audit:
+        is_good = audit(settings, options.repair, options.yes, tell) and is_good
+    if options.json:
+        print(as_json(lines, is_good, wants_audit))
     return 0 if is_good else 1
 
 

@@ -1,11 +1,13 @@
 """`python test_connection.py`, run as a person runs it."""
 
+import json
 import os
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -53,9 +55,9 @@ def check(shop: Trio, **environment: str) -> Result:
     return run_check(sys.executable, ROOT, **(shop.user.environment | environment))
 
 
-def run_check(python: str, folder: Path, **environment: str) -> Result:
+def run_check(python: str, folder: Path, *options: str, **environment: str) -> Result:
     return subprocess.run(
-        [python, str(folder / "test_connection.py")],
+        [python, str(folder / "test_connection.py"), *options],
         env={**os.environ, **environment},
         capture_output=True,
         text=True,
@@ -169,6 +171,57 @@ def test_services_on_different_storages_fail(shop: Trio, product_in_memory: Serv
     assert "different storages" in text
 
 
+def in_json(shop: Trio, *options: str, **environment: str) -> tuple[int, dict[str, Any]]:
+    """Return the exit status and what was printed, which is one JSON object and nothing else."""
+    environment = shop.user.environment | environment
+    result = run_check(sys.executable, ROOT, "--json", *options, **environment)
+    told: dict[str, Any] = json.loads(result.stdout)
+    return result.returncode, told
+
+
+def test_in_json_it_says_the_same_as_in_the_table(shop: Trio) -> None:
+    status, told = in_json(shop)
+    assert status == 0
+    assert set(told) == {"ok", "lines"}
+    assert told["ok"] is True
+    table = [line.split(maxsplit=1)[0] for line in check(shop).stdout.splitlines()]
+    assert [line["name"].split()[0] for line in told["lines"]] == table
+    states = {line["name"]: line["state"] for line in told["lines"]}
+    assert {states.pop("JWT_SECRET"), *states.values()} == {"warning", "ok"}
+    texts = {line["name"]: line["text"] for line in told["lines"]}
+    assert texts["order service"] == f"{shop.order.url} on redis"
+
+
+def test_in_json_what_is_not_running_differs_from_what_is_on_another_storage(
+    shop: Trio, product_in_memory: Service
+) -> None:
+    nowhere = f"http://127.0.0.1:{free_port()}"
+    status, told = in_json(
+        shop, PRODUCT_SERVICE_URL=product_in_memory.url, USER_SERVICE_URL=nowhere
+    )
+    assert status == 1
+    assert told["ok"] is False
+    states = {line["name"]: line["state"] for line in told["lines"]}
+    assert states["product service"] == "warning"
+    assert states["user service"] == "not running"
+    assert states["order service"] == "other storage"
+    assert states["storage"] == "failed"
+
+
+def test_in_json_the_audit_is_told_apart(shop: Trio) -> None:
+    status, told = in_json(shop, "--audit", SETTLE_AFTER="0.01", SETTLE_INTERVAL="0.01")
+    assert status == 0
+    assert [line["name"] for line in told["audit"]] == ["audit"]
+    assert told["audit"][0]["text"].endswith("the stock adds up")
+
+
+def test_in_json_nobody_can_be_asked_before_a_repair(shop: Trio) -> None:
+    result = run_check(sys.executable, ROOT, "--json", "--repair", **shop.user.environment)
+    assert result.returncode == 2
+    assert "add --yes" in result.stderr
+    assert result.stdout == ""
+
+
 def test_a_wrong_setting_is_named_in_one_line(shop: Trio) -> None:
     result = check(shop, REDIS_PORT="six")
     assert result.returncode == 2
@@ -260,9 +313,12 @@ def test_a_service_without_its_redis_is_not_ready(tmp_path: Path) -> None:
         redis.stop()
         environment = order.environment | {"ORDER_SERVICE_URL": order.url}
         result = run_check(sys.executable, ROOT, **environment)
+        told = json.loads(run_check(sys.executable, ROOT, "--json", **environment).stdout)
     finally:
         order.stop()
     assert result.returncode == 1
+    states = {line["name"]: line["state"] for line in told["lines"]}
+    assert states["order service"] == "not ready"
     state, text = state_of("order service", result)
     assert state == "FAILED"
     assert "not ready" in text

@@ -6,6 +6,7 @@ import re
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fastapi import FastAPI
@@ -186,6 +187,48 @@ def test_every_documented_error_has_the_error_model_and_true_examples(service: s
                 for code, example in content["examples"].items():
                     assert example["value"]["code"] == code
                     assert complaints(example["value"], content["schema"], document) == []
+
+
+def test_every_route_has_a_summary_for_a_person_in_a_section_that_is_explained(
+    service: str,
+) -> None:
+    document = openapi_of(service)
+    sections: list[str] = []
+    for operations in document["paths"].values():
+        for operation in operations.values():
+            of_the_function = operation["summary"].lower().replace(" ", "_")
+            assert not operation["operationId"].startswith(of_the_function), operation["summary"]
+            sections += operation["tags"]
+    in_order = list(dict.fromkeys(sections))
+    assert [tag["name"] for tag in document["tags"]] == in_order
+    assert in_order[-1] == "operations"
+    assert all(tag["description"].endswith(".") for tag in document["tags"])
+
+
+def test_every_answer_that_is_no_error_has_a_true_example(service: str) -> None:
+    document = openapi_of(service)
+    for path, operations in document["paths"].items():
+        for operation in operations.values():
+            for status, answer in operation["responses"].items():
+                for media_type, content in answer.get("content", {}).items():
+                    if status < "400":
+                        shown = content.get("example") or sample(content["schema"], document)
+                        place = f"{path} {status} {media_type}: {shown}"
+                        assert shown, place
+                        assert complaints(shown, content["schema"], document) == [], place
+
+
+def sample(schema: dict[str, Any], document: dict[str, Any]) -> object:
+    """Return what Swagger UI shows for a schema; fail where it would have to make something up."""
+    if "examples" in schema:
+        return schema["examples"][0]
+    if "$ref" in schema:
+        return sample(resolve(schema["$ref"], document), document)
+    if schema.get("type") == "array":
+        return [sample(schema["items"], document)]
+    if "properties" in schema:
+        return {name: sample(each, document) for name, each in schema["properties"].items()}
+    return schema["const"]
 
 
 def test_documented_request_examples_are_accepted() -> None:

@@ -1,0 +1,262 @@
+"""The pages of docs/, taken at their word: commands are run, answers, names and places compared."""
+
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import requests
+
+from tests.launching import PORTS, copy_of_the_product, started
+from tests.servers import ROOT, RedisServer, Trio, free_port, wait_until
+from tests.shop import Shop
+
+PAGES = sorted((ROOT / "docs").glob("*.md"))
+OPERATING, EXTENDING = (
+    (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8")
+    for name in ("operating", "extending")
+)
+PRODUCT_PK = "01M8706QWZPAFXJVYTP6GM7GVS"
+on_posix = pytest.mark.skipif(os.name == "nt", reason="runs commands in a shell of POSIX")
+BY_CHANCE = {"pk", "product_id", "order_id", "created_at", "timestamp", "duration_ms"}
+
+
+@dataclass
+class Step:
+    """A command as a page shows it, and the answers shown below it, by their language."""
+
+    command: str
+    answers: dict[str, str] = field(default_factory=dict)
+
+
+def steps(page: str) -> list[Step]:
+    """Return the commands of a page in its order. A block of bash holds one command."""
+    found: list[Step] = []
+    for language, text in re.findall(r"```(\w+)\n(.*?)```", page, re.DOTALL):
+        if language == "bash":
+            found.append(Step(text.strip()))
+        elif language in ("json", "jsonl", "text"):
+            found[-1].answers[language] = text
+    return found
+
+
+@pytest.fixture(scope="module")
+def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """A Redis that keeps its data."""
+    server = RedisServer(tmp_path_factory.mktemp("redis"), "--appendonly", "yes")
+    yield server
+    server.client.close()
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def trio(redis: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trio]:
+    """The three services on it, which log in JSON."""
+    folder = tmp_path_factory.mktemp("shop")
+    settings = {"SETTLE_AFTER": "0.2", "SETTLE_INTERVAL": "0.1", "LOG_FORMAT": "json"}
+    on_redis = {"USE_REDIS": "required", "REDIS_PORT": str(redis.port)}
+    trio = Trio(folder, **settings, **on_redis)
+    try:
+        yield trio.start()
+    finally:
+        trio.stop()
+
+
+def moved(text: str, trio: Trio, redis: RedisServer, pk: str = PRODUCT_PK) -> str:
+    """Return a text of a page as it is for this shop and this product."""
+    for service in trio.services:
+        text = text.replace(f":{PORTS[service.name]}", f":{service.port}")
+    return text.replace("localhost:6379", f"localhost:{redis.port}").replace("abc123", pk)
+
+
+def run(command: str, environment: dict[str, str]) -> str:
+    """Run a command as pasted, and return what it printed."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return subprocess.run(
+        ["sh", "-c", command],
+        cwd=ROOT,
+        env={**os.environ, **environment, "no_proxy": "*", "PATH": path},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    ).stdout
+
+
+def without_chance(answer: object) -> object:
+    """Return an answer with the type in the place of each value that differs from run to run."""
+    if isinstance(answer, list):
+        return [without_chance(item) for item in answer]
+    if isinstance(answer, dict):
+        return {
+            name: type(value) if name in BY_CHANCE else without_chance(value)
+            for name, value in answer.items()
+        }
+    return without_numbers(answer) if isinstance(answer, str) else answer
+
+
+def without_numbers(text: str) -> str:
+    """Return a text in which pks, versions, times and counts do not matter."""
+    text = re.sub(r"\b[0-9A-HJKMNP-TV-Z]{26}\b", "PK", text)
+    return re.sub(r"\d+(\.\d+)+", "NUMBER", text)
+
+
+@on_posix
+@pytest.mark.skipif(not shutil.which("curl"), reason="there is no curl here to run")
+def test_what_operating_shows_is_what_happens(trio: Trio, redis: RedisServer) -> None:
+    lamp = {"name": "Lamp", "price": 5, "quantity": 10}
+    pk = trio.product.post("/products", lamp).json()["pk"]
+    compared = 0
+    for step in steps(OPERATING):
+        if step.command.startswith("uvicorn "):
+            continue  # has a test of its own
+        printed = run(moved(step.command, trio, redis, pk), trio.order.environment)
+        for language, answer in step.answers.items():
+            compared += 1
+            shown = moved(answer, trio, redis, pk)
+            if language == "json":
+                assert without_chance(json.loads(printed)) == without_chance(json.loads(shown))
+            elif language == "text":
+                said = without_numbers(printed).splitlines()
+                assert [ln for ln in without_numbers(shown).splitlines() if ln not in said] == []
+            else:
+                assert_logged(shown.splitlines(), trio)
+    assert compared == 4
+
+
+def assert_logged(lines: list[str], trio: Trio) -> None:
+    """Fail unless each service logged its line as it is shown."""
+    for line in lines:
+        shown = json.loads(line)
+        [service] = (each for each in trio.services if each.name == shown["service"])
+        wait_until(lambda log=service.log, id=shown["request_id"]: id in log.read_text())  # type: ignore[misc]
+        [logged] = (ln for ln in service.log.read_text().splitlines() if shown["request_id"] in ln)
+        assert without_chance(json.loads(logged)) == without_chance(shown)
+
+
+@on_posix
+def test_the_line_for_several_workers_starts_them(redis: RedisServer, tmp_path: Path) -> None:
+    [line] = [step.command for step in steps(OPERATING) if step.command.startswith("uvicorn ")]
+    port = free_port()
+    command = shlex.split(line.replace("8002", str(port)))
+    environment = {"USE_REDIS": "required", "REDIS_PORT": str(redis.port)}
+    with started([sys.executable, "-m", *command], ROOT, tmp_path / "log", **environment) as order:
+        order.wait_for_answer(f"http://127.0.0.1:{port}/ready")
+        wait_until(lambda: order.output.count("startup complete") == 2, 30, order.output)
+        order.end(signal.SIGTERM)
+    assert order.output.count("Application shutdown complete") == 2
+
+
+def names_in(heading: str) -> list[str]:
+    """Return the names in the first column of the table under a heading of `operating`."""
+    section = OPERATING.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+    firsts = re.findall(r"(?m)^\| (`[^|]*) \|", section)
+    return [name for cell in firsts for name in re.findall(r"`([^`]+)`", cell)]
+
+
+def test_every_field_of_a_log_line_is_explained(trio: Trio) -> None:
+    trio.order.get("/", headers={"X-Request-ID": "explained"})
+    wait_until(lambda: "explained" in trio.order.log.read_text())
+    [line] = (ln for ln in trio.order.log.read_text().splitlines() if "explained" in ln)
+    assert set(json.loads(line)) == set(names_in("Logs"))
+
+
+def test_every_figure_is_explained_and_alerts_ask_for_those_there_are(trio: Trio) -> None:
+    texts = [service.get("/metrics").text for service in trio.services]
+    kinds = {
+        (name, kind)
+        for text in texts
+        for name, kind in re.findall(r"(?m)^# TYPE (\w+) (\w+)$", text)
+        if not name.endswith("_created")
+    }
+    known = {name for name, _ in kinds}
+    cells = names_in("Metrics")
+    assert {cell for cell in cells if re.fullmatch(r"\w+", cell)} == known
+    questions = " ".join(cell for cell in cells if cell not in known)
+    asked = set(re.findall(r"\b(?:http|orders)_\w+", questions))
+    assert asked
+    assert asked <= known | {f"{name}_bucket" for name, kind in kinds if kind == "histogram"}
+
+
+@on_posix
+def test_a_backup_that_is_restored_has_every_order_and_the_stock_adds_up(tmp_path: Path) -> None:
+    folders = [tmp_path / name for name in ("lost", "restored")]
+    for folder in folders:
+        folder.mkdir()
+    with ExitStack() as ending:
+        lost = RedisServer(folders[0])
+        ending.callback(lost.client.close)
+        shop = Shop(tmp_path, {"USE_REDIS": "required", "REDIS_PORT": str(lost.port)})
+        shop.start()
+        product = shop.new_product(10)
+        order = shop.placed(product, 2)
+        lost.client.bgsave()
+        wait_until((folders[0] / "dump.rdb").exists)
+        shop.stop()
+        lost.stop()
+        shutil.copy(folders[0] / "dump.rdb", folders[1])
+        restored = RedisServer(folders[1])
+        ending.callback(restored.stop)
+        ending.callback(restored.client.close)
+        shop = Shop(tmp_path, {"USE_REDIS": "required", "REDIS_PORT": str(restored.port)})
+        ending.callback(shop.stop)
+        shop.start()
+        assert shop.order_status(order) == "PLACED"
+        assert shop.stock(product) == (10, 8, 2, 0)
+        assert shop.findings() == []
+
+
+@on_posix
+@pytest.mark.skipif(not shutil.which("curl"), reason="there is no curl here to run")
+def test_the_fourth_service_is_one_of_the_family(tmp_path: Path) -> None:
+    copy = copy_of_the_product(tmp_path / "shop")
+    port = str(free_port())
+    [code] = re.findall(r"```python\n(.*?)```", EXTENDING, re.DOTALL)
+    (copy / "review_service.py").write_text(code.replace("8003", port), encoding="utf-8")
+    start, *others = steps(EXTENDING)
+    command = [sys.executable, *shlex.split(start.command)[1:]]
+    with started(command, copy, tmp_path / "log") as service:
+        url = f"http://127.0.0.1:{port}"
+        assert service.wait_for_answer(url).json()["service"] == "review"
+        assert [len(step.answers) for step in others] == [1, 1, 1]
+        for step in others:
+            answer = json.loads(run(step.command.replace("8003", port), {}))
+            assert answer == json.loads(step.answers["json"])
+        document = requests.get(f"{url}/openapi.json", timeout=10).json()
+        assert "400" in document["paths"]["/reviews"]["post"]["responses"]
+        assert 'route="/reviews",status="201"' in requests.get(f"{url}/metrics", timeout=10).text
+
+
+def test_the_fourth_service_keeps_the_rules_of_the_code(tmp_path: Path) -> None:
+    [code] = re.findall(r"```python\n(.*?)```", EXTENDING, re.DOTALL)
+    (tmp_path / "review_service.py").write_text(code, encoding="utf-8")
+    rules = ["--config", str(ROOT / "pyproject.toml"), str(tmp_path)]
+    for check in (["check", *rules, "--ignore=I001"], ["format", "--check", *rules]):
+        subprocess.run([sys.executable, "-m", "ruff", *check], check=True, cwd=tmp_path)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.name))
+def test_a_page_names_only_what_is_there(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    places = re.findall(r"`((?:[\w.]+/)*[\w]+\.(?:py|lua|md|yaml)|(?:\w+/)+)`", text)
+    links = re.findall(r"\]\(([^)#:]+)\)", text)
+    to_come = {"review_service.py"}
+    assert [place for place in places if not (ROOT / place).exists() and place not in to_come] == []
+    assert [link for link in links if not (page.parent / link).exists()] == []
+
+
+def test_the_places_of_a_new_field_are_there() -> None:
+    rows = re.findall(r"(?m)^\| `([\w/]+\.py)`: ([^|]+) \|", EXTENDING)
+    assert len(rows) == 4
+    for place, names in rows:
+        source = (ROOT / place).read_text(encoding="utf-8")
+        for name in re.findall(r"`(\w+)`", names):
+            assert re.search(rf"(?m)^\s*(?:class |async def |def )?{name}\b", source), (place, name)
