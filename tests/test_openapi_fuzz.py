@@ -59,6 +59,7 @@ class Fuzzing:
             name: self._run(service, config) for name, service in self.services.items()
         }
         for process in self._running.values():
+            stack.callback(process.wait)  # after the kill: what is called back last comes first
             stack.callback(process.kill)
 
     def _run(self, service: Service, config: Path) -> subprocess.Popen[bytes]:
