@@ -44,8 +44,9 @@ Test = TypeVar("Test", bound=Callable[..., None])
 def needs_quick_start_ports(test: Test) -> Test:
     """Mark a test that needs the ports 8000, 8001 and 8002 for itself."""
     reason = "something listens on 8000, 8001 or 8002, the ports of the quick start: end it"
-    marked: Test = pytest.mark.skipif(not _ARE_FREE, reason=reason)(test)
-    return pytest.mark.quick_start_ports(marked)
+    marked: Test = pytest.mark.quick_start_ports(test)
+    may_skip: Test = pytest.mark.skipif(not _ARE_FREE, reason=reason)(marked)
+    return may_skip
 
 
 def copy_of_the_product(folder: Path) -> Path:
