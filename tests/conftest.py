@@ -1,6 +1,8 @@
 """Fixtures that all tests share. Nothing here reads a `.env` file or talks to a foreign Redis."""
 
 import os
+import sys
+import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -9,6 +11,9 @@ import pytest
 from tests.moved_clock import MovedClock
 from tests.servers import RedisServer, Trio
 from tests.small_shop import SmallShop, small_shop
+
+if sys.platform != "win32":
+    import fcntl
 
 for variable in (
     "USE_REDIS", "REDIS_HOST", "REDIS_PORT", "REDIS_PASSWORD", "REDIS_URL", "REDIS_PREFIX",
@@ -20,12 +25,13 @@ for variable in (
 os.environ["BCRYPT_ROUNDS"] = "4"
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep the tests of a file together, in one process, and those that need the fixed ports."""
-    for item in items:
-        file = item.path.stem
-        group = "ports" if file in ("test_launcher", "test_readme") else file
-        item.add_marker(pytest.mark.xdist_group(group))
+@pytest.fixture(autouse=True)
+def _one_at_a_time_on_fixed_ports(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Let a test that needs the ports of the quick start wait for one in another process."""
+    with (Path(tempfile.gettempdir()) / "shopsphere-ports.lock").open("w") as lock:
+        if sys.platform != "win32" and request.node.get_closest_marker("quick_start_ports"):
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 @pytest.fixture

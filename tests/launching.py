@@ -10,9 +10,10 @@ import subprocess
 import sys
 import sysconfig
 import venv
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 import requests
@@ -35,10 +36,17 @@ def is_free(port: int, host: str = "127.0.0.1") -> bool:
         return True
 
 
-needs_quick_start_ports = pytest.mark.skipif(
-    not all(map(is_free, PORTS.values())),
-    reason="something listens on 8000, 8001 or 8002, the ports of the quick start: end it",
-)
+_ARE_FREE = all(map(is_free, PORTS.values()))
+
+Test = TypeVar("Test", bound=Callable[..., None])
+
+
+def needs_quick_start_ports(test: Test) -> Test:
+    """Mark a test that needs the ports 8000, 8001 and 8002 for itself."""
+    reason = "something listens on 8000, 8001 or 8002, the ports of the quick start: end it"
+    marked: Test = pytest.mark.quick_start_ports(test)
+    may_skip: Test = pytest.mark.skipif(not _ARE_FREE, reason=reason)(marked)
+    return may_skip
 
 
 def copy_of_the_product(folder: Path) -> Path:
