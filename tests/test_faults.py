@@ -210,7 +210,7 @@ def test_while_the_product_service_stands_still_every_answer_comes_in_time(
     for answer in answers[2:]:
         assert_unavailable(answer)
     took = re.findall(r"POST /order\S* \d+ in ([\d.]+) ms", shop.order_log()[before:])
-    assert len(took) == len(calls)
+    assert len(took) >= len(calls)  # and those from before whose lines came late
     assert max(map(float, took)) <= (ORDER_TIMEOUT + 0.5) * 1000
     shop.wait_until_exact(SETTLED)
     assert shop.stock(product) == (100, 96, 0, 4)
