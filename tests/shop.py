@@ -7,7 +7,7 @@ from pathlib import Path
 
 from shopsphere import audit
 from shopsphere.settings import Settings
-from tests.load import Answer, send
+from tests.load import Answer, close_connections, send
 from tests.servers import Service, wait_until
 
 
@@ -48,7 +48,8 @@ class Shop:
             service.stop()
 
     def heal(self) -> None:
-        """Have whatever is stopped or dead run again."""
+        """Have whatever is stopped or dead run again; connections to who died are of no use."""
+        close_connections()
         for service in self.services:
             service.process.send_signal(signal.SIGCONT)
             if service.process.poll() is not None:
