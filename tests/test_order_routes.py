@@ -331,6 +331,15 @@ MISBEHAVIOURS = {
     "something missing": answer("201 Created", {"quantity": 1, "unit_price": 1.0}),
     "no price": answer("201 Created", {**RESERVED, "unit_price": "free"}),
     "a price of NaN": answer("201 Created", b'{"quantity":1,"unit_price":NaN,"product_name":""}'),
+    "another quantity": answer("201 Created", {**RESERVED, "quantity": 5}),
+    "a price below zero": answer("201 Created", {**RESERVED, "unit_price": -5}),
+    "a price beyond all": answer("201 Created", {**RESERVED, "unit_price": 1e300}),
+    "a price of half a cent": answer("201 Created", {**RESERVED, "unit_price": 0.005}),
+    "a price as text": answer("201 Created", {**RESERVED, "unit_price": "5"}),
+    "a price without end": answer(
+        "201 Created", b'{"quantity":1,"unit_price":1e5000000,"product_name":"Lamp"}'
+    ),
+    "no name": answer("201 Created", {**RESERVED, "product_name": ""}),
     "an accepted": answer("202 Accepted", RESERVED),
     "a redirect": answer("307 Temporary Redirect", b"", "Location: /elsewhere"),
     "404 of another server": answer("404 Not Found", b"<html>not found</html>"),
