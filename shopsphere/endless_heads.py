@@ -5,9 +5,8 @@ it keeps as much of a head as is sent: a thousand silent connections, or one lin
 and a service serves nobody. So this steps in where a connection hands over what it received.
 """
 
-from asyncio import Protocol, TimerHandle, Transport
+from asyncio import Transport
 from typing import Any
-from weakref import WeakKeyDictionary
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
@@ -33,24 +32,24 @@ def give_up_endless_heads(seconds: float) -> None:
 
 def _step_in(protocol: type[Any], seconds: float) -> None:
     make_connection, receive = _UVICORNS[protocol]
-    timers: WeakKeyDictionary[Protocol, TimerHandle] = WeakKeyDictionary()
-    sizes: WeakKeyDictionary[Protocol, int] = WeakKeyDictionary()
 
     def connection_made(self: Any, transport: Transport) -> None:
         make_connection(self, transport)
-        timers[self] = self.loop.call_later(seconds, transport.close)
+        self.head_bytes = 0
+        self.head_timer = self.loop.call_later(seconds, transport.close)
 
     def data_received(self: Any, data: bytes) -> None:
         receive(self, data)
-        if self.cycle is not None and not self.cycle.response_complete:  # a request is served
-            if self in timers:
-                timers.pop(self).cancel()
-        elif self not in timers:
-            timers[self] = self.loop.call_later(seconds, self.transport.close)
         is_in_head = self.cycle is None or self.scope is not self.cycle.scope
-        sizes[self] = sizes.get(self, 0) + len(data) if is_in_head else 0
-        if sizes[self] > MAX_HEAD_BYTES:
+        self.head_bytes = self.head_bytes + len(data) if is_in_head else 0
+        if self.head_bytes > MAX_HEAD_BYTES:
             self.transport.close()
+        if self.cycle is not None and not self.cycle.response_complete:  # a request is served
+            if self.head_timer:
+                self.head_timer.cancel()
+                self.head_timer = None
+        elif not self.head_timer:
+            self.head_timer = self.loop.call_later(seconds, self.transport.close)
 
     protocol.connection_made = connection_made
     protocol.data_received = data_received

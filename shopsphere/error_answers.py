@@ -77,11 +77,10 @@ def _response(status: int) -> dict[str, Any]:
 
 
 def answer_errors(app: FastAPI) -> None:
-    """Have the app answer every error in our shape, also the framework's own."""
+    """Have the app answer the errors that are foreseen in our shape, also the framework's own."""
     app.add_exception_handler(ShopError, _on_shop_error)
     app.add_exception_handler(RequestValidationError, _on_invalid_request)
     app.add_exception_handler(HTTPException, _on_framework_error)
-    app.add_exception_handler(Exception, _on_unexpected_error)
 
 
 async def _on_shop_error(_: Request, error: Exception) -> Response:
@@ -149,10 +148,6 @@ def _in_our_words(error: HTTPException) -> ShopError:
         case status if status < 500:
             return InvalidRequest(("body", "cannot be read as JSON in UTF-8"))
     return ShopError()
-
-
-async def _on_unexpected_error(_: Request, error: Exception) -> Response:
-    return error_answer(ShopError())
 
 
 def tell_the_truth(app: FastAPI) -> None:

@@ -13,13 +13,16 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import uvicorn
 from fastapi import APIRouter, Depends, FastAPI, Request, Response
+from fastapi.middleware.asyncexitstack import AsyncExitStackMiddleware
 from fastapi_offline import FastAPIOffline
 from pydantic import BaseModel, Field
 from starlette.datastructures import State
+from starlette.middleware.exceptions import ExceptionMiddleware
+from starlette.types import ASGIApp
 
 from shopsphere import __version__, redoc
 from shopsphere.access import METRICS_READER, anyone
-from shopsphere.edge import MAX_BODY_BYTES, Cors, Edge, Limits
+from shopsphere.edge import Cors, Edge, Limits
 from shopsphere.endless_heads import give_up_endless_heads
 from shopsphere.error_answers import answer_errors, errors, tell_the_truth
 from shopsphere.errors import CannotStart, StoreUnavailable
@@ -109,7 +112,6 @@ def create_app(
         swagger_ui_parameters={"defaultModelsExpandDepth": 0, "displayRequestDuration": True},
         lifespan=lifespan,
         redirect_slashes=False,
-        max_body_size=MAX_BODY_BYTES,
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
     app.state.settings = settings
@@ -124,7 +126,7 @@ def create_app(
     answer_errors(app)
     tell_the_truth(app)
     cors = Cors(  # around the limits, so that a browser can read their errors too
-        Limits(app.build_middleware_stack(), settings.order_timeout),
+        Limits(_inner_layers(app), settings.order_timeout),
         allow_origins=settings.origins,
         allow_methods=["*"],
         allow_headers=["*"],
@@ -134,6 +136,11 @@ def create_app(
     app.middleware_stack = edge
     app.state.metrics = edge.metrics
     return app
+
+
+def _inner_layers(app: FastAPI) -> ASGIApp:
+    """Return those of FastAPI's layers whose work is not done by our own."""
+    return ExceptionMiddleware(AsyncExitStackMiddleware(app.router), app.exception_handlers)
 
 
 def serve(app: FastAPI, port: int) -> None:

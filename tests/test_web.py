@@ -494,6 +494,8 @@ def test_only_the_origins_in_the_settings_may_read_when_there_are_some(service: 
         unknown = client.get("/", headers={"Origin": "https://evil.example"})
         assert "Access-Control-Allow-Origin" not in unknown.headers
         assert unknown.status_code == 200
+        for answer in (known, unknown, client.get("/"), client.get("/nowhere")):
+            assert answer.headers["Vary"] == "Origin"  # a cache keeps them apart
 
 
 def test_a_foreign_browser_that_asks_first_is_refused_in_our_shape(service: str) -> None:
