@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, FastAPI, Path, Request, Response
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter
 from starlette.datastructures import State
 
 from shopsphere.access import ADMINISTRATOR, Customer
@@ -99,6 +99,9 @@ class OrderPublic(BaseModel):
     status: Literal["PLACED", "CANCELLED", "SHIPPED"] = Field(examples=["PLACED"])
     user_id: str | None = Field(examples=[USER_PK])
     created_at: datetime = Field(examples=[ORDER_MADE_AT])
+
+
+ORDERS = TypeAdapter(list[OrderPublic])
 
 
 async def _store(request: Request) -> OrderStore:
@@ -215,7 +218,7 @@ async def list_orders(
         request,
         paging,
         lambda after, limit: orders.list_page(caller.sees, after, limit),
-        OrderPublic.model_validate,
+        ORDERS,
     )
 
 

@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Annotated, Any, Literal, Self
 
 from fastapi import APIRouter, Depends, FastAPI, Header, Path, Query, Request, Response
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 
 from shopsphere.access import (
     ADMINISTRATOR,
@@ -154,6 +154,10 @@ class ReservationPublic(_Public):
     product_name: str = Field(examples=["Laptop"])
 
 
+PRODUCTS = TypeAdapter(list[ProductPublic])
+RESERVATIONS = TypeAdapter(list[ReservationPublic])
+
+
 def _store(request: Request) -> ProductStore:
     store: ProductStore = request.app.state.opened.store
     return store
@@ -241,7 +245,7 @@ async def create_product(
 @anyone
 async def list_products(request: Request, paging: PagingByPk, products: Products) -> Response:
     """All products, oldest first: the whole list, or a page of it with `limit` and `after`."""
-    return await listing(request, paging, products.list_page, ProductPublic.model_validate)
+    return await listing(request, paging, products.list_page, PRODUCTS)
 
 
 @catalogue.get(
@@ -272,7 +276,7 @@ async def search_products(
         request,
         paging,
         lambda after, limit: products.search_page(name[:ENOUGH_TEXT], after, limit),
-        ProductPublic.model_validate,
+        PRODUCTS,
     )
 
 
@@ -373,7 +377,7 @@ async def list_reservations(
         request,
         paging,
         lambda after, limit: products.reservations_page(pk, after, limit),
-        ReservationPublic.model_validate,
+        RESERVATIONS,
     )
 
 

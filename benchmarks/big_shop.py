@@ -1,25 +1,28 @@
 """Shops of any size, filled through the stores' own methods, with a bar to watch.
 
-`app` is the product service, filled with PRODUCTS products while it starts: in memory, where
-nobody else can put them.
+`app` is the product service, filled with PRODUCTS products while it starts, and `order_app` the
+order service, filled with ORDERS orders: in memory, where nobody else can put them.
 """
 
 import asyncio
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
 
+from fastapi import FastAPI
 from pydantic import SecretStr
 
-from product_service import catalogue, stock
+import order_service
+import product_service
+from in_memory_db import MemoryProductStore
 from redis_clients import connect
 from redis_stores.orders import RedisOrderStore
 from redis_stores.products import RedisProductStore
 from shopsphere.models import Command, Mark, Order, OrderStatus, Product, new_pk
 from shopsphere.settings import Settings
-from shopsphere.stores import Opened, OrderStore, ProductStore
-from shopsphere.web import create_app
-from storage import open_product_store
+from shopsphere.stores import OrderStore, ProductStore
 
 HITS = 20
 NEEDLE = "zephyr"
@@ -106,16 +109,29 @@ async def fill_redis(
         await order_store.close()
 
 
-async def _open_filled(settings: Settings) -> Opened[ProductStore]:
-    opened = await open_product_store(settings)
-    await fill_products(opened.store, int(os.environ["PRODUCTS"]))
-    return opened
+def _filled(app: FastAPI, fill: Callable[[Any], Awaitable[None]]) -> FastAPI:
+    """Return the app; its store is filled before it serves."""
+    start = app.router.lifespan_context
+
+    @asynccontextmanager
+    async def start_and_fill(app: FastAPI) -> AsyncIterator[Any]:
+        async with start(app) as state:
+            await fill(app.state.opened.store)
+            yield state
+
+    app.router.lifespan_context = start_and_fill
+    return app
 
 
-app = create_app(
-    "product",
-    title="A filled shop",
-    description="The product service, with products in it.",
-    routers=[catalogue, stock],
-    open_store=_open_filled,
-)
+async def _fill_products(store: ProductStore) -> None:
+    await fill_products(store, int(os.environ["PRODUCTS"]))
+
+
+async def _fill_orders(store: OrderStore) -> None:
+    products = MemoryProductStore()  # the orders' own are in another process
+    pks = await fill_products(products, 1)
+    await fill_orders(store, products, pks, int(os.environ["ORDERS"]))
+
+
+app = _filled(product_service.build(), _fill_products)
+order_app = _filled(order_service.build(), _fill_orders)

@@ -232,19 +232,19 @@ def _search(_: Server) -> str:
 
 
 def list_in_memory(stage: Stage, effort: Effort) -> Iterator[Sample]:
-    return _list(memory_shops(stage, effort)[0])
+    return full_list(memory_shops(stage, effort)[0], "/products")
 
 
 def list_on_redis(stage: Stage, effort: Effort) -> Iterator[Sample]:
-    return _list(redis_shops(stage, effort)[0])
+    return full_list(redis_shops(stage, effort)[0], "/products")
 
 
-def _list(server: Server) -> Iterator[Sample]:
+def full_list(server: Server, path: str) -> Iterator[Sample]:
     """Read the whole list, and watch how much more memory the process holds meanwhile.
 
     Just once, and before anybody else reads it: memory that a process once had, it keeps.
     """
-    requests.get(f"{server.url}/products?limit={PAGE}", timeout=10)
+    requests.get(f"{server.url}{path}?limit={PAGE}", timeout=10)
     held = [server.memory_bytes()]
     is_over = threading.Event()
 
@@ -254,13 +254,17 @@ def _list(server: Server) -> Iterator[Sample]:
 
     watcher = threading.Thread(target=watch)
     watcher.start()
-    with requests.get(f"{server.url}/products", stream=True, timeout=60) as answer:
+    began = time.monotonic()
+    with requests.get(server.url + path, stream=True, timeout=60) as answer:
         read = sum(len(part) for part in answer.iter_content(64 * 1024))
+    seconds = time.monotonic() - began
     is_over.set()
     watcher.join()
     held.append(server.memory_bytes())
     grown = (max(held) - held[0]) / 1e6
-    yield Sample(grown, f"{read / 1e6:.1f} MB read, {held[0] / 1e6:.0f} MB held before")
+    yield Sample(
+        grown, f"{read / 1e6:.1f} MB read in {seconds:.1f} s, {held[0] / 1e6:.0f} MB held before"
+    )
 
 
 def health_during_logins(stage: Stage, effort: Effort) -> Iterator[Sample]:
@@ -302,7 +306,7 @@ def _seconds_to_start_ours() -> float:
         command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     try:
-        return _seconds_until_healthy([8000, 8001, 8002], began)
+        return seconds_until_healthy([8000, 8001, 8002], began)
     finally:
         starter.terminate()
         starter.wait(20)
@@ -312,13 +316,14 @@ def _seconds_to_start_bare(stage: Stage) -> float:
     began = time.monotonic()
     servers = [stage.server("benchmarks.baselines:product_app") for _ in range(3)]
     try:
-        return _seconds_until_healthy([server.port for server in servers], began)
+        return seconds_until_healthy([server.port for server in servers], began)
     finally:
         for server in servers:
             server.stop()
 
 
-def _seconds_until_healthy(ports: list[int], began: float) -> float:
+def seconds_until_healthy(ports: list[int], began: float) -> float:
+    """Return how long after `began`, of the monotonic clock, all of them answer."""
     waiting = set(ports)
     while waiting:
         for port in list(waiting):
