@@ -10,20 +10,17 @@ from dataclasses import dataclass
 from typing import Annotated, TypeVar
 
 from fastapi import Depends, Request, Security
+from fastapi.openapi.models import HTTPBearer as HTTPBearerModel
 from fastapi.routing import APIRoute
 from fastapi.security import HTTPBearer
+from fastapi.security.base import SecurityBase
 
 from shopsphere.errors import Forbidden, InvalidToken, OrderNotFound
 from shopsphere.models import Order, Role
 from shopsphere.settings import Settings
 from shopsphere.tokens import Caller, Tokens
 
-# These two only give OpenAPI what Swagger's Authorize button needs: `_bearer` reads the header.
-_access_token = HTTPBearer(
-    auto_error=False,
-    scheme_name="AccessToken",
-    description="The `access_token` that POST /login of the user service gives.",
-)
+# It only gives OpenAPI what Swagger's Authorize button needs: `_bearer` reads the header.
 _metrics_token = HTTPBearer(
     auto_error=False, scheme_name="MetricsToken", description="The METRICS_TOKEN of the settings."
 )
@@ -52,18 +49,28 @@ class Person:
         return order
 
 
-async def optional_caller(
-    request: Request, _: Annotated[object, Security(_access_token)]
-) -> Caller | None:
-    """Return whom the bearer token speaks for, or None without one; raise InvalidToken."""
-    tokens: Tokens = request.app.state.tokens
-    token = _bearer(request)
-    caller = None if token is None else tokens.read(token)
-    request.scope["shopsphere.caller"] = caller  # for the log
-    return caller
+class _AccessToken(SecurityBase):
+    """The token in the Authorization header, also as Swagger's Authorize button knows it.
+
+    Both in one dependency, as each costs a request 15 µs.
+    """
+
+    model = HTTPBearerModel(
+        description="The `access_token` that POST /login of the user service gives."
+    )
+    scheme_name = "AccessToken"
+
+    async def __call__(self, request: Request) -> Caller | None:
+        """Return whom the token speaks for, or None without one; raise InvalidToken."""
+        tokens: Tokens = request.app.state.tokens
+        token = _bearer(request)
+        caller = None if token is None else tokens.read(token)
+        request.scope["shopsphere.caller"] = caller  # for the log
+        return caller
 
 
-OptionalCaller = Annotated[Caller | None, Depends(optional_caller)]
+optional_caller = _AccessToken()
+OptionalCaller = Annotated[Caller | None, Security(optional_caller)]
 
 
 def anyone(endpoint: Endpoint) -> Endpoint:
@@ -153,7 +160,7 @@ async def check_access(request: Request) -> None:
     calls = [dependency.call for dependency in request.scope["route"].dependant.dependencies]
     for rule in _ON_TOKENS:
         if rule in calls:
-            await rule(request, await optional_caller(request, None))
+            await rule(request, await optional_caller(request))
 
 
 def _require(request: Request, caller: Caller | None, *roles: Role) -> None:
