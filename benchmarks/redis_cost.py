@@ -1,22 +1,28 @@
-"""What Redis pays: memory of a product and of an order, and the round trips of placing one.
+"""What Redis pays: the commands of an order, its busiest keys, and memory of products and orders.
 
 Run `python -m benchmarks.redis_cost [products and orders]`, with 100,000 of each where it says
 nothing; what a million would take is arithmetic.
 """
 
 import asyncio
+import shutil
+import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import requests
 
 from benchmarks.big_shop import fill_redis
-from benchmarks.rows import add_product, our_pair
-from benchmarks.servers import Stage, cpu_seconds, stage
+from benchmarks.rows import add_product, our_pair, place_orders
+from benchmarks.servers import CONNECTIONS, Server, Stage, cpu_seconds, stage
+from redis_db import SCRIPTS
 
 PREFIX = "shop"
 PLACED = 200
+ANY = "__rand_int__"
+"""redis-benchmark puts another number in its place each time."""
 
 
 def used_memory(servers: Stage) -> int:
@@ -44,36 +50,90 @@ def show_memory(servers: Stage, count: int) -> None:
 
 
 def show_order(servers: Stage) -> None:
-    """Place orders one after the other, and print what each costs in each process."""
+    """Print what an order costs in each process, alone and with others, and its commands."""
     products, orders = our_pair(servers)
     pk = add_product(products)
-    http = requests.Session()
-
-    def place() -> None:
-        body = {"product_id": pk, "quantity": 1}
-        http.post(f"{orders.url}/order", json=body, timeout=10).raise_for_status()
-
-    place()  # scripts are loaded, connections opened
     redis = servers.redis()
     pids = {
         "order service": orders.process.pid,
         "product service": products.process.pid,
         "Redis": redis.process.pid,
     }
+
+    def show(how: str, place: Callable[[], int]) -> int:
+        before = {name: cpu_seconds(pid) for name, pid in pids.items()}
+        placed = place()
+        for name, pid in pids.items():
+            each = (cpu_seconds(pid) - before[name]) / placed * 1000
+            print(f"{name}: {each:.2f} ms of CPU an order, {how}")
+        return placed
+
+    place_one_by_one(orders, pk)  # scripts are loaded, connections opened
     redis.client.config_resetstat()
-    before = {name: cpu_seconds(pid) for name, pid in pids.items()}
-    for _ in range(PLACED):
-        place()
-    for name, pid in pids.items():
-        print(f"{name}: {(cpu_seconds(pid) - before[name]) / PLACED * 1000:.2f} ms of CPU an order")
+    placed = show("one at a time", lambda: place_one_by_one(orders, pk))
     for command, figures in sorted(redis.client.info("commandstats").items()):
-        print(f"  {command.removeprefix('cmdstat_')}: {figures['calls'] / PLACED:.2f} an order")
+        print(f"  {command.removeprefix('cmdstat_')}: {figures['calls'] / placed:.2f} an order")
+    show(f"{CONNECTIONS} at a time", lambda: place_orders(orders, pk, 5).requests)
+
+
+def place_one_by_one(orders: Server, product_pk: str) -> int:
+    """Place orders one after the other; return how many."""
+    body = {"product_id": product_pk, "quantity": 1}
+    with requests.Session() as http:
+        for _ in range(PLACED):
+            http.post(f"{orders.url}/order", json=body, timeout=10).raise_for_status()
+    return PLACED
+
+
+def show_hot_keys(servers: Stage) -> None:
+    """Print how often a second one Redis can do what orders do with a single key."""
+    redis = servers.redis()
+    [pk] = asyncio.run(fill_redis(servers.on_redis()["REDIS_URL"], PREFIX, 1))
+    product = f"{PREFIX}:product:{{{pk}}}"
+    reservation = f"{PREFIX}:reservation:{{{pk}}}:{ANY}"
+    live = f"{PREFIX}:reservations:{{{pk}}}"
+    reserve, mark = (
+        str(redis.client.script_load((SCRIPTS / f"{name}.lua").read_text()))
+        for name in ("reserve", "mark_order")
+    )
+    commands = {
+        "reserve one product": [
+            "EVALSHA",
+            reserve,
+            "3",
+            product,
+            reservation,
+            live,
+            ANY,
+            "1",
+            "60",
+        ],
+        "mark": ["EVALSHA", mark, "1", f"{PREFIX}:orders-placing", f"{ANY} {pk}"],
+        "unmark": ["ZREM", f"{PREFIX}:orders-placing", f"{ANY} {pk}"],
+        "list": ["ZADD", f"{PREFIX}:orders", "0", ANY],
+    }
+    for name, command in commands.items():
+        print(f"{name}: {times_a_second(redis.port, command):,.0f} a second")
+
+
+def times_a_second(port: int, command: list[str]) -> float:
+    """Return how often Redis does this command for 50 clients of redis-benchmark."""
+    options = ["-p", str(port), "-n", "200000", "-c", "50", "-r", "1000000000", "--csv"]
+    answer = subprocess.run(
+        ["redis-benchmark", *options, *command], capture_output=True, text=True, check=True
+    )
+    return float(answer.stdout.splitlines()[-1].split('","')[1].rstrip('"'))
 
 
 def main(count: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         with stage(Path(folder) / "order") as servers:
             show_order(servers)
+        if shutil.which("redis-benchmark"):
+            with stage(Path(folder) / "hot") as servers:
+                show_hot_keys(servers)
+        else:
+            print("The busiest keys need redis-benchmark, of Debian's redis-tools: left out.")
         with stage(Path(folder) / "memory") as servers:
             show_memory(servers, count)
 

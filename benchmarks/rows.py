@@ -20,6 +20,7 @@ from benchmarks.servers import ROOT, CannotMeasure, Load, Server, Stage
 SMALL_SHOP = 1_000
 PAGE = 100
 LOGINS = 50
+WORKERS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,11 +143,11 @@ def orders_on_redis(stage: Stage, effort: Effort) -> Iterator[Sample]:
     )
 
 
-def our_pair(stage: Stage) -> tuple[Server, Server]:
+def our_pair(stage: Stage, workers: int = 1) -> tuple[Server, Server]:
     """Start the product service and the order service on one Redis."""
-    products = stage.server("product_service:app", stage.on_redis())
+    products = stage.server("product_service:app", stage.on_redis(), workers)
     orders = stage.server(
-        "order_service:app", {"PRODUCT_SERVICE_URL": products.url, **stage.on_redis()}
+        "order_service:app", {"PRODUCT_SERVICE_URL": products.url, **stage.on_redis()}, workers
     )
     return products.wait(), orders.wait()
 
@@ -163,6 +164,28 @@ def place_orders(server: Server, product_pk: str, seconds: int) -> Load:
     """Order one unit again and again."""
     body = f'{{"product_id": "{product_pk}", "quantity": 1}}'
     return server.drive("/order", seconds, "POST", body)
+
+
+def workers_that_read(stage: Stage, effort: Effort) -> Iterator[Sample]:
+    many, one = (stage.server("product_service:app", stage.on_redis(), n) for n in (WORKERS, 1))
+    path = f"/products/{add_product(one.wait())}"
+    many.wait()
+    return _many_and_one(lambda server: server.drive(path, effort.seconds), many, one, effort)
+
+
+def workers_that_order(stage: Stage, effort: Effort) -> Iterator[Sample]:
+    (products, many), (_, one) = our_pair(stage, WORKERS), our_pair(stage)
+    pk = add_product(products)
+    return _many_and_one(lambda server: place_orders(server, pk, effort.seconds), many, one, effort)
+
+
+def _many_and_one(
+    drive: Callable[[Server], Load], many: Server, one: Server, effort: Effort
+) -> Iterator[Sample]:
+    """Compare the rates of many workers and of one; the CPU of workers is not seen."""
+    for _ in range(effort.rounds):
+        rates = [drive(server).rate for server in (many, one)]
+        yield Sample(rates[0] / rates[1], "{:,.0f} of {:,.0f} a second".format(*rates))
 
 
 def page_in_memory(stage: Stage, effort: Effort) -> Iterator[Sample]:
@@ -344,6 +367,10 @@ ROWS = [
         "≥", 0.50, "", "read-redis", read_on_redis),
     Row("order-redis", "POST /order, Redis, against a bare route that makes one PUT",
         "≥", 0.60, "", "order-redis", orders_on_redis),
+    Row("workers-read", f"GET /products/{{pk}}, Redis: {WORKERS} workers against 1",
+        "≥", 1, "", "workers-read", workers_that_read),
+    Row("workers-order", f"POST /order, Redis: {WORKERS} workers of each service against 1",
+        "≥", 1, "", "workers-order", workers_that_order),
     Row("list-memory", "GET /products of a big shop in memory: growth of the process",
         "≤", 50, " MB", "memory-shops", list_in_memory),
     Row("page-memory", "A page of 100, memory: cost in a big shop by that in a small one",

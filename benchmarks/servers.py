@@ -59,15 +59,18 @@ def require_wrk() -> str:
 
 
 class Server:
-    """A uvicorn with one worker that serves an app of ours or a bare one."""
+    """A uvicorn that serves an app of ours or a bare one."""
 
-    def __init__(self, app: str, log: Path, environment: Environment) -> None:
+    def __init__(self, app: str, log: Path, environment: Environment, workers: int) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = log
         with log.open("ab") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "uvicorn", app, "--port", str(self.port)],
+                [
+                    *(sys.executable, "-m", "uvicorn", app, "--port", str(self.port)),
+                    *("--workers", str(workers)),
+                ],
                 cwd=ROOT,
                 env={**os.environ, **environment},
                 stdout=output,
@@ -146,10 +149,12 @@ class Stage:
         self.shops: tuple[Server, Server] | None = None
         self._redis: RedisServer | None = None
 
-    def server(self, app: str, environment: Environment = MappingProxyType({})) -> Server:
+    def server(
+        self, app: str, environment: Environment = MappingProxyType({}), workers: int = 1
+    ) -> Server:
         """Start one server; it need not serve yet."""
         log = self._folder / f"{len(self._servers)}.log"
-        self._servers.append(Server(app, log, environment))
+        self._servers.append(Server(app, log, environment, workers))
         return self._servers[-1]
 
     def redis(self) -> RedisServer:
