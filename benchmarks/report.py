@@ -37,7 +37,7 @@ def _table_row(result: Result) -> str:
 
 
 def write_json(file: Path, results: list[Result], effort: Effort) -> None:
-    """Write every sample, and where and how it was measured."""
+    """Write every sample, the table, and where and how it was measured."""
     content = {
         "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": {"system": platform.platform(), "cores": os.cpu_count()},
@@ -57,6 +57,7 @@ def write_json(file: Path, results: list[Result], effort: Effort) -> None:
             }
             for result in results
         ],
+        "table": as_table(results).splitlines(),
     }
     file.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
