@@ -36,6 +36,8 @@ REDIS_PORT = 6379
 REDIS_DATA = ROOT / "redis-data"
 DEFAULT_HOST = "127.0.0.1"
 SECONDS_TO_END = 8
+ENDED_BY_SIGPIPE = 128 + 13
+"""The exit status that a shell gives to a program whose reader has ended."""
 LISTENS = "0A"
 """The state of a socket that listens, in Linux's tables of sockets."""
 COLOURS = {"product": "36", "user": "32", "order": "35", "redis": "33"}
@@ -98,6 +100,7 @@ class Program:
     def __init__(self, name: str, command: list[str], environment: Mapping[str, str]) -> None:
         self.name = name
         self.last_lines: deque[str] = deque(maxlen=12)
+        self._is_read = True
         self.process = subprocess.Popen(
             command,
             cwd=ROOT,
@@ -119,11 +122,20 @@ class Program:
         for line in self.process.stdout or ():
             self.last_lines.append(line.rstrip())
             # The terminal may be gone: go on reading, or the service would block.
-            with contextlib.suppress(OSError):
+            try:
                 say(prefix + self.last_lines[-1])
+            except BrokenPipeError:
+                self._is_read = False
+            except OSError:
+                pass
 
     def require_alive(self) -> None:
-        """Raise Trouble, with its last lines, when the program has ended."""
+        """Raise Trouble, with its last lines, when the program has ended.
+
+        Raise BrokenPipeError when what read the lines has ended, as `| head` does.
+        """
+        if not self._is_read:
+            raise BrokenPipeError
         status = self.process.poll()
         if status is not None:
             self._reader.join(1)
@@ -317,4 +329,6 @@ def main(arguments: list[str] | None = None) -> int:
     except Trouble as trouble:
         print(f"ShopSphere cannot run: {trouble}", file=sys.stderr, flush=True)
         return 1
+    except BrokenPipeError:
+        return ENDED_BY_SIGPIPE
     return 0
