@@ -1,6 +1,7 @@
 """`python start_all_services.py`, started and interrupted for real."""
 
 import os
+import re
 import shutil
 import signal
 import socket
@@ -360,6 +361,17 @@ def test_a_wrong_setting_ends_the_start_with_the_reason(
     assert sentence.endswith(" service ended (exit status 3). Its last lines:")
     assert any(reason in line for line in last_lines)
     assert "Traceback" not in "".join(last_lines)
+    assert_nothing_is_left(installed)
+
+
+@needs_quick_start_ports
+def test_with_reload_a_wrong_setting_ends_the_start_too(installed: Path) -> None:
+    complaint = complaint_of(installed, "--reload", JWT_EXPIRES_MINUTES="soon")
+    sentence, *last_lines = complaint.splitlines()
+    assert re.fullmatch(
+        r"ShopSphere cannot run: the \w+ service could not start. Its last lines:", sentence
+    )
+    assert any("JWT_EXPIRES_MINUTES should be a valid integer" in line for line in last_lines)
     assert_nothing_is_left(installed)
 
 
