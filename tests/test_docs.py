@@ -143,16 +143,23 @@ def assert_logged(lines: list[str], trio: Trio) -> None:
 
 
 @on_posix
-def test_the_line_for_several_workers_starts_them(redis: RedisServer, tmp_path: Path) -> None:
+def test_the_line_for_several_workers_starts_them_and_all_may_log_in_json(
+    redis: RedisServer, tmp_path: Path
+) -> None:
     [line] = [step.command for step in steps(OPERATING) if step.command.startswith("uvicorn ")]
     port = free_port()
-    command = shlex.split(line.replace("8002", str(port)))
-    environment = {"USE_REDIS": "required", "REDIS_PORT": str(redis.port)}
+    [option] = re.findall(r"`(--log-config [^`]+)`", OPERATING)
+    command = shlex.split(f"{line.replace('8002', str(port))} {option}")
+    on_redis = {"USE_REDIS": "required", "REDIS_PORT": str(redis.port)}
+    environment = {**on_redis, "LOG_FORMAT": "json"}
     with started([sys.executable, "-m", *command], ROOT, tmp_path / "log", **environment) as order:
         order.wait_for_answer(f"http://127.0.0.1:{port}/ready")
         wait_until(lambda: order.output.count("startup complete") == 2, 30, order.output)
         order.end(signal.SIGTERM)
-    assert order.output.count("Application shutdown complete") == 2
+    lines = [json.loads(line) for line in order.output.splitlines()]
+    said = [(line["service"], line["message"].partition(" [")[0]) for line in lines]
+    assert said.count(("order", "Application shutdown complete.")) == 2
+    assert said.count((None, "Started parent process")) == 1
 
 
 def names_in(heading: str) -> list[str]:
