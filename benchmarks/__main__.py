@@ -51,6 +51,9 @@ def main(arguments: list[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
     effort = Effort(options.rounds, options.seconds, options.products)
+    for name in options.rows:
+        if not any(row.name.startswith(name) for row in ROWS):
+            parser.error(f"no row is called {name}")
     rows = [row for row in ROWS if not options.rows or row.name.startswith(tuple(options.rows))]
     try:
         require_wrk()

@@ -27,8 +27,13 @@ class Trouble(Exception):
 
 
 def say(text: str) -> None:
-    """Print a line at once, also into a pipe."""
-    print(text, flush=True)
+    """Print a line at once, also into a pipe; raise BrokenPipeError once nobody reads that."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        # Python would try to write what is left once more at its end, and complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise
 
 
 def venv_python(venv: Path = VENV, is_windows: bool = IS_WINDOWS) -> Path:

@@ -36,6 +36,10 @@ REDIS_PORT = 6379
 REDIS_DATA = ROOT / "redis-data"
 DEFAULT_HOST = "127.0.0.1"
 SECONDS_TO_END = 8
+ENDED_BY_SIGPIPE = 128 + 13
+"""The exit status that a shell gives to a program whose reader has ended."""
+GAVE_UP = "Application startup failed"
+"""What uvicorn 0.54 says last of a start that failed. Its reloader then waits for another file."""
 LISTENS = "0A"
 """The state of a socket that listens, in Linux's tables of sockets."""
 COLOURS = {"product": "36", "user": "32", "order": "35", "redis": "33"}
@@ -98,6 +102,7 @@ class Program:
     def __init__(self, name: str, command: list[str], environment: Mapping[str, str]) -> None:
         self.name = name
         self.last_lines: deque[str] = deque(maxlen=12)
+        self._is_read = True
         self.process = subprocess.Popen(
             command,
             cwd=ROOT,
@@ -119,19 +124,29 @@ class Program:
         for line in self.process.stdout or ():
             self.last_lines.append(line.rstrip())
             # The terminal may be gone: go on reading, or the service would block.
-            with contextlib.suppress(OSError):
+            try:
                 say(prefix + self.last_lines[-1])
+            except BrokenPipeError:
+                self._is_read = False
+            except OSError:
+                pass
 
     def require_alive(self) -> None:
-        """Raise Trouble, with its last lines, when the program has ended."""
+        """Raise Trouble, with its last lines, when the program has ended.
+
+        Raise BrokenPipeError when what read the lines has ended, as `| head` does.
+        """
+        if not self._is_read:
+            raise BrokenPipeError
         status = self.process.poll()
         if status is not None:
             self._reader.join(1)
-            what = "Redis" if self.name == "redis" else f"the {self.name} service"
-            raise Trouble(
-                f"{what} ended (exit status {status}). Its last lines:\n  "
-                + "\n  ".join(self.last_lines)
-            )
+            raise self._trouble(f"ended (exit status {status})")
+
+    def _trouble(self, what_it_did: str) -> Trouble:
+        what = "Redis" if self.name == "redis" else f"the {self.name} service"
+        lines = "\n  ".join(self.last_lines)
+        return Trouble(f"{what} {what_it_did}. Its last lines:\n  {lines}")
 
     def ask_to_end(self) -> None:
         """Let it finish what it is answering, and end."""
@@ -151,6 +166,7 @@ class Service(Program):
 
     def __init__(self, python: Path, name: str, port: int, options: argparse.Namespace) -> None:
         self.url = url_of(options.host, port)
+        self._is_reloaded: bool = options.reload
         command = [str(python), "-m", "uvicorn", f"{name}_service:app"]
         command += ["--host", options.host, "--port", str(port)]
         command += ["--reload", "--reload-exclude", REDIS_DATA.name] if options.reload else []
@@ -159,6 +175,12 @@ class Service(Program):
             url = f"redis://127.0.0.1:{REDIS_PORT}/0"
             environment |= {"USE_REDIS": "required", "REDIS_URL": url}
         super().__init__(name, command, environment)
+
+    def require_starting(self) -> None:
+        """Raise Trouble when it has ended, or has given up its start and left a reloader behind."""
+        self.require_alive()
+        if self._is_reloaded and any(GAVE_UP in line for line in self.last_lines.copy()):
+            raise self._trouble("could not start")
 
     def health(self) -> Health | None:
         """Return what the service says of itself, or None while it does not answer."""
@@ -233,7 +255,7 @@ def wait_until_healthy(services: list[Service], stop: threading.Event) -> dict[S
     answers: dict[Service, Health] = {}
     while len(answers) < len(services) and not stop.is_set():
         for service in services:
-            service.require_alive()
+            service.require_starting()
             if service not in answers and (health := service.health()):
                 answers[service] = health
         stop.wait(0.03)
@@ -317,4 +339,6 @@ def main(arguments: list[str] | None = None) -> int:
     except Trouble as trouble:
         print(f"ShopSphere cannot run: {trouble}", file=sys.stderr, flush=True)
         return 1
+    except BrokenPipeError:
+        return ENDED_BY_SIGPIPE
     return 0

@@ -65,10 +65,15 @@ def _leave_out_what_no_line_shows() -> None:
 
 def _formatter(log_format: str) -> logging.Formatter:
     if log_format == "json":
-        return JsonFormatter(
-            "%(levelname)s %(name)s %(service)s %(request_id)s %(message)s",
-            timestamp=True,
-            reserved_attrs=[*RESERVED_ATTRS, "color_message"],  # uvicorn's, for a terminal
-            rename_fields={"levelname": "level", "name": "logger"},
-        )
+        return json_formatter()
     return logging.Formatter("%(asctime)s %(levelname)-7s %(message)s [%(request_id)s]")
+
+
+def json_formatter() -> logging.Formatter:
+    """Return what makes a line an object; `json_lines.json` names it, for lines before the app."""
+    return JsonFormatter(
+        "%(levelname)s %(name)s %(service)s %(request_id)s %(message)s",
+        timestamp=True,
+        reserved_attrs=[*RESERVED_ATTRS, "color_message"],  # uvicorn's, for a terminal
+        rename_fields={"levelname": "level", "name": "logger"},
+    )

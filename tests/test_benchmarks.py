@@ -4,6 +4,9 @@ import subprocess
 import sys
 from xml.etree import ElementTree
 
+import pytest
+
+from benchmarks.__main__ import main
 from benchmarks.report import as_svg, as_table
 from benchmarks.rows import ROWS, Result, Sample
 from tests.servers import ROOT
@@ -14,6 +17,12 @@ def test_the_command_tells_how_it_is_used() -> None:
     answer = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert "wrk" in answer.stdout
     assert all(row.name in answer.stdout for row in ROWS)
+
+
+def test_a_row_that_is_not_there_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["raed"])
+    assert "no row is called raed" in capsys.readouterr().err
 
 
 def test_the_table_holds_every_figure_against_its_target() -> None:

@@ -1,5 +1,6 @@
-"""The pages of docs/, taken at their word: commands are run, answers, names and places compared."""
+"""The pages, taken at their word: commands are run, answers, names and places compared."""
 
+import importlib
 import json
 import os
 import re
@@ -10,43 +11,28 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 import requests
+import uvicorn
+from uvicorn.importer import import_from_string
 
-from tests.launching import PORTS, copy_of_the_product, started
+import benchmarks.__main__
+from shopsphere.settings import MIN_SECRET_BYTES
+from tests import pages
+from tests.launching import copy_of_the_product, started
 from tests.servers import ROOT, RedisServer, Trio, free_port, wait_until
 from tests.shop import Shop
 
-PAGES = sorted((ROOT / "docs").glob("*.md"))
-OPERATING, EXTENDING = (
-    (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8")
-    for name in ("operating", "extending")
+OPERATING_PAGE, EXTENDING_PAGE = (
+    ROOT / "docs" / f"{name}.md" for name in ("operating", "extending")
 )
-PRODUCT_PK = "01M8706QWZPAFXJVYTP6GM7GVS"
+OPERATING, EXTENDING = map(pages.read, (OPERATING_PAGE, EXTENDING_PAGE))
+WITH_A_SHOP_OF_THEIR_OWN = {EXTENDING_PAGE, ROOT / "README.md"}
+MEASURE = "python -m benchmarks"
+MEASURING = [command for command in pages.commands() if command.startswith(MEASURE)]
 on_posix = pytest.mark.skipif(os.name == "nt", reason="runs commands in a shell of POSIX")
-BY_CHANCE = {"pk", "product_id", "order_id", "created_at", "timestamp", "duration_ms"}
-
-
-@dataclass
-class Step:
-    """A command as a page shows it, and the answers shown below it, by their language."""
-
-    command: str
-    answers: dict[str, str] = field(default_factory=dict)
-
-
-def steps(page: str) -> list[Step]:
-    """Return the commands of a page in its order. A block of bash holds one command."""
-    found: list[Step] = []
-    for language, text in re.findall(r"```(\w+)\n(.*?)```", page, re.DOTALL):
-        if language == "bash":
-            found.append(Step(text.strip()))
-        elif language in ("json", "jsonl", "text"):
-            found[-1].answers[language] = text
-    return found
 
 
 @pytest.fixture(scope="module")
@@ -71,65 +57,46 @@ def trio(redis: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         trio.stop()
 
 
-def moved(text: str, trio: Trio, redis: RedisServer, pk: str = PRODUCT_PK) -> str:
-    """Return a text of a page as it is for this shop and this product."""
-    for service in trio.services:
-        text = text.replace(f":{PORTS[service.name]}", f":{service.port}")
-    return text.replace("localhost:6379", f"localhost:{redis.port}").replace("abc123", pk)
-
-
-def run(command: str, environment: dict[str, str]) -> str:
-    """Run a command as pasted, and return what it printed."""
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    return subprocess.run(
-        ["sh", "-c", command],
-        cwd=ROOT,
-        env={**os.environ, **environment, "no_proxy": "*", "PATH": path},
-        capture_output=True,
-        text=True,
-        timeout=60,
-    ).stdout
-
-
-def without_chance(answer: object) -> object:
-    """Return an answer with the type in the place of each value that differs from run to run."""
-    if isinstance(answer, list):
-        return [without_chance(item) for item in answer]
-    if isinstance(answer, dict):
-        return {
-            name: type(value) if name in BY_CHANCE else without_chance(value)
-            for name, value in answer.items()
-        }
-    return without_numbers(answer) if isinstance(answer, str) else answer
-
-
-def without_numbers(text: str) -> str:
-    """Return a text in which pks, versions, times and counts do not matter."""
-    text = re.sub(r"\b[0-9A-HJKMNP-TV-Z]{26}\b", "PK", text)
-    return re.sub(r"\d+(\.\d+)+", "NUMBER", text)
+@pytest.mark.parametrize("page", pages.PAGES, ids=lambda page: str(page.name))
+def test_a_block_is_in_a_language_that_is_run_or_compared(page: Path) -> None:
+    python = {"python"} if page == EXTENDING_PAGE else set()
+    assert {language for language, _ in pages.blocks(page)} <= pages.LANGUAGES | python
 
 
 @on_posix
 @pytest.mark.skipif(not shutil.which("curl"), reason="there is no curl here to run")
-def test_what_operating_shows_is_what_happens(trio: Trio, redis: RedisServer) -> None:
+@pytest.mark.parametrize(
+    "page",
+    [page for page in pages.PAGES if page not in WITH_A_SHOP_OF_THEIR_OWN],
+    ids=lambda page: str(page.name),
+)
+def test_what_a_page_shows_is_what_happens(page: Path, trio: Trio, redis: RedisServer) -> None:
+    redis.client.flushall()
     lamp = {"name": "Lamp", "price": 5, "quantity": 10}
     pk = trio.product.post("/products", lamp).json()["pk"]
-    compared = 0
-    for step in steps(OPERATING):
+    for step in pages.steps(page):
         if step.command.startswith("uvicorn "):
-            continue  # has a test of its own
-        printed = run(moved(step.command, trio, redis, pk), trio.order.environment)
+            assert_starts_a_service(step.command)
+        if pages.is_excepted(step.command) or step.command.startswith(("uvicorn ", MEASURE)):
+            assert not step.answers
+            continue
+        printed = pages.run(pages.moved(step.command, trio, redis, pk), trio.order.environment)
         for language, answer in step.answers.items():
-            compared += 1
-            shown = moved(answer, trio, redis, pk)
+            shown = pages.moved(answer, trio, redis, pk)
             if language == "json":
-                assert without_chance(json.loads(printed)) == without_chance(json.loads(shown))
+                said, expected = (pages.without_chance(json.loads(it)) for it in (printed, shown))
+                assert said == expected
             elif language == "text":
-                said = without_numbers(printed).splitlines()
-                assert [ln for ln in without_numbers(shown).splitlines() if ln not in said] == []
+                lines = pages.without_numbers(printed).splitlines()
+                assert set(pages.without_numbers(shown).splitlines()) <= set(lines)
             else:
                 assert_logged(shown.splitlines(), trio)
-    assert compared == 4
+
+
+def assert_starts_a_service(command: str) -> None:
+    """Fail unless uvicorn knows all its options, and the app is there."""
+    context = uvicorn.main.make_context("uvicorn", shlex.split(command)[1:])
+    assert import_from_string(context.params["app"])
 
 
 def assert_logged(lines: list[str], trio: Trio) -> None:
@@ -139,20 +106,65 @@ def assert_logged(lines: list[str], trio: Trio) -> None:
         [service] = (each for each in trio.services if each.name == shown["service"])
         wait_until(lambda log=service.log, id=shown["request_id"]: id in log.read_text())  # type: ignore[misc]
         [logged] = (ln for ln in service.log.read_text().splitlines() if shown["request_id"] in ln)
-        assert without_chance(json.loads(logged)) == without_chance(shown)
+        assert pages.without_chance(json.loads(logged)) == pages.without_chance(shown)
 
 
 @on_posix
-def test_the_line_for_several_workers_starts_them(redis: RedisServer, tmp_path: Path) -> None:
-    [line] = [step.command for step in steps(OPERATING) if step.command.startswith("uvicorn ")]
+def test_the_line_for_several_workers_starts_them_and_all_may_log_in_json(
+    redis: RedisServer, tmp_path: Path
+) -> None:
+    [line] = [
+        step.command for step in pages.steps(OPERATING_PAGE) if step.command.startswith("uvicorn ")
+    ]
     port = free_port()
-    command = shlex.split(line.replace("8002", str(port)))
-    environment = {"USE_REDIS": "required", "REDIS_PORT": str(redis.port)}
+    [option] = re.findall(r"`(--log-config [^`]+)`", OPERATING)
+    command = shlex.split(f"{line.replace('8002', str(port))} {option}")
+    on_redis = {"USE_REDIS": "required", "REDIS_PORT": str(redis.port)}
+    environment = {**on_redis, "LOG_FORMAT": "json"}
     with started([sys.executable, "-m", *command], ROOT, tmp_path / "log", **environment) as order:
         order.wait_for_answer(f"http://127.0.0.1:{port}/ready")
         wait_until(lambda: order.output.count("startup complete") == 2, 30, order.output)
         order.end(signal.SIGTERM)
-    assert order.output.count("Application shutdown complete") == 2
+    lines = [json.loads(line) for line in order.output.splitlines()]
+    said = [(line["service"], line["message"].partition(" [")[0]) for line in lines]
+    assert said.count(("order", "Application shutdown complete.")) == 2
+    assert said.count((None, "Started parent process")) == 1
+
+
+COMPLETED = {
+    "redis-cli --rdb": "redis-cli --rdb {folder}/dump.rdb -p {port}",
+    "python -m tests.soak": "python -m tests.soak --help",
+}
+"""Where a command leaves something to the reader, or takes as long as one likes."""
+
+
+@on_posix
+@pytest.mark.parametrize(
+    "command",
+    [each for each in pages.in_the_text() if each not in MEASURING and not pages.is_excepted(each)],
+)
+def test_a_command_in_the_text_runs(
+    command: str, trio: Trio, redis: RedisServer, tmp_path: Path
+) -> None:
+    whole = pages.moved(command, trio, redis, pages.PRODUCT_PK)
+    if command in COMPLETED:
+        whole = COMPLETED[command].format(folder=tmp_path, port=redis.port)
+    printed = pages.run(whole, trio.order.environment)
+    if "secrets" in command:
+        assert len(printed.strip()) >= MIN_SECRET_BYTES
+
+
+@pytest.mark.parametrize("command", MEASURING)
+def test_a_measurement_in_the_text_is_understood(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, _, module, *arguments = shlex.split(command)
+    if module == "benchmarks":
+        monkeypatch.setenv("PATH", "")  # so it stops where it needs wrk
+        assert benchmarks.__main__.main(arguments) == 1
+        assert "wrk" in capsys.readouterr().err
+    else:
+        assert hasattr(importlib.import_module(module), "main")
 
 
 def names_in(heading: str) -> list[str]:
@@ -221,14 +233,14 @@ def test_the_fourth_service_is_one_of_the_family(tmp_path: Path) -> None:
     port = str(free_port())
     [code] = re.findall(r"```python\n(.*?)```", EXTENDING, re.DOTALL)
     (copy / "review_service.py").write_text(code.replace("8003", port), encoding="utf-8")
-    start, *others = steps(EXTENDING)
+    start, *others = pages.steps(EXTENDING_PAGE)
     command = [sys.executable, *shlex.split(start.command)[1:]]
     with started(command, copy, tmp_path / "log") as service:
         url = f"http://127.0.0.1:{port}"
         assert service.wait_for_answer(url).json()["service"] == "review"
         assert [len(step.answers) for step in others] == [1, 1, 1]
         for step in others:
-            answer = json.loads(run(step.command.replace("8003", port), {}))
+            answer = json.loads(pages.run(step.command.replace("8003", port), {}))
             assert answer == json.loads(step.answers["json"])
         document = requests.get(f"{url}/openapi.json", timeout=10).json()
         assert "400" in document["paths"]["/reviews"]["post"]["responses"]
@@ -243,9 +255,9 @@ def test_the_fourth_service_keeps_the_rules_of_the_code(tmp_path: Path) -> None:
         subprocess.run([sys.executable, "-m", "ruff", *check], check=True, cwd=tmp_path)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.name))
+@pytest.mark.parametrize("page", pages.PAGES, ids=lambda page: str(page.name))
 def test_a_page_names_only_what_is_there(page: Path) -> None:
-    text = page.read_text(encoding="utf-8")
+    text = pages.read(page)
     places = re.findall(r"`((?:[\w.]+/)*[\w]+\.(?:py|lua|md|yaml)|(?:\w+/)+)`", text)
     links = re.findall(r"\]\(([^)#:]+)\)", text)
     to_come = {"review_service.py"}

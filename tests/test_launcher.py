@@ -1,12 +1,14 @@
 """`python start_all_services.py`, started and interrupted for real."""
 
 import os
+import re
 import shutil
 import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
@@ -155,6 +157,34 @@ def test_with_reload_the_reloaders_end_with_their_services(installed: Path, log:
         wait_until_all_run(launcher)
         assert launcher.output.count("Started reloader process") == 3
         assert launcher.end() == 0
+    assert_nothing_is_left(installed)
+
+
+@needs_quick_start_ports
+@pytest.mark.parametrize("last_line_read", ["product | ", "  order    http"])
+def test_it_ends_quietly_when_nobody_reads_its_lines_any_more(
+    last_line_read: str, installed: Path
+) -> None:
+    with ExitStack() as ending:
+        launcher = ending.enter_context(
+            subprocess.Popen(
+                [BARE_PYTHON, "start_all_services.py"],
+                cwd=installed,
+                env={**os.environ, "USE_REDIS": "false"},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        )
+        ending.callback(launcher.terminate)
+        assert launcher.stdout
+        assert launcher.stderr
+        assert any(line.startswith(last_line_read) for line in launcher.stdout)
+        launcher.stdout.close()
+        if "http" in last_line_read:  # all run, and say nothing until they are asked
+            requests.get("http://127.0.0.1:8000/", timeout=5)
+        assert launcher.wait(20) == 141
+        assert launcher.stderr.read() == ""
     assert_nothing_is_left(installed)
 
 
@@ -331,6 +361,17 @@ def test_a_wrong_setting_ends_the_start_with_the_reason(
     assert sentence.endswith(" service ended (exit status 3). Its last lines:")
     assert any(reason in line for line in last_lines)
     assert "Traceback" not in "".join(last_lines)
+    assert_nothing_is_left(installed)
+
+
+@needs_quick_start_ports
+def test_with_reload_a_wrong_setting_ends_the_start_too(installed: Path) -> None:
+    complaint = complaint_of(installed, "--reload", JWT_EXPIRES_MINUTES="soon")
+    sentence, *last_lines = complaint.splitlines()
+    assert re.fullmatch(
+        r"ShopSphere cannot run: the \w+ service could not start. Its last lines:", sentence
+    )
+    assert any("JWT_EXPIRES_MINUTES should be a valid integer" in line for line in last_lines)
     assert_nothing_is_left(installed)
 
 

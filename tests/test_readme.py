@@ -5,7 +5,6 @@ import os
 import re
 import shlex
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -18,6 +17,7 @@ import requests
 from pydantic import SecretStr
 
 from shopsphere.settings import Settings
+from tests import pages
 from tests.launching import PORTS, copy_of_the_product, needs_quick_start_ports, started
 from tests.servers import ROOT, RedisServer, Trio
 
@@ -102,51 +102,43 @@ def test_the_quick_start_is_in_the_readme_word_for_word(lines: str) -> None:
 
 
 @pytest.mark.skipif(not shutil.which("curl"), reason="there is no curl here to run")
-def test_the_story_in_curl_runs_and_answers_as_shown(shop: Trio) -> None:
+def test_the_story_in_curl_runs_and_answers_as_shown(shop: Trio, redis_server: RedisServer) -> None:
     pk = "abc123"
     for step in steps():
-        answers = [json.loads(run_in_a_shell(command, shop, pk)) for command in step.commands]
+        commands = [pages.moved(command, shop, redis_server, pk) for command in step.commands]
+        answers = [json.loads(pages.run(command, {})) for command in commands]
         if step.answer is not None:
-            assert without_chance(answers[0]) == without_chance(step.answer), step.commands[0]
+            assert pages.without_chance(answers[0]) == pages.without_chance(step.answer), (
+                step.commands[0]
+            )
         if "/products \\" in step.commands[0]:
             pk = answers[0]["pk"]
     placed = shop.order.get("/orders").json()
     assert [(order["product_id"], order["quantity"]) for order in placed] == [(pk, 2), (pk, 1)]
 
 
-def run_in_a_shell(command: str, shop: Trio, pk: str) -> str:
-    """Run a command as pasted, but at this shop and with this product."""
-    for service in shop.services:
-        command = command.replace(f":{PORTS[service.name]}/", f":{service.port}/")
-    command = command.replace("abc123", pk)
-    return subprocess.run(
-        ["sh", "-c", command],
-        capture_output=True,
-        text=True,
-        timeout=20,
-        check=True,
-        env={**os.environ, "no_proxy": "*"},
-    ).stdout
-
-
-def without_chance(answer: object) -> object:
-    """Return an answer with the type in the place of each value that differs from run to run."""
-    if isinstance(answer, list):
-        return [without_chance(item) for item in answer]
-    if isinstance(answer, dict):
-        return {
-            name: type(value) if name in BY_CHANCE else without_chance(value)
-            for name, value in answer.items()
-        }
-    return answer
-
-
-BY_CHANCE = {"pk", "product_id", "created_at", "access_token"}
-
-
 def test_the_story_shows_an_answer_for_each_thing_it_does() -> None:
     assert sum(len(step.commands) for step in steps()) == README.count("\ncurl ")
     assert sum(step.answer is not None for step in steps()) >= 6
+
+
+@on_posix
+@pytest.mark.parametrize("shop", ["redis"], indirect=True)
+def test_every_other_command_prints_what_is_shown(shop: Trio, redis_server: RedisServer) -> None:
+    all_steps = pages.steps(ROOT / "README.md")
+    in_the_story = [step for step in all_steps if step.command.startswith("curl ")]
+    assert all(set(step.answers) <= {"json"} for step in in_the_story)
+    others = [
+        step
+        for step in all_steps
+        if not (step in in_the_story or pages.is_excepted(step.command))
+        and step.command not in QUICK_START
+    ]
+    for step in others:
+        printed = pages.run(step.command, shop.order.environment)
+        shown = pages.moved(step.answers["text"], shop, redis_server, "")
+        said = pages.without_numbers(printed).splitlines()
+        assert pages.without_numbers(shown).splitlines() == said
 
 
 def in_this_environment() -> dict[str, str]:

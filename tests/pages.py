@@ -1,0 +1,165 @@
+"""What the pages print: blocks between fences, and what stands in code type between the lines.
+
+Each of it is run or checked by a test, in a page that is new as well; what is not, is named here.
+"""
+
+import os
+import re
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.launching import PORTS
+from tests.servers import ROOT, RedisServer, Trio, redis_executable
+
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+LANGUAGES = {"bash", "json", "jsonl", "text"}
+"""What a block can be in, that it is run, compared with the answer, or looked at word by word."""
+
+PROGRAMS = ("python", "uvicorn", "curl", "redis-cli")
+"""With what a command between the lines begins."""
+
+PRODUCT_PK = "01M8706QWZPAFXJVYTP6GM7GVS"
+"""The product of the examples."""
+
+BY_CHANCE = {
+    *("pk", "product_id", "order_id", "created_at", "access_token"),
+    *("timestamp", "duration_ms"),
+}
+"""What differs from run to run, in an answer or in a line of the log."""
+
+BY_A_TEST_OF_ITS_OWN = {
+    "python start_all_services.py": "test_launcher",
+    ".\\start_all_services.ps1": "test_powershell",
+    "python product_service.py": "test_readme",
+    "python review_service.py": "test_docs",
+    '-H "Authorization: Bearer <access_token>"': "test_story",
+    "?limit=&after=": "test_product_routes",
+    ":8001": "test_readme",
+    ":8002": "test_readme",
+    "port 8000 is in use": "test_readme",
+    "/ @ : %": "test_docs_words",
+    "%2F %40 %3A %25": "test_docs_words",
+    "down-after-milliseconds 1000": "test_topologies",
+    '{"ok": ..., "lines": [...]}': "test_connection_tool",
+    '{"detail": "a sentence", "code": "a_code"}': "test_web",
+}
+"""What is printed, and which file of tests does just that."""
+
+BY_NO_TEST = {
+    "python run_tests.py": "it is what runs this",
+    "python -m venv .venv": "makes what the next two need",
+    "source .venv/bin/activate": "belongs to the line before",
+    "pip install -r requirements.txt": "downloads packages",
+    "kill -9": "tells what was done to be measured",
+    "up == 0": "Prometheus makes this figure itself",
+    "brand": "the field that the reader is to add",
+    "review_service.py": "the file that the reader is to add",
+    "redis.conf": "a file of Redis",
+}
+"""What is printed and cannot be tried, and why."""
+
+
+@dataclass
+class Step:
+    """A command as a page shows it, and the answers shown below it, by their language."""
+
+    command: str
+    answers: dict[str, str] = field(default_factory=dict)
+
+
+def read(page: Path) -> str:
+    return page.read_text(encoding="utf-8")
+
+
+def blocks(page: Path) -> list[tuple[str, str]]:
+    """Return the language and the text of each block of a page, in its order."""
+    return re.findall(r"(?ms)^ *```([^\n]*)\n(.*?)^ *```$", read(page))
+
+
+def steps(page: Path) -> list[Step]:
+    """Return the commands in the blocks of a page, in its order."""
+    found: list[Step] = []
+    for language, text in blocks(page):
+        if language == "bash":
+            lines = re.sub(r"(?m)(^|\s+)#.*$", "", text).replace("\\\n", "\0").splitlines()
+            found += [Step(line.replace("\0", "\\\n")) for line in lines if line]
+        elif language in LANGUAGES and not (is_drawing(text) or is_settings(text)):
+            assert found, f"{page.name} shows an answer before there is a command"
+            assert language not in found[-1].answers, f"two answers to {found[-1].command}"
+            found[-1].answers[language] = text
+    return found
+
+
+def is_drawing(text: str) -> bool:
+    return re.search(r"-->|<--|\+--", text) is not None
+
+
+def is_settings(text: str) -> bool:
+    return all(re.match(r"[A-Z_]+=", line) for line in text.splitlines())
+
+
+def spans(page: Path) -> list[str]:
+    """Return what stands in code type between the lines of a page, each once."""
+    prose = re.sub(r"(?ms)^ *```.*?^ *```$", "", read(page))
+    return list(dict.fromkeys(" ".join(span.split()) for span in re.findall(r"`([^`]+)`", prose)))
+
+
+def is_command(span: str) -> bool:
+    first, _, rest = span.partition(" ")
+    return first in PROGRAMS and bool(rest)
+
+
+def in_the_text() -> list[str]:
+    """Return the commands between the lines of all pages, each once."""
+    return sorted({span for page in PAGES for span in spans(page) if is_command(span)})
+
+
+def commands() -> list[str]:
+    """Return the commands of all pages, each once."""
+    return sorted({*in_the_text(), *(step.command for page in PAGES for step in steps(page))})
+
+
+def is_excepted(printed: str) -> bool:
+    return printed in BY_A_TEST_OF_ITS_OWN or printed in BY_NO_TEST
+
+
+def run(command: str, environment: dict[str, str]) -> str:
+    """Run a command as pasted, and return what it printed; fail when it says that it failed."""
+    folders = [Path(sys.executable).parent, Path(redis_executable()).parent]
+    path = os.pathsep.join([*map(str, folders), os.environ["PATH"]])
+    return subprocess.run(
+        ["sh", "-c", command],
+        cwd=ROOT,
+        env={**os.environ, **environment, "no_proxy": "*", "PATH": path},
+        stdout=subprocess.PIPE,
+        check=True,
+        text=True,
+        timeout=60,
+    ).stdout
+
+
+def moved(text: str, trio: Trio, redis: RedisServer, pk: str) -> str:
+    """Return a text of a page as it is for this shop and this product."""
+    for service in trio.services:
+        text = text.replace(f":{PORTS[service.name]}", f":{service.port}")
+    return text.replace("localhost:6379", f"localhost:{redis.port}").replace("abc123", pk)
+
+
+def without_chance(answer: object) -> object:
+    """Return an answer with the type in the place of each value that differs from run to run."""
+    if isinstance(answer, list):
+        return [without_chance(item) for item in answer]
+    if isinstance(answer, dict):
+        return {
+            name: type(value) if name in BY_CHANCE else without_chance(value)
+            for name, value in answer.items()
+        }
+    return without_numbers(answer) if isinstance(answer, str) else answer
+
+
+def without_numbers(text: str) -> str:
+    """Return a text in which pks, versions, times and counts do not matter."""
+    text = re.sub(r"\b[0-9A-HJKMNP-TV-Z]{26}\b", "PK", text)
+    return re.sub(r"\d+(\.\d+)+", "NUMBER", text)
