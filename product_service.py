@@ -183,7 +183,7 @@ async def _same_storage(
     request: Request,
     x_storage: Annotated[
         Literal["redis", "memory"] | None,
-        Header(description="Where the caller keeps its orders; refused if it is not where we do."),
+        Header(include_in_schema=False),  # where the order service keeps its orders
     ] = None,
 ) -> None:
     if x_storage not in (None, request.app.state.opened.storage):

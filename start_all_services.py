@@ -11,7 +11,10 @@ if sys.version_info < (3, 11):
         "https://www.python.org/downloads/ and start it with that." % sys.version_info[:2]
     )
 
-from shopsphere.launcher import main
-
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        from shopsphere.launcher import main
+
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)

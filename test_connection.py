@@ -13,10 +13,10 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 TIMEOUT_SECONDS = 5
+AUDITED = ("product service", "order service")
 
 
 def _use_own_environment() -> None:
@@ -104,7 +104,8 @@ def redis_lines(settings: "Settings") -> Iterator[Line]:
         yield Line("Redis", False, "REDIS_URL, or REDIS_HOST, is no valid address")
         return
     except redis.AuthenticationError as error:
-        yield Line("Redis", False, f"{address} refuses us: {error}. Check REDIS_PASSWORD.")
+        reason = str(error).rstrip(".")
+        yield Line("Redis", False, f"{address} refuses us: {reason}. Check REDIS_PASSWORD.")
         return
     except redis.RedisError as error:
         is_needed = settings.use_redis == "required"
@@ -168,21 +169,24 @@ def service_line(name: str, url: str) -> tuple[Line, str | None]:
 
 def check(settings: "Settings") -> Iterator[Line]:
     """Yield the whole table, line by line, as it becomes known."""
-    yield from redis_lines(settings)
-    storages: list[str] = []
-    for name, url in (
-        ("product", settings.product_service_url),
-        ("user", settings.user_service_url),
-        ("order", settings.order_service_url),
-    ):
-        line, storage = service_line(name, url)
-        if line.is_good and storages and storage != storages[0]:
-            text = f"{url} runs on another storage: {storage}, not {storages[0]}"
+    has_redis = False
+    for line in redis_lines(settings):
+        has_redis = has_redis or (line.is_good and line.text.startswith(settings.redis_address))
+        yield line
+    found = [
+        service_line("product", settings.product_service_url),
+        service_line("user", settings.user_service_url),
+        service_line("order", settings.order_service_url),
+    ]
+    storages = {storage for _, storage in found if storage}
+    right = "redis" if has_redis else "memory"
+    for line, storage in found:
+        if line.is_good and len(storages) > 1 and storage != right:
+            text = f"{line.text}: another storage than {right}. Restart it."
             line = replace(line, is_good=False, text=text, problem="other storage")
         yield line
-        storages += [storage] if storage else []
-    if len(set(storages)) > 1:
-        text = "the services are on different storages: orders will be refused; restart them"
+    if len(storages) > 1:
+        text = "the services are on different storages: orders will be refused"
         yield Line("storage", False, text)
     for variable, text in exposures(settings):
         yield Line(variable, True, text, is_warning=True)
@@ -193,7 +197,13 @@ def audit(settings: "Settings", wants_repair: bool, is_sure: bool, show: Show = 
 
     What is under way gets as long between two looks as the services take to settle it.
     """
-    wait = partial(time.sleep, settings.settle_after + 2 * settings.settle_interval)
+
+    def wait() -> None:
+        seconds = settings.settle_after + 2 * settings.settle_interval
+        text = f"Something is off, or under way: looking again in {seconds:g} s."
+        print(text, file=sys.stderr, flush=True)
+        time.sleep(seconds)
+
     try:
         with closing(Shop(settings)) as shop:
             shop.sign_in()
@@ -223,7 +233,8 @@ def _show_findings(audit: "Audit", show: Show) -> "list[Finding]":
 
 def _agrees(count: int) -> bool:
     try:
-        return input(f"Have the order service settle {count} orders? [y/N] ").lower() == "y"
+        orders = "1 order" if count == 1 else f"{count} orders"
+        return input(f"Have the order service settle {orders}? [y/N] ").lower() == "y"
     except EOFError:  # nobody is there to ask
         return False
 
@@ -232,7 +243,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Print the table, and the audit where wanted; return 0 if all is as it should be."""
     parser = argparse.ArgumentParser(description="Is all of ShopSphere there?")
     parser.add_argument("--audit", action="store_true", help="see whether the stock adds up")
-    parser.add_argument("--repair", action="store_true", help="have what is off settled")
+    parser.add_argument("--repair", action="store_true", help="audit, and have what is off settled")
     parser.add_argument("--yes", action="store_true", help="do not ask before a repair")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead")
     options = parser.parse_args(arguments)
@@ -245,13 +256,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     lines: list[Line] = []
     tell = lines.append if options.json else show
-    is_good = True
+    is_good = can_audit = True
     for line in check(settings):
         tell(line)
         is_good = is_good and line.is_good
+        can_audit = can_audit and not (line.name in AUDITED and line.state == "failed")
     wants_audit = options.audit or options.repair
-    if wants_audit:
+    if wants_audit and can_audit:
         is_good = audit(settings, options.repair, options.yes, tell) and is_good
+    elif wants_audit:
+        tell(Line("audit", False, "not done: first mend the service that FAILED"))
     if options.json:
         print(as_json(lines, is_good, wants_audit))
     return 0 if is_good else 1

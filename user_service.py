@@ -57,7 +57,7 @@ class Login(_Body):
 
 class PasswordChange(_Body):
     current_password: AnyPassword = Field(examples=["securepass123"])
-    password: Password = Field(examples=["my next password"])
+    password: Password = Field(examples=["securepass123"], description="The new one.")
 
 
 class UserPublic(BaseModel):

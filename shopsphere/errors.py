@@ -231,6 +231,9 @@ class StorageMismatch(Unavailable):
         "Start both on Redis, or both in memory."
     )
 
+    def leaving_open(self) -> None:
+        """The product service did not even look, so there is nothing to find out."""
+
 
 class ProductServiceUnavailable(Unavailable):
     """The product service was not heard, so the order may or may not come to be."""

@@ -5,6 +5,7 @@ Standard library only, as its Python has no packages; those it starts use `.venv
 
 import argparse
 import contextlib
+import errno
 import json
 import os
 import signal
@@ -34,6 +35,7 @@ from shopsphere.installing import (
 SERVICES = (("product", 8000), ("user", 8001), ("order", 8002))
 REDIS_PORT = 6379
 REDIS_DATA = ROOT / "redis-data"
+OF_ANOTHER_REDIS = {"USE_REDIS", "REDIS_URL", "REDIS_HOST", "REDIS_PORT"}
 DEFAULT_HOST = "127.0.0.1"
 SECONDS_TO_END = 8
 ENDED_BY_SIGPIPE = 128 + 13
@@ -57,6 +59,11 @@ def require_free_port(host: str, port: int, name: str) -> None:
         try:
             probe.bind((host, port))
         except OSError as error:
+            if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
+                raise Trouble(
+                    f"--host {host} is no address of this machine. 127.0.0.1 is for programs here "
+                    "only, 0.0.0.0 for other machines too."
+                ) from None
             raise Trouble(
                 f"port {port} is in use{_by_whom(port)} or cannot be had on {host} "
                 f"({error.strerror}), and the {name} service needs it. End what listens there, "
@@ -125,7 +132,8 @@ class Program:
             self.last_lines.append(line.rstrip())
             # The terminal may be gone: go on reading, or the service would block.
             try:
-                say(prefix + self.last_lines[-1])
+                # A line of JSON names its service, and is for a program to read.
+                say(("" if line.startswith("{") else prefix) + self.last_lines[-1])
             except BrokenPipeError:
                 self._is_read = False
             except OSError:
@@ -141,7 +149,8 @@ class Program:
         status = self.process.poll()
         if status is not None:
             self._reader.join(1)
-            raise self._trouble(f"ended (exit status {status})")
+            how = f"exit status {status}" if status >= 0 else signal.Signals(-status).name
+            raise self._trouble(f"ended ({how})")
 
     def _trouble(self, what_it_did: str) -> Trouble:
         what = "Redis" if self.name == "redis" else f"the {self.name} service"
@@ -154,8 +163,13 @@ class Program:
 
     def make_sure_it_ended(self, deadline: float) -> None:
         """Wait for the end until the deadline, then force it, with all its children."""
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self.process.wait(max(0, deadline - time.monotonic()))
+        try:
+            self.process.wait(min(2, max(0, deadline - time.monotonic())))
+        except subprocess.TimeoutExpired:
+            with contextlib.suppress(OSError):
+                say(f"Waiting for the {self.name} service to end what it does.")
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(max(0, deadline - time.monotonic()))
         end_group(self.process, force=True)
         self.process.wait()
         self._reader.join(1)
@@ -231,23 +245,44 @@ def _redis_answers() -> bool:
         return False
 
 
-def add_demo_products(product_url: str) -> None:
-    """Put a dozen products into a shop that has none yet."""
+def add_demo_products(product_url: str, user_url: str) -> None:
+    """Put a dozen products into a shop that has none yet, as its administrator if there is one."""
     try:
         with WITHOUT_PROXY.open(f"{product_url}/products?limit=1", timeout=10) as answer:
             if json.load(answer):
                 say("The shop has products already, so --demo adds none.\n")
                 return
+        headers = _administrator(user_url)
         for name, price, quantity in PRODUCTS:
-            body = json.dumps({"name": name, "price": price, "quantity": quantity}).encode()
-            headers = {"Content-Type": "application/json"}
-            request = urllib.request.Request(f"{product_url}/products", body, headers)
-            WITHOUT_PROXY.open(request, timeout=10).close()
+            product = {"name": name, "price": price, "quantity": quantity}
+            _post(f"{product_url}/products", product, headers)
     except urllib.error.HTTPError as error:
-        reason = "only an administrator may add products" if error.code == 401 else error.reason
+        reason = error.reason
+        if error.code == 401:
+            reason = (
+                "only an administrator may add products, so set ADMIN_EMAIL and ADMIN_PASSWORD in "
+                "the environment"
+            )
         say(f"--demo added no products: {reason}.\n")
         return
     say(f"--demo added {len(PRODUCTS)} products: {product_url}/products\n")
+
+
+def _administrator(user_url: str) -> dict[str, str]:
+    """Return the headers of the administrator that the environment names, if it names one."""
+    email, password = os.environ.get("ADMIN_EMAIL"), os.environ.get("ADMIN_PASSWORD")
+    if not (email and password):
+        return {}
+    answer = _post(f"{user_url}/login", {"email": email, "password": password}, {})
+    return {"Authorization": f"Bearer {answer['access_token']}"}
+
+
+def _post(url: str, body: dict[str, object], headers: dict[str, str]) -> Any:
+    request = urllib.request.Request(
+        url, json.dumps(body).encode(), {"Content-Type": "application/json", **headers}
+    )
+    with WITHOUT_PROXY.open(request, timeout=10) as answer:
+        return json.load(answer)
 
 
 def wait_until_healthy(services: list[Service], stop: threading.Event) -> dict[Service, Health]:
@@ -290,6 +325,10 @@ def run(python: Path, options: argparse.Namespace) -> None:
     services: list[Service] = []
     try:
         if options.redis:
+            for variable in OF_ANOTHER_REDIS & os.environ.keys():
+                say(
+                    f"--redis: the shop uses a Redis of its own, and {variable} counts for nothing."
+                )
             redis.append(start_redis(python, stop))
         for name, port in SERVICES:
             services.append(Service(python, name, port, options))
@@ -297,7 +336,7 @@ def run(python: Path, options: argparse.Namespace) -> None:
         if not stop.is_set():
             show_table({service: answers[service] for service in services})
             if options.demo:
-                add_demo_products(services[0].url)
+                add_demo_products(services[0].url, services[1].url)
         while not stop.wait(0.2):
             for program in [*redis, *services]:
                 program.require_alive()
@@ -319,15 +358,21 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="start_all_services.py", description="Start the three services of ShopSphere."
     )
-    parser.add_argument("--demo", action="store_true", help="put a dozen products into the shop")
+    parser.add_argument(
+        "--demo", action="store_true", help="put a dozen products into an empty shop"
+    )
     parser.add_argument(
         "--redis",
         action="store_true",
         help="start a Redis for the shop too; its data stays in redis-data",
     )
-    parser.add_argument("--host", default=DEFAULT_HOST, help="address to listen on")
+    parser.add_argument(
+        "--host", default=DEFAULT_HOST, help=f"address to listen on ({DEFAULT_HOST})"
+    )
     parser.add_argument("--reload", action="store_true", help="start anew when a file changes")
     options = parser.parse_args(arguments)
+    if not options.host:
+        parser.error("--host needs an address, such as 0.0.0.0")
     requirements = "requirements-redis.txt" if options.redis else "requirements.txt"
     when_told_to_stop(lambda number: sys.exit(128 + number))
     try:

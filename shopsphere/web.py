@@ -144,8 +144,8 @@ def _inner_layers(app: FastAPI) -> ASGIApp:
 
 
 def serve(app: FastAPI, port: int) -> None:
-    """Serve the app on this machine until it is interrupted."""
-    uvicorn.run(app, host="127.0.0.1", port=port)
+    """Serve the app on this machine until it is interrupted; its lines are those of create_app."""
+    uvicorn.run(app, host="127.0.0.1", port=port, log_config=None)
 
 
 async def _opened(request: Request) -> Opened[Store]:

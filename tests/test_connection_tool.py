@@ -160,12 +160,23 @@ def test_another_service_at_the_address_is_not_taken_for_the_right_one(shop: Tri
     assert "is not the product service" in text
 
 
+def test_no_audit_waits_for_a_service_that_does_not_answer_as_it_should(shop: Trio) -> None:
+    environment = {**shop.user.environment, "ORDER_SERVICE_URL": shop.user.url}
+    result = run_check(sys.executable, ROOT, "--audit", **environment)
+    assert result.returncode == 1
+    assert state_of("audit", result) == ("FAILED", "not done: first mend the service that FAILED")
+
+
 def test_services_on_different_storages_fail(shop: Trio, product_in_memory: Service) -> None:
     result = check(shop, PRODUCT_SERVICE_URL=product_in_memory.url)
     assert result.returncode == 1
     state, text = state_of("product service", result)
-    assert state == "warning"
-    assert text == f"{product_in_memory.url} on memory (no Redis was there when it started)"
+    assert state == "FAILED"
+    assert text == (
+        f"{product_in_memory.url} on memory (no Redis was there when it started): another storage "
+        "than redis. Restart it."
+    )
+    assert state_of("user service", result)[0] == state_of("order service", result)[0] == "ok"
     state, text = state_of("storage", result)
     assert state == "FAILED"
     assert "different storages" in text
@@ -202,9 +213,9 @@ def test_in_json_what_is_not_running_differs_from_what_is_on_another_storage(
     assert status == 1
     assert told["ok"] is False
     states = {line["name"]: line["state"] for line in told["lines"]}
-    assert states["product service"] == "warning"
+    assert states["product service"] == "other storage"
     assert states["user service"] == "not running"
-    assert states["order service"] == "other storage"
+    assert states["order service"] == "ok"
     assert states["storage"] == "failed"
 
 

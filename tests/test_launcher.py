@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from functools import partial
@@ -20,6 +21,7 @@ from shopsphere.installing import Trouble, end_group, own_group, venv_python
 from shopsphere.launcher import (
     REDIS_PORT,
     SERVICES,
+    Program,
     require_free_port,
     require_redis_can_run,
     url_of,
@@ -37,7 +39,7 @@ from tests.launching import (
     processes_of,
     ready_copy,
 )
-from tests.servers import RedisServer, free_port, wait_until
+from tests.servers import ROOT, RedisServer, free_port, wait_until
 
 ENDINGS = ["SIGINT", "SIGTERM", "SIGHUP"]
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="uses the signals of POSIX")
@@ -292,7 +294,7 @@ def test_a_redis_that_dies_ends_the_services_too(own_copy: Path, log: Path) -> N
         [redis] = (pid for pid, line in command_lines().items() if f":{REDIS_PORT}" in line)
         os.kill(redis, signal.SIGKILL)
         assert launcher.process.wait(20) == 1
-    assert "ShopSphere cannot run: Redis ended (exit status -9)" in launcher.output
+    assert "ShopSphere cannot run: Redis ended (SIGKILL)" in launcher.output
     assert_nothing_is_left(own_copy)
 
 
@@ -310,13 +312,17 @@ def test_windows_is_told_that_it_has_no_redis_to_start() -> None:
 
 
 @needs_quick_start_ports
-def test_demo_products_need_an_open_shop(installed: Path, log: Path) -> None:
+def test_demo_products_need_an_open_shop_or_its_administrator(installed: Path, log: Path) -> None:
     closed = {
         "AUTH_REQUIRED": "true",
         "JWT_SECRET": "a secret of these tests, of 32 bytes and more",
     }
     with launched(installed, log, "--demo", **closed) as launcher:
-        launcher.wait_for("--demo added no products: only an administrator may add products.")
+        launcher.wait_for("--demo added no products: only an administrator may add products, so")
+        assert launcher.end() == 0
+    owner = {"ADMIN_EMAIL": "owner@example.com", "ADMIN_PASSWORD": "a long password"}
+    with launched(installed, log, "--demo", **closed, **owner) as launcher:
+        launcher.wait_for("--demo added 12 products")
         assert launcher.end() == 0
 
 
@@ -328,6 +334,27 @@ def test_it_says_who_has_the_port(installed: Path) -> None:
             Trouble, match=rf"port {port} is in use by \S+ \(process {os.getpid()}\)"
         ):
             require_free_port("127.0.0.1", port, "product")
+
+
+@pytest.mark.parametrize("host", ["192.0.2.1", "no such host"])
+def test_an_address_of_another_machine_is_not_called_a_port_in_use(host: str) -> None:
+    with pytest.raises(Trouble, match=f"--host {host} is no address of this machine"):
+        require_free_port(host, 8000, "product")
+
+
+def test_a_line_of_json_is_shown_as_it_is(capfd: pytest.CaptureFixture[str]) -> None:
+    code = "print('{\"level\": \"INFO\"}'); print('a line')"
+    program = Program("order", [sys.executable, "-c", code], os.environ)
+    with program.process:
+        program.make_sure_it_ended(time.monotonic() + 10)
+    assert capfd.readouterr().out == '{"level": "INFO"}\norder   | a line\n'
+
+
+def test_ctrl_c_before_it_has_begun_is_no_traceback() -> None:
+    launcher = (ROOT / "start_all_services.py").read_text(encoding="utf-8")
+    early = launcher.replace("from shopsphere.launcher import main", "raise KeyboardInterrupt")
+    result = subprocess.run([sys.executable, "-c", early], cwd=ROOT, capture_output=True)
+    assert (result.returncode, result.stderr) == (130, b"")
 
 
 # --- what keeps it from running ------------------------------------------------------------------
@@ -391,7 +418,7 @@ def test_a_service_that_dies_later_ends_the_other_two(installed: Path, log: Path
         (user,) = (pid for pid, line in processes_of(installed).items() if "user_service" in line)
         os.kill(user, signal.SIGKILL)
         assert launcher.process.wait(20) == 1
-    assert "ShopSphere cannot run: the user service ended (exit status -9)" in launcher.output
+    assert "ShopSphere cannot run: the user service ended (SIGKILL)" in launcher.output
     assert_nothing_is_left(installed)
 
 

@@ -181,6 +181,8 @@ def test_a_service_starts_as_a_script_too(name: str, plain_copy: Path, tmp_path:
         assert (health["service"], health["storage"]) == (name, "memory")
         service.press_ctrl_c()
     assert "Traceback" not in service.output
+    assert f"Uvicorn running on http://127.0.0.1:{PORTS[name]}" in service.output
+    assert service.output.count("GET / ") == 1  # in our line, and not in uvicorn's as well
 
 
 # --- the tables ----------------------------------------------------------------------------------
