@@ -12,6 +12,8 @@ from shopsphere.access import OptionalCaller
 from shopsphere.errors import InvalidRequest
 
 MAX_LENGTH = 255
+PRINTABLE = "^[ -~\u00a1-\u00ac\u00ae-\u00ff]+$"
+"""What `isprintable` says of the characters that a header can have, for OpenAPI."""
 
 
 async def _key(
@@ -22,6 +24,7 @@ async def _key(
         Header(
             min_length=1,
             max_length=MAX_LENGTH,
+            json_schema_extra={"pattern": PRINTABLE},
             description="Any text of your own, such as a UUID: this request counts once per key.",
         ),
     ] = None,

@@ -5,6 +5,7 @@ The client of these tests fails when an answer is not as OpenAPI says, and so at
 
 import itertools
 import json
+import re
 import unicodedata
 from collections.abc import Iterator
 from contextlib import redirect_stderr
@@ -211,3 +212,11 @@ def test_of_a_text_too_long_for_a_name_no_more_than_that_is_normalized(
         padded = {**GOOD["ProductCreate"], "name": "Lamp".center(30_000)}
         assert products.post("/products", json=padded).json()["name"] == "Lamp"
     assert 1000 < max(lengths) < 3000
+
+
+def test_openapi_says_which_characters_an_idempotency_key_may_have() -> None:
+    parameters = openapi_of("order")["paths"]["/order"]["post"]["parameters"]
+    [key] = [each["schema"] for each in parameters if each["name"] == "idempotency-key"]
+    of_a_header = [chr(number) for number in range(256)]
+    may = {character for character in of_a_header if re.fullmatch(key["pattern"], character)}
+    assert may == {character for character in of_a_header if character.isprintable()}
