@@ -52,7 +52,7 @@ CANNOT_SERVE = (
 )  # fmt: skip
 CANNOT_SERVE_WORDS = (
     "LOADING", "READONLY", "OOM ", "used memory > 'maxmemory'", "NOREPLICAS", "MISCONF",
-    "CLUSTERDOWN", "MASTERDOWN", "BUSY ", "TRYAGAIN", "UNBLOCKED", *REFUSAL_WORDS,
+    "CLUSTERDOWN", "MASTERDOWN", "BUSY ", "TRYAGAIN", "non local key", "UNBLOCKED", *REFUSAL_WORDS,
 )  # fmt: skip
 """What Redis says in a bare ResponseError, or inside a script's error, when it cannot serve."""
 

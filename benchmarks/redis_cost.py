@@ -36,7 +36,10 @@ def show_memory(servers: Stage, count: int) -> None:
     url = servers.on_redis()["REDIS_URL"]
     product_pks = asyncio.run(fill_redis(url, PREFIX, count))
     with_products = used_memory(servers)
-    index = redis.memory_usage(f"{PREFIX}:product-names", samples=0) or 0
+    index = sum(
+        redis.memory_usage(key, samples=0) or 0
+        for key in redis.scan_iter(f"{PREFIX}:{{product-names}}*", count=1000)
+    )
     product = redis.memory_usage(f"{PREFIX}:product:{{{product_pks[0]}}}") or 0
     each = (with_products - before) / count
     print(f"a product takes {each:,.0f} bytes: record {product}, suffix index {index / count:,.0f}")

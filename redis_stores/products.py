@@ -28,6 +28,9 @@ from shopsphere.stores import DAY_SECONDS, REFUSED_SECONDS
 COMMAND_SECONDS = 60
 """How long a change that came with no key is remembered: longer than the client repeats one."""
 
+BUCKET = 100
+"""Entries that fill a bucket of the search index: below the 128 that Redis keeps packed."""
+
 SHOWN = ("name", "price_cents", "available", "deleted")
 """The fields of a record that make a product."""
 
@@ -58,7 +61,10 @@ class RedisProductStore(RedisStore):
         super().__init__(client, prefix)
         ProductRecord.use(client, prefix)
         self._pks = f"{prefix}:products"
-        self._index = f"{prefix}:product-names"
+        self._index = f"{prefix}:{{product-names}}"
+        self._add_entries = self._script("add_entries")
+        self._remove_entries = self._script("remove_entries")
+        self._find_entries = self._script("find_entries")
         self._create = self._script("create_record")
         self._update = self._script("update_product")
         self._change_stock = self._script("change_stock")
@@ -77,10 +83,8 @@ class RedisProductStore(RedisStore):
             received=product.quantity,
             available=product.quantity,
         )
-        async with pipeline(self._client) as pipe:
-            pipe.zadd(self._pks, {product.pk: 0})
-            pipe.zadd(self._index, _scores(product.name, product.pk, record.revision))
-            await pipe.execute()
+        await self._client.zadd(self._pks, {product.pk: 0})
+        await self._enter(product.name, product.pk, record.revision)
         await self._create(keys=[self._key(product.pk)], args=["pk", *record.flat()])
 
     async def get(self, pk: str) -> Product:
@@ -109,8 +113,8 @@ class RedisProductStore(RedisStore):
         high = b"(" + prefix.encode() + b"\xff"
         found: list[tuple[str, Product]] = []
         while True:
-            entries: list[str] = await self._client.zrangebylex(
-                self._index, low, high, 0, limit + 1
+            entries: list[str] = await self._find_entries(
+                keys=[self._index], args=[low, high, limit + 1]
             )
             found += await self._matches(entries, folded)
             if len(found) > limit:
@@ -138,7 +142,7 @@ class RedisProductStore(RedisStore):
         """New index entries come before the new name, old ones go after it: it is never hidden."""
         revision = search_index.new_revision()
         if name is not None:
-            await self._client.zadd(self._index, _scores(name, pk, revision))
+            await self._enter(name, pk, revision)
         price = "" if price_cents is None else price_cents
         answer = await self._update(
             keys=[self._key(pk), f"{self._prefix}:update:{{{pk}}}:{revision}"],
@@ -146,11 +150,11 @@ class RedisProductStore(RedisStore):
         )
         if not answer:
             if name is not None:
-                await self._remove_entries(name, pk, revision)
+                await self._leave(name, pk, revision)
             raise ProductNotFound
         old_name, old_revision, fields = answer
         if name is not None:
-            await self._remove_entries(old_name, pk, old_revision)
+            await self._leave(old_name, pk, old_revision)
         return ProductRecord.from_flat(fields).product()
 
     async def change_stock(
@@ -179,7 +183,7 @@ class RedisProductStore(RedisStore):
             raise ProductNotFound
         name, revision = answer
         await self._client.zrem(self._pks, pk)
-        await self._remove_entries(name, pk, revision)
+        await self._leave(name, pk, revision)
 
     async def stock(self, pk: str) -> Stock:
         record = await self._any_record(pk)
@@ -247,8 +251,15 @@ class RedisProductStore(RedisStore):
             raise ProductNotFound
         return record
 
-    async def _remove_entries(self, name: str, pk: str, revision: str) -> None:
-        await self._client.zrem(self._index, *search_index.entries(name, pk, revision))
+    async def _enter(self, name: str, pk: str, revision: str) -> None:
+        """Add the entries of a name to the index."""
+        entries = search_index.entries(name, pk, revision)
+        await self._add_entries(keys=[self._index], args=[BUCKET, *entries])
+
+    async def _leave(self, name: str, pk: str, revision: str) -> None:
+        """Remove the entries of a name from the index."""
+        entries = search_index.entries(name, pk, revision)
+        await self._remove_entries(keys=[self._index], args=[*entries])
 
     def _key(self, pk: str) -> str:
         return ProductRecord.key_of(pk)
@@ -260,7 +271,3 @@ class RedisProductStore(RedisStore):
             f"{self._prefix}:reservation:{{{pk}}}:{order_pk}",
             f"{self._prefix}:reservations:{{{pk}}}",
         ]
-
-
-def _scores(name: str, pk: str, revision: str) -> dict[str | bytes, bytes | float | int | str]:
-    return dict.fromkeys(search_index.entries(name, pk, revision), 0)

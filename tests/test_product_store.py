@@ -14,6 +14,7 @@ from redis.crc import key_slot
 
 from in_memory_db import MemoryProductStore
 from redis_clients import ShopRedis
+from redis_db import SCRIPTS
 from redis_stores.products import RedisProductStore
 from shopsphere.errors import (
     IdempotencyKeyReused,
@@ -862,7 +863,8 @@ async def test_what_a_crash_left_in_list_and_index_is_not_seen(
         redis_server.client.zadd("shop:products", dict.fromkeys(never_made, 0))
         left = [f"laptop\0{each}\0{revision}" for each in never_made]
         left += [f"{suffix}\0{pk}\0{revision}" for suffix in ("lapland", "laptop")]  # of a rename
-        redis_server.client.zadd("shop:product-names", dict.fromkeys(left, 0))
+        add = (SCRIPTS / "add_entries.lua").read_text(encoding="utf-8")
+        redis_server.client.eval(add, 1, "shop:{product-names}", "100", *left)
 
     for read in (store.list_page, functools.partial(store.search_page, "lap")):
         pages = [await read(None, limit)]
@@ -883,7 +885,7 @@ async def test_renames_and_deletes_leave_no_entries_behind(
     with pytest.raises(ProductNotFound):
         await store.update(other, "Lantern", None)
 
-    entries = redis_server.client.zrange("shop:product-names", 0, -1)
+    entries = redis_server.client.zrange("shop:{product-names}:", 0, -1)
     assert [entry.split("\0")[:2] for entry in entries] == [["en", pk], ["n", pk], ["pen", pk]]
     assert redis_server.client.zrange("shop:products", 0, -1) == [pk]
 

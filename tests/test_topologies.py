@@ -361,6 +361,63 @@ def test_a_slot_that_moves_to_a_new_node_is_never_500(
     assert buy(shop_on_cluster.order, here).status_code == 201
 
 
+@pytest.mark.parametrize("is_directory_first", [True, False])
+def test_a_search_misses_no_product_while_the_index_moves_key_by_key(
+    cluster: RedisCluster, is_directory_first: bool
+) -> None:
+    settings = Settings(use_redis="required", redis_url=SecretStr(cluster.url))
+    prefix = f"moved-{is_directory_first}"
+    directory = f"{prefix}:{{product-names}}"
+    slot, source = cluster.slot_of(directory), cluster.node_of(directory)
+    target = next(node for node in cluster.nodes if node is not source)
+
+    async def move_the_index(client: redis_clients.ShopRedis) -> None:
+        store = RedisProductStore(client, prefix)
+        there: list[str] = []
+        outcomes: Counter[str] = Counter()
+
+        async def add() -> None:
+            product = Product(new_pk(), "A lamp of steel and oak", 100, 100)
+            await store.add(product)
+            there.append(product.pk)
+
+        async def rename() -> None:
+            await store.update(there[0], f"A lamp of {len(there)} parts", None)
+
+        async def find() -> None:
+            page = await store.search_page("lamp", None, 1000)
+            assert sorted(product.pk for product in page.items) == there
+
+        for _ in range(30):
+            await add()
+        target.client.cluster("setslot", slot, "importing", source.client.cluster("myid"))
+        source.client.cluster("setslot", slot, "migrating", target.client.cluster("myid"))
+        while keys := source.client.execute_command("CLUSTER GETKEYSINSLOT", slot, 100):
+            key = min(keys, key=lambda key: (key == directory) is not is_directory_first)
+            source.client.execute_command("MIGRATE", HOST, target.port, key, 0, 5000)
+            for use in (add, rename, find):
+                try:
+                    await use()
+                    outcomes["served"] += 1
+                except StoreUnavailable:
+                    outcomes["refused"] += 1
+        for node in cluster.nodes:
+            node.client.cluster("setslot", slot, "node", target.client.cluster("myid"))
+        assert min(outcomes["served"], outcomes["refused"]) > 0
+        await add()
+        await rename()
+        await find()
+
+    async def connect_and_move() -> None:
+        client = await redis_clients.connect(settings)
+        try:
+            await move_the_index(client)
+        finally:
+            await redis_clients.close(client)
+
+    uvloop.run(connect_and_move())
+
+
 def product_key(pk: str) -> str:
     return f"shopsphere:product:{{{pk}}}"
 
