@@ -1,7 +1,9 @@
 """The benchmarks start and say what they found. How fast anything is, is not tested."""
 
+import json
 import subprocess
 import sys
+from html import escape
 from xml.etree import ElementTree
 
 import pytest
@@ -40,3 +42,13 @@ def test_the_plot_is_svg_and_leaves_out_what_was_not_measured() -> None:
     plot = ElementTree.fromstring(as_svg([Result(ROWS[0], trouble="no wrk"), *results]))
     titles = [title.text for title in plot.iter("{http://www.w3.org/2000/svg}title")]
     assert titles == [row.work for row in ROWS[1:]]
+
+
+def test_the_readme_shows_the_table_and_the_plot_of_one_run() -> None:
+    measured = json.loads((ROOT / "docs/benchmarks.json").read_text(encoding="utf-8"))
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert "\n".join(measured["table"]) in readme
+    assert "docs/benchmarks.svg" in readme
+    assert [row["work"] for row in measured["rows"]] == [row.work for row in ROWS]
+    plot = (ROOT / "docs/benchmarks.svg").read_text(encoding="utf-8")
+    assert all(f"<title>{escape(row.work)}</title>" in plot for row in ROWS)
