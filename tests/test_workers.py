@@ -57,8 +57,9 @@ def two_workers(
     log = folder / f"{name}.log"
     service = Service(name, log, 0, TMPDIR=str(folder), **on_redis, **environment)
     try:
-        # A worker that is held up is not to be taken for one that hangs.
-        service.start("--workers", "2", "--timeout-worker-healthcheck", "60")
+        # A worker that is held up is not to be taken for one that hangs. But uvicorn 0.54 waits so
+        # long for the answer of one that is killed just as it is asked, and does nothing else.
+        service.start("--workers", "2", "--timeout-worker-healthcheck", "10")
         wait_until_all_run(service, 2)
         yield service
     finally:
