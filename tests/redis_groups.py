@@ -3,12 +3,21 @@
 import os
 import shutil
 import signal
+import socket
 import subprocess
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
-from tests.servers import RedisServer, free_port, redis_client, redis_executable, wait_until
+from tests.servers import (
+    LAST_PORT,
+    RedisServer,
+    free_port,
+    redis_client,
+    redis_executable,
+    wait_until,
+)
 
 SLOTS = 16384
 BUS_OFFSET = 10_000
@@ -76,11 +85,13 @@ class RedisCluster:
 
 
 def free_cluster_port() -> int:
-    """Return a port that nothing listens on, and for which there is a bus port."""
-    port = free_port()
-    while port + BUS_OFFSET > 65535:
+    """Return a port whose bus port is free too, and none that the system gives to clients."""
+    while True:
         port = free_port()
-    return port
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind((HOST, port + BUS_OFFSET))
+            if port + BUS_OFFSET <= LAST_PORT:
+                return port
 
 
 class SentinelServer(RedisServer):

