@@ -33,4 +33,7 @@ def main(pytest_arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except (BrokenPipeError, KeyboardInterrupt):  # `| head` has seen enough, or Ctrl-C
+        sys.exit(1)

@@ -1,6 +1,8 @@
 """The storage switch: settings in, opened stores out. It is thrown once, at start."""
 
 import logging
+import sys
+import textwrap
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
@@ -13,13 +15,11 @@ log = logging.getLogger("shopsphere.storage")
 
 S = TypeVar("S", bound=Store)
 
-FALLBACK_WARNING = """
-**********************************************************************
-  No Redis answers at %s.
-  This service now keeps everything IN MEMORY: it is gone when the
-  service ends. Start Redis and restart the service to use it, or set
-  USE_REDIS=false to mean it, or USE_REDIS=required to forbid it.
-**********************************************************************"""
+FALLBACK_WARNING = (
+    "No Redis answers at {}. This service now keeps everything IN MEMORY: it is gone when the "
+    "service ends. Start Redis and restart the service to use it, or set USE_REDIS=false to mean "
+    "it, or USE_REDIS=required to forbid it."
+)
 
 
 async def open_user_store(settings: Settings) -> Opened[UserStore]:
@@ -89,8 +89,16 @@ async def _open(
                 ) from None
     _refuse_several_workers()
     if settings.use_redis == "true":
-        log.warning(FALLBACK_WARNING, settings.redis_address)
+        _warn_of_fallback(settings)
     return Opened(in_memory(), "memory", is_fallback=settings.use_redis == "true")
+
+
+def _warn_of_fallback(settings: Settings) -> None:
+    warning = FALLBACK_WARNING.format(settings.redis_address)
+    if settings.log_format == "text" and sys.stderr.isatty():
+        stars = "*" * 70
+        warning = f"\n{stars}\n{textwrap.fill(warning, 70)}\n{stars}"
+    log.warning("%s", warning)
 
 
 def _refuse_several_workers() -> None:

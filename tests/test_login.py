@@ -85,7 +85,9 @@ def test_a_client_that_fails_too_often_at_an_address_is_refused(
     assert statuses([log_in(users, "wrong", email) for _ in range(3)]) == [401] * 3
     refused = log_in(users, "wrong", email)
     assert (refused.status_code, refused.json()["code"]) == (429, "too_many_logins")
-    assert 3500 < int(refused.headers["Retry-After"]) <= 3600
+    seconds = refused.headers["Retry-After"]
+    assert 3500 < int(seconds) <= 3600
+    assert refused.json()["detail"] == f"Too many failed logins. Try again in {seconds} s."
     assert log_in(users, PASSWORD, email).status_code == 429
 
 

@@ -1,6 +1,7 @@
 """The storage switch, with real services: what each one stands on, and when that goes away."""
 
 import asyncio
+import os
 import signal
 import subprocess
 import sys
@@ -83,11 +84,35 @@ class TestSwitch:
                 assert storage_of(services[case]) == storage
                 assert services[case].get("/ready").status_code == 200
                 said = services[case].log.read_text()
-                assert ("IN MEMORY" in said) == (storage == ("memory", True))
+                warnings = [line for line in said.splitlines() if "IN MEMORY" in line]
+                assert len(warnings) == (storage == ("memory", True))
                 assert (f"No Redis answers at localhost:{nobody}" in said) == (case[2] == nobody)
         finally:
             for service in services.values():
                 service.stop()
+
+    @pytest.mark.skipif(os.name == "nt", reason="Windows has no such terminals")
+    @pytest.mark.parametrize(("log_format", "lines"), [("text", 6), ("json", 1)])
+    def test_on_a_terminal_the_warning_of_memory_is_a_box_but_never_in_json(
+        self, log_format: str, lines: int
+    ) -> None:
+        warn = "import storage, shopsphere.settings; storage._warn_of_fallback({}.load())"
+        reading, writing = os.openpty()
+        try:
+            subprocess.run(
+                [sys.executable, "-c", warn.format("shopsphere.settings.Settings")],
+                cwd=ROOT,
+                env={**os.environ, "LOG_FORMAT": log_format, "REDIS_HOST": "nobody"},
+                stderr=writing,
+                check=True,
+            )
+            said = os.read(reading, 4096).decode().strip()
+        finally:
+            os.close(reading)
+            os.close(writing)
+        assert "No Redis answers at nobody:6379." in said
+        assert len(said.splitlines()) == lines
+        assert ("*****" in said) == (log_format == "text")
 
     def test_without_redis_nothing_of_it_is_imported(self) -> None:
         script = """
