@@ -34,7 +34,8 @@ DESCRIPTION = """
 Accounts, and the tokens that the other services take.
 
 **To try it:** register, log in, copy the `access_token` from the answer, press **Authorize** and
-paste it there. The same token works at the products (port 8000) and the orders (port 8002).
+paste it there. The same token works at the products (port 8000) and the orders (port 8002). A page
+that is loaded anew has forgotten it.
 """
 TAGS = {"accounts": "Registering and logging in.", "me": "The account that a token belongs to."}
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable
+from http import HTTPStatus
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -189,6 +190,9 @@ def _correct(operation: dict[str, Any]) -> None:
     for parameter in operation.get("parameters", ()):
         _never_null(parameter["schema"])
     responses = operation["responses"]
+    for status, response in responses.items():
+        if response["description"] == "Successful Response":  # FastAPI's word for any of them
+            response["description"] = HTTPStatus(int(status)).phrase
     if "HTTPValidationError" in str(responses.get("422")):
         del responses["422"]
     has_query = any(parameter["in"] == "query" for parameter in operation.get("parameters", ()))

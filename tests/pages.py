@@ -23,6 +23,9 @@ PROGRAMS = ("python", "uvicorn", "curl", "redis-cli")
 PRODUCT_PK = "01M8706QWZPAFXJVYTP6GM7GVS"
 """The product of the examples."""
 
+A_TOKEN = "TOKEN=$("
+"""With what a block begins whose commands belong together."""
+
 BY_CHANCE = {
     *("pk", "product_id", "order_id", "created_at", "access_token"),
     *("timestamp", "duration_ms"),
@@ -82,7 +85,9 @@ def steps(page: Path) -> list[Step]:
     """Return the commands in the blocks of a page, in its order."""
     found: list[Step] = []
     for language, text in blocks(page):
-        if language == "bash":
+        if language == "bash" and text.startswith(A_TOKEN):
+            found.append(Step(text))
+        elif language == "bash":
             lines = re.sub(r"(?m)(^|\s+)#.*$", "", text).replace("\\\n", "\0").splitlines()
             found += [Step(line.replace("\0", "\\\n")) for line in lines if line]
         elif language in LANGUAGES and not (is_drawing(text) or is_settings(text)):
