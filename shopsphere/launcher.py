@@ -8,6 +8,7 @@ import contextlib
 import errno
 import json
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -40,8 +41,8 @@ DEFAULT_HOST = "127.0.0.1"
 EVERY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104
 """What stands for all addresses of this machine, and which of them it has for itself."""
 SECONDS_TO_END = 8
-SECONDS_OF_PATIENCE = 4
-"""So long may a start be silent."""
+SECONDS_OF_PATIENCE = 15
+"""So long may a start say no more than that it is one."""
 ENDED_BY_SIGPIPE = 128 + 13
 """The exit status that a shell gives to a program whose reader has ended."""
 GAVE_UP = "Application startup failed"
@@ -351,14 +352,26 @@ def show_table(answers: dict[Service, Health], host: str) -> None:
     for service, health in answers.items():
         storage = health.get("storage", "?")
         if health.get("fallback"):
-            storage += " (no Redis answered at the start: nothing is kept when this ends)"
+            storage += " (no Redis answered at the start)"
         say(f"  {service.name:<8} {service.url}   docs {service.url}/docs   storage: {storage}")
+    if any(health.get("fallback") for health in answers.values()):
+        or_ours = "" if IS_WINDOWS else ", or add --redis"
+        say(f"\nIN MEMORY: all is gone when this ends. To keep it, start Redis first{or_ours}.")
     if host in EVERY_ADDRESS:
         say(f"\nOther machines reach them at this one's name or address: {socket.gethostname()}")
     elif host != DEFAULT_HOST:
         urls = " ".join(f"{name}={url}" for name, url in service_urls(host).items())
         say(f"\nTo look at them: {urls} python test_connection.py")
     say("")
+
+
+def require_reader() -> None:
+    """Raise BrokenPipeError when what reads our lines has ended, where a pipe tells us so."""
+    if sys.platform == "linux":
+        poll = select.poll()
+        poll.register(sys.stdout.fileno(), 0)
+        if any(event & select.POLLERR for _, event in poll.poll(0)):
+            raise BrokenPipeError
 
 
 def when_told_to_stop(react: Callable[[int], object]) -> None:
@@ -384,6 +397,7 @@ def run(python: Path, options: argparse.Namespace) -> None:
                     f"--redis: the shop uses a Redis of its own, and {variable} counts for nothing."
                 )
             redis.append(start_redis(python, screen, stop))
+        say("starting the services")
         for name, port in SERVICES:
             services.append(Service(python, name, port, options, screen))
         answers = wait_until_healthy(services, screen, stop)
@@ -392,6 +406,7 @@ def run(python: Path, options: argparse.Namespace) -> None:
             if options.demo:
                 add_demo_products(services[0].url, services[1].url)
         while not stop.wait(0.2):
+            require_reader()
             for program in [*redis, *services]:
                 program.require_alive()
     finally:
