@@ -100,6 +100,25 @@ def command_lines() -> dict[int, str]:
     return lines
 
 
+def said_on_a_terminal(code: str, **environment: str) -> str:
+    """Run these lines of Python in a terminal of 80 columns; return the few lines it shows."""
+    reading, writing = os.openpty()
+    try:
+        subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=ROOT,
+            env={**os.environ, "COLUMNS": "80", **environment},
+            stdout=writing,
+            stderr=writing,
+            timeout=60,
+            check=True,
+        )
+    finally:
+        os.close(writing)
+    with open(reading, "rb", buffering=0) as terminal:
+        return terminal.read(4096).decode().replace("\r\n", "\n")
+
+
 class Started:
     """A command of a person, running in a process group of its own as if in a terminal."""
 

@@ -41,6 +41,7 @@ from tests.launching import (
     needs_quick_start_ports,
     processes_of,
     ready_copy,
+    said_on_a_terminal,
 )
 from tests.servers import ROOT, RedisServer, free_port, wait_until
 
@@ -408,6 +409,24 @@ def test_the_lines_of_a_start_are_held_back_and_lose_nothing(
     screen.open()
     run_to_end("print('third')", screen)
     assert capfd.readouterr().out == "order   | first\norder   | second\norder   | third\n"
+
+
+@pytest.mark.parametrize(
+    ("no_color", "shown"), [("", "\033[35morder   | \033[0ma line\n"), ("1", "order   | a line\n")]
+)
+def test_a_terminal_shows_the_services_in_colours_unless_told_not_to(
+    no_color: str, shown: str
+) -> None:
+    code = (
+        "from shopsphere.launcher import Screen; from tests.test_launcher import run_to_end;"
+        "screen = Screen(); screen.open(); run_to_end('print(\"a line\")', screen)"
+    )
+    assert said_on_a_terminal(code, NO_COLOR=no_color) == shown
+
+
+def test_a_terminal_shows_what_pip_is_at_in_one_line_of_its_width() -> None:
+    code = "from shopsphere.installing import _progress; _progress('x' * 99); _progress('')"
+    assert said_on_a_terminal(code) == f"\r\033[K{'x' * 79}\r\033[K"
 
 
 def run_to_end(code: str, screen: Screen) -> None:

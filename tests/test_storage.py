@@ -19,6 +19,7 @@ from shopsphere.errors import CannotStart
 from shopsphere.models import new_pk
 from shopsphere.settings import Settings
 from storage import open_product_store
+from tests.launching import said_on_a_terminal
 from tests.servers import ROOT, RedisServer, Service, free_port, wait_until
 
 SECRET = "hunter2-is-a-secret"
@@ -96,20 +97,8 @@ class TestSwitch:
     def test_on_a_terminal_the_warning_of_memory_is_a_box_but_never_in_json(
         self, log_format: str, lines: int
     ) -> None:
-        warn = "import storage, shopsphere.settings; storage._warn_of_fallback({}.load())"
-        reading, writing = os.openpty()
-        try:
-            subprocess.run(
-                [sys.executable, "-c", warn.format("shopsphere.settings.Settings")],
-                cwd=ROOT,
-                env={**os.environ, "LOG_FORMAT": log_format, "REDIS_HOST": "nobody"},
-                stderr=writing,
-                check=True,
-            )
-            said = os.read(reading, 4096).decode().strip()
-        finally:
-            os.close(reading)
-            os.close(writing)
+        warn = "import storage; storage._warn_of_fallback(storage.Settings.load())"
+        said = said_on_a_terminal(warn, LOG_FORMAT=log_format, REDIS_HOST="nobody").strip()
         assert "No Redis answers at nobody:6379." in said
         assert len(said.splitlines()) == lines
         assert ("*****" in said) == (log_format == "text")
