@@ -1,10 +1,14 @@
 """Every setting, from the environment or a `.env` file beside the services, checked at start."""
 
+import os
 import re
+from collections.abc import Iterator
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Literal, Self
 from urllib.parse import quote, urlsplit
 
+from dotenv import dotenv_values
 from limits import parse_many
 from pydantic import (
     AfterValidator,
@@ -138,6 +142,15 @@ class Settings(BaseSettings):
             raise CannotStart(complaint(error)) from None
         except UnicodeDecodeError:
             raise CannotStart(".env cannot be read: save it as UTF-8.") from None
+
+    @classmethod
+    def misspelt(cls) -> Iterator[tuple[str, str]]:
+        """Yield each variable that is no setting but looks like one, and that setting."""
+        known = [name.upper() for name in cls.model_fields]
+        for variable in sorted({*os.environ, *dotenv_values(ENV_FILE)}):
+            for meant in get_close_matches(variable.upper(), known, 1, 0.9):
+                if meant != variable.upper():
+                    yield variable, meant
 
     @property
     def redis_address(self) -> str:

@@ -95,6 +95,8 @@ def create_app(
             except CannotStart as error:
                 app.state.cannot_start = str(error)
                 raise
+            for variable, meant in Settings.misspelt():
+                log.warning("%s is no setting. Is %s meant?", variable, meant)
             log.info("the %s service keeps its records in %s", service, opened.storage)
             if not settings.auth_required:
                 log.warning(

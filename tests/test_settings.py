@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from shopsphere import settings
 from shopsphere.errors import CannotStart
 from shopsphere.settings import Settings
 from tests.servers import ROOT, Service
@@ -174,6 +175,31 @@ def test_a_password_of_any_characters_is_sent_as_it_is(monkeypatch: pytest.Monke
     monkeypatch.setenv("REDIS_PASSWORD", "p@ss:w/ord?#%")
 
     assert Settings.load().redis_full_url == "redis://:p%40ss%3Aw%2Ford%3F%23%25@localhost:6379"
+
+
+def test_what_looks_like_a_setting_but_is_none_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = tmp_path / ".env"
+    file.write_text("USE_REDDIS=false\nLOG_LEVEL=INFO\nCOMPOSE_PROFILES=all\n")
+    monkeypatch.setattr(settings, "ENV_FILE", file)
+    for variable in ("AUTH_REQUIERD", "redis_prot", "redis_host", "PRODUCT_SERVICE_PORT"):
+        monkeypatch.setenv(variable, "x")
+
+    assert dict(Settings.misspelt()) == {
+        "AUTH_REQUIERD": "AUTH_REQUIRED",
+        "USE_REDDIS": "USE_REDIS",
+        "redis_prot": "REDIS_PORT",
+    }
+
+
+def test_a_start_asks_whether_a_misspelt_setting_was_meant(tmp_path: Path) -> None:
+    service = Service("user", tmp_path / "log", USE_REDIS="false", CORS_ORIGIN="https://a.example")
+    try:
+        service.start()
+        assert "CORS_ORIGIN is no setting. Is CORS_ORIGINS meant?" in service.log.read_text()
+    finally:
+        service.stop()
 
 
 @pytest.mark.parametrize("name", ["product", "user", "order"])
