@@ -355,6 +355,16 @@ def test_another_method_is_405_and_names_those_there_are(
         assert answer.headers["Allow"] == ", ".join(sorted(operations)).upper(), path
 
 
+@pytest.mark.parametrize(
+    "path", ["/docs", "/redoc", "/openapi.json", "/static-offline-docs/swagger-ui.css"]
+)
+def test_another_method_on_the_docs_is_405_too(path: str) -> None:
+    with running("product", MEMORY) as products:
+        answer = products.put(path)
+    assert (answer.status_code, answer.json()["code"]) == (405, "method_not_allowed")
+    assert "GET" in answer.headers["Allow"]
+
+
 def test_a_websocket_finds_nothing_here(products: Service) -> None:
     status, _, body = talk(
         products,
