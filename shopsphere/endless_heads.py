@@ -14,6 +14,8 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 MAX_HEAD_BYTES = 64 * 1024
 """As uvicorn has it for h11, which counts by itself."""
+MAX_WAITING = 100
+"""Requests sent before the answer to an earlier one, all of which httptools takes in."""
 
 
 def _counting_anew(handle: Callable[..., None]) -> Callable[..., None]:
@@ -55,7 +57,9 @@ def _step_in(protocol: type[Any], seconds: float) -> None:
     def data_received(self: Any, data: bytes) -> None:
         self.head_bytes += len(data)
         receive(self, data)
-        if protocol is not H11Protocol and self.head_bytes > MAX_HEAD_BYTES:
+        if protocol is not H11Protocol and (
+            self.head_bytes > MAX_HEAD_BYTES or len(self.pipeline) > MAX_WAITING
+        ):
             self.transport.close()
         if self.cycle is not None and not self.cycle.response_complete:  # a request is served
             if self.head_timer:

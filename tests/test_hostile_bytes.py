@@ -174,6 +174,12 @@ def test_a_connection_brings_as_many_heads_as_it_likes(service: Service) -> None
     assert statuses(talk(service, [*heads, last], wait=0.1)) == [200] * 21
 
 
+def test_who_asks_without_end_before_an_answer_is_cut_off(services: dict[str, Service]) -> None:
+    asked = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" * 20_000
+    last = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    assert len(statuses(talk(services["product"], [asked + last]))) < 20_000
+
+
 def test_a_body_in_tiny_chunks_is_read_to_its_end_however_much_is_sent_around_it(
     service: Service,
 ) -> None:
