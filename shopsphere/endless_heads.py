@@ -1,17 +1,30 @@
 """Connections on which no request comes to be: given up after a time, and after so many bytes.
 
 uvicorn 0.54 waits for the head of a request for ever and has no setting for it, and with httptools
-it keeps as much of a head as is sent: a thousand silent connections, or one line that never ends,
-and a service serves nobody. So this steps in where a connection hands over what it received.
+it keeps as much of a head, or of what follows a chunked body, as is sent: a thousand silent
+connections, or one line that never ends, and a service serves nobody. So this steps in where a
+connection hands over what it received.
 """
 
 from asyncio import Transport
+from collections.abc import Callable
 from typing import Any
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 MAX_HEAD_BYTES = 64 * 1024
-"""As uvicorn has it for h11."""
+"""As uvicorn has it for h11, which counts by itself."""
+MAX_WAITING = 100
+"""Requests sent before the answer to an earlier one, all of which httptools takes in."""
+
+
+def _counting_anew(handle: Callable[..., None]) -> Callable[..., None]:
+    def handle_and_count_anew(self: Any, *received: bytes) -> None:
+        self.head_bytes = 0
+        handle(self, *received)
+
+    return handle_and_count_anew
+
 
 PROTOCOLS: list[type[Any]] = [H11Protocol]
 try:
@@ -20,6 +33,9 @@ except ImportError:  # httptools is not made for every system
     pass
 else:
     PROTOCOLS.append(HttpToolsProtocol)
+    # What it is given between two of these is part of a head, or of what follows a body.
+    for callback in ("on_headers_complete", "on_body"):
+        setattr(HttpToolsProtocol, callback, _counting_anew(getattr(HttpToolsProtocol, callback)))
 
 _UVICORNS = {each: (each.connection_made, each.data_received) for each in PROTOCOLS}
 
@@ -39,10 +55,11 @@ def _step_in(protocol: type[Any], seconds: float) -> None:
         self.head_timer = self.loop.call_later(seconds, transport.close)
 
     def data_received(self: Any, data: bytes) -> None:
+        self.head_bytes += len(data)
         receive(self, data)
-        is_in_head = self.cycle is None or self.scope is not self.cycle.scope
-        self.head_bytes = self.head_bytes + len(data) if is_in_head else 0
-        if self.head_bytes > MAX_HEAD_BYTES:
+        if protocol is not H11Protocol and (
+            self.head_bytes > MAX_HEAD_BYTES or len(self.pipeline) > MAX_WAITING
+        ):
             self.transport.close()
         if self.cycle is not None and not self.cycle.response_complete:  # a request is served
             if self.head_timer:

@@ -126,7 +126,7 @@ async def _on_framework_error(request: Request, error: Exception) -> Response:
     refusal = await _refusal(request) if error.status_code == InvalidRequest.status else None
     answer = error_answer(refusal or _in_our_words(error))
     answer.headers.update(error.headers or {})
-    if error.status_code == 405:
+    if error.status_code == 405 and "route" in request.scope:
         answer.headers["Allow"] = _allowed(request)
     return answer
 

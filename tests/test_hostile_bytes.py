@@ -116,6 +116,15 @@ def test_a_client_that_never_says_what_it_wants_is_given_up(service: Service) ->
     assert set(received.values()) == {b""}
 
 
+AFTER_A_BODY = b" HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nX: "
+ENDLESS = (
+    b"GET /",
+    b"GET / HTTP/1.1\r\nX: ",
+    b"GET /" + AFTER_A_BODY,
+    b"POST /products" + AFTER_A_BODY,
+)
+
+
 @pytest.mark.parametrize("http", ["httptools", "h11"])
 def test_a_head_that_never_ends_is_cut_off_long_before_its_time_is_over(
     http: str, tmp_path: Path
@@ -133,8 +142,8 @@ def test_a_head_that_never_ends_is_cut_off_long_before_its_time_is_over(
 
     try:
         service.start("--http", http)
-        for begun in (b"GET /", b"GET / HTTP/1.1\r\nX: "):
-            assert statuses(talk(service, endless(begun))) in ([], [400])
+        for begun in ENDLESS:
+            assert statuses(talk(service, endless(begun))) in ([], [200], [400])
             assert sent < 50_000_000  # how much the kernel holds between the two is not known
         assert service.get("/").ok
     finally:
@@ -157,6 +166,26 @@ def test_a_chunked_body_that_never_ends_is_413(service: Service) -> None:
     chunked = head(service, "Transfer-Encoding: chunked", "Connection: close")
     received = talk(service, trickle(chunked, chunk), wait=0.01)
     assert (statuses(received), code(received)) == ([413], "body_too_large")
+
+
+def test_a_connection_brings_as_many_heads_as_it_likes(service: Service) -> None:
+    heads = [b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"y" * 10_000 + b"\r\n\r\n"] * 20
+    last = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    assert statuses(talk(service, [*heads, last], wait=0.1)) == [200] * 21
+
+
+def test_who_asks_without_end_before_an_answer_is_cut_off(services: dict[str, Service]) -> None:
+    asked = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" * 20_000
+    last = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    assert len(statuses(talk(services["product"], [asked + last]))) < 20_000
+
+
+def test_a_body_in_tiny_chunks_is_read_to_its_end_however_much_is_sent_around_it(
+    service: Service,
+) -> None:
+    chunks = b"1;%b\r\n \r\n" % (b"x" * 100) * 5000 + b"2\r\n{}\r\n0\r\nX: y\r\n\r\n"
+    received = talk(service, [head(service, "Transfer-Encoding: chunked") + chunks])
+    assert (statuses(received), code(received)) == ([400], "invalid_request")
 
 
 def test_who_sends_half_a_request_and_goes_leaves_nothing_behind(service: Service) -> None:

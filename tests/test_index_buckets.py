@@ -4,6 +4,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from redis_db import SCRIPTS
+from redis_stores.products import BUCKET
 from tests.servers import RedisServer
 
 INDEX = "shop:{product-names}"
@@ -54,3 +55,23 @@ def test_the_buckets_hold_what_a_sorted_list_does(
         assert all(0 < each < size for each in sizes)
         assert sum(sizes) == len(plain)
         assert redis_server.client.dbsize() == len(lows) + bool(lows)
+
+
+def test_buckets_stay_packed_however_many_entries_there_are(redis_server: RedisServer) -> None:
+    redis_server.client.flushall()
+    longest = "{:064}".format
+    run(redis_server, "add", BUCKET, *map(longest, range(1000)))
+
+    buckets = redis_server.client.keys(f"{INDEX}:*")
+    encodings = {str(redis_server.client.object("encoding", bucket)) for bucket in buckets}
+    assert encodings <= {"ziplist", "listpack"}
+
+
+def test_a_search_looks_into_no_more_buckets_than_it_needs(redis_server: RedisServer) -> None:
+    redis_server.client.flushall()
+    run(redis_server, "add", 4, *range(100, 1000))
+    redis_server.client.config_resetstat()
+
+    assert run(redis_server, "find", "-", "+", 5) == ["100", "101", "102", "103", "104"]
+    calls = redis_server.client.info("commandstats")["cmdstat_zrangebylex"]["calls"]
+    assert calls < 10

@@ -9,8 +9,13 @@ from urllib.parse import quote, urlencode
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from starlette.requests import Request
+from starlette.responses import StreamingResponse
 
-from shopsphere.models import Role, is_pk, new_pk
+from in_memory_db import MemoryProductStore
+from product_service import PRODUCTS
+from shopsphere.models import Page, Product, Role, is_pk, new_pk
+from shopsphere.paging import STREAMED_AT_ONCE, Paging, listing
 from shopsphere.tokens import Tokens
 from tests.apps import JWT_SECRET, CheckedClient, bearer, openapi_of, running
 from tests.bad_bodies import (
@@ -472,6 +477,25 @@ def test_the_whole_list_is_one_json_array_oldest_first(products: CheckedClient) 
         assert response.headers["Content-Type"] == "application/json"
         assert "Link" not in response.headers
         assert response.json() == added
+
+
+@pytest.mark.anyio
+async def test_a_list_whose_end_is_deleted_while_it_is_sent_is_a_json_array_all_the_same() -> None:
+    store = MemoryProductStore()
+    added = [Product(new_pk(), "Lamp", 1, 1) for _ in range(STREAMED_AT_ONCE + 1)]
+    for product in added:
+        await store.add(product)
+
+    async def read(after: str | None, limit: int) -> Page[Product]:
+        page = await store.list_page(after, limit)
+        if after is None:
+            await store.delete(added[-1].pk)
+        return page
+
+    response = await listing(Request({"type": "http"}), Paging(None, None), read, PRODUCTS)
+    assert isinstance(response, StreamingResponse)
+    text = b"".join([part async for part in response.body_iterator if isinstance(part, bytes)])
+    assert [product["pk"] for product in json.loads(text)] == [product.pk for product in added[:-1]]
 
 
 def test_a_walk_over_pages_meets_every_product_once(products: CheckedClient) -> None:

@@ -127,6 +127,12 @@ def test_a_cursor_of_another_search_is_refused(text: str) -> None:
         search_index.from_cursor(search_index.to_cursor("lamp", PK), text)
 
 
+@pytest.mark.parametrize("pk", ["", "x", PK.lower(), f"{PK}\0"])
+def test_a_cursor_with_an_impossible_pk_is_refused(pk: str) -> None:
+    with pytest.raises(InvalidRequest):
+        search_index.from_cursor(search_index.to_cursor("lamp", pk), "lamp")
+
+
 @pytest.fixture
 async def stores(clock: MovedClock, redis_server: RedisServer) -> AsyncIterator[list[ProductStore]]:
     async with connected(redis_server) as client:

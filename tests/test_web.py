@@ -10,9 +10,12 @@ from typing import Any
 
 import pytest
 from fastapi import FastAPI
+from starlette.requests import Request
 from starlette.testclient import TestClient
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from shopsphere import __version__
+from shopsphere.edge import Limits
 from tests.apps import (
     BUILD,
     CheckedClient,
@@ -355,6 +358,16 @@ def test_another_method_is_405_and_names_those_there_are(
         assert answer.headers["Allow"] == ", ".join(sorted(operations)).upper(), path
 
 
+@pytest.mark.parametrize(
+    "path", ["/docs", "/redoc", "/openapi.json", "/static-offline-docs/swagger-ui.css"]
+)
+def test_another_method_on_the_docs_is_405_too(path: str) -> None:
+    with running("product", MEMORY) as products:
+        answer = products.put(path)
+    assert (answer.status_code, answer.json()["code"]) == (405, "method_not_allowed")
+    assert "GET" in answer.headers["Allow"]
+
+
 def test_a_websocket_finds_nothing_here(products: Service) -> None:
     status, _, body = talk(
         products,
@@ -448,6 +461,43 @@ def test_a_request_that_takes_too_long_is_503(service: str) -> None:
         assert (answer.status_code, answer.json()["code"]) == (503, "request_timeout")
         check_error(answer, answer.text)
         assert answer.headers["Access-Control-Allow-Origin"] == "*"
+
+
+async def sent_by(app: ASGIApp, timeout_seconds: float) -> list[Message]:
+    """Return what the app sends from within its limits to a request without a body."""
+    sent: list[Message] = []
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "GET", "path": "/", "headers": []}
+    await Limits(app, timeout_seconds)(scope, Request(scope).receive, send)
+    return sent
+
+
+START: Message = {"type": "http.response.start", "status": 200, "headers": []}
+BODY: Message = {"type": "http.response.body", "body": b"[]"}
+
+
+@pytest.mark.anyio
+async def test_an_answer_that_has_begun_may_take_its_time() -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send(START)
+        is_late = asyncio.Event()
+        asyncio.get_running_loop().call_at(scope["shopsphere.deadline"] + 0.01, is_late.set)
+        await is_late.wait()
+        await send(BODY)
+
+    assert await sent_by(app, 0.01) == [START, BODY]
+
+
+@pytest.mark.anyio
+async def test_an_answer_that_breaks_off_is_not_ended_as_if_it_were_whole() -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send(START)
+        raise RuntimeError
+
+    assert await sent_by(app, 10) == [START]
 
 
 # CORS
