@@ -72,8 +72,7 @@ def create_app(
 
     Its store is opened at start and kept in `app.state.opened`; `around` is entered then, to put
     further things of the service into the state. `tags` are the sections of its documentation, each
-    with a sentence. Settings that are wrong stop the start, and so
-    does a CannotStart of either.
+    with a sentence. Settings that are wrong stop the start, and so does a CannotStart of either.
     """
     problem: CannotStart | None = None
     try:

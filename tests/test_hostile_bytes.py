@@ -188,6 +188,23 @@ def test_a_body_in_tiny_chunks_is_read_to_its_end_however_much_is_sent_around_it
     assert (statuses(received), code(received)) == ([400], "invalid_request")
 
 
+def test_an_offer_of_http_2_is_ignored_on_h11_and_costs_httptools_the_body(
+    service: Service, services: dict[str, Service]
+) -> None:
+    body = b'{"name": "Lamp", "price": 5, "quantity": 1}'
+    offer = [
+        "Connection: Upgrade, HTTP2-Settings, close",
+        "Upgrade: h2c",
+        "HTTP2-Settings: AAMAAABk",
+    ]
+    request = head(service, *offer, f"Content-Length: {len(body)}") + body
+    answer = talk(service, [request], 2)
+    if service is services["product on h11"]:
+        assert b"HTTP/1.1 201" in answer
+    else:
+        assert b"body is required" in answer
+
+
 def test_who_sends_half_a_request_and_goes_leaves_nothing_behind(service: Service) -> None:
     for sent in (b"GET", head(service), head(service, "Content-Length: 50"), b"\x16\x03\x01"):
         with socket.create_connection(("127.0.0.1", service.port)) as connection:
