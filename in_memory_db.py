@@ -6,9 +6,10 @@ Methods are `async` and never await inside, so each is one atomic step on the ev
 import heapq
 import time
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field, replace
 from enum import Enum, auto
+from itertools import islice
 from typing import Generic, TypeVar
 
 from limits.aio.storage import MemoryStorage, Storage
@@ -167,9 +168,7 @@ class MemoryProductStore(MemoryStore):
         return self._shelf(pk).product
 
     async def list_page(self, after: str | None, limit: int) -> Page[Product]:
-        pks = _first(self._pks.irange(minimum=after, inclusive=(False, True)), limit + 1)
-        products = [self._shelves[pk].product for pk in pks[:limit]]
-        return Page(products, products[-1].pk if len(pks) > limit else None)
+        return _page(self._pks, after, limit, lambda pk: self._shelves[pk].product)
 
     async def search_page(self, text: str, after: str | None, limit: int) -> Page[Product]:
         folded = search_index.fold(text)
@@ -229,9 +228,7 @@ class MemoryProductStore(MemoryStore):
 
     async def reservations_page(self, pk: str, after: str | None, limit: int) -> Page[Reservation]:
         live = self._any_shelf(pk).live
-        orders = _first(live.irange(minimum=after, inclusive=(False, True)), limit + 1)
-        next_after = orders[limit - 1] if len(orders) > limit else None
-        return Page([live[order] for order in orders[:limit]], next_after)
+        return _page(live, after, limit, live.__getitem__)
 
     async def reserve(self, pk: str, order_pk: str, quantity: int) -> tuple[Reservation, bool]:
         shelf = self._shelf(pk)
@@ -390,7 +387,7 @@ class MemoryOrderStore(MemoryStore):
         return order.status
 
     async def move(self, pk: str, status: OrderStatus) -> Order:
-        order = await self.get(pk)
+        order = self._placed(pk)
         if order.status is OrderStatus.PLACED:
             order = replace(order, status=status)
             self._orders.set(pk, order)
@@ -402,19 +399,14 @@ class MemoryOrderStore(MemoryStore):
             self._lists[order.user_id].add(order.pk)
 
     async def get(self, pk: str) -> Order:
-        order = self._orders.get(pk)
-        if order is None or order.status not in SEEN:
-            raise OrderNotFound
-        return order
+        return self._placed(pk)
 
     async def record(self, pk: str) -> Order | None:
         return self._orders.get(pk)
 
     async def list_page(self, user_id: str | None, after: str | None, limit: int) -> Page[Order]:
         listed = self._lists.get(user_id, SortedSet())
-        pks = _first(listed.irange(minimum=after, inclusive=(False, True)), limit + 1)
-        orders = [order for pk in pks[:limit] if (order := self._orders.get(pk))]
-        return Page(orders, pks[limit - 1] if len(pks) > limit else None)
+        return _page(listed, after, limit, self._placed)
 
     async def claim(
         self, key: str, request: str, owner: str, order_pk: str, seconds: float
@@ -443,6 +435,17 @@ class MemoryOrderStore(MemoryStore):
         if forget:
             self._keys.drop(key)
 
+    def _placed(self, pk: str) -> Order:
+        order = self._orders.get(pk)
+        if order is None or order.status not in SEEN:
+            raise OrderNotFound
+        return order
 
-def _first(things: Iterable[str], count: int) -> list[str]:
-    return [thing for thing, _ in zip(things, range(count), strict=False)]
+
+def _page(
+    pks: SortedSet[str] | SortedDict[str, V], after: str | None, limit: int, get: Callable[[str], V]
+) -> Page[V]:
+    """Return up to `limit` of the things whose pks are above `after`."""
+    found = list(islice(pks.irange(minimum=after, inclusive=(False, True)), limit + 1))
+    next_after = found[limit - 1] if len(found) > limit else None
+    return Page([get(pk) for pk in found[:limit]], next_after)

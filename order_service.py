@@ -6,6 +6,7 @@ import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import datetime
+from functools import partial
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, FastAPI, Path, Request, Response
@@ -214,12 +215,7 @@ async def list_orders(
 
     An administrator sees those of everybody.
     """
-    return await listing(
-        request,
-        paging,
-        lambda after, limit: orders.list_page(caller.sees, after, limit),
-        ORDERS,
-    )
+    return await listing(request, paging, partial(orders.list_page, caller.sees), ORDERS)
 
 
 @ordering.get(

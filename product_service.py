@@ -2,6 +2,7 @@
 
 import unicodedata
 from datetime import datetime
+from functools import partial
 from typing import Annotated, Any, Literal, Self
 
 from fastapi import APIRouter, Depends, FastAPI, Header, Path, Query, Request, Response
@@ -272,12 +273,8 @@ async def search_products(
 
     Ordered by what stands in the name from there on.
     """
-    return await listing(
-        request,
-        paging,
-        lambda after, limit: products.search_page(name[:ENOUGH_TEXT], after, limit),
-        PRODUCTS,
-    )
+    search = partial(products.search_page, name[:ENOUGH_TEXT])
+    return await listing(request, paging, search, PRODUCTS)
 
 
 @catalogue.get(
@@ -373,12 +370,7 @@ async def list_reservations(
     pk: Pk, request: Request, paging: PagingByPk, products: Products
 ) -> Response:
     """The live reservations, by order: neither released nor shipped."""
-    return await listing(
-        request,
-        paging,
-        lambda after, limit: products.reservations_page(pk, after, limit),
-        RESERVATIONS,
-    )
+    return await listing(request, paging, partial(products.reservations_page, pk), RESERVATIONS)
 
 
 @reservations.put(
