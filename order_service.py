@@ -9,7 +9,7 @@ from datetime import datetime
 from functools import partial
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Depends, FastAPI, Path, Request, Response
+from fastapi import APIRouter, FastAPI, Path, Request, Response
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter
 from starlette.datastructures import State
 
@@ -40,7 +40,7 @@ from shopsphere.ordering.settling import Outcome, Settling
 from shopsphere.paging import LINK_HEADER, PagingByPk, listing
 from shopsphere.settings import Settings
 from shopsphere.stores import OrderStore
-from shopsphere.web import SecondsLeft, create_app, serve
+from shopsphere.web import SecondsLeft, create_app, of_app, serve
 from storage import open_order_store
 
 log = logging.getLogger("shopsphere.order")
@@ -105,26 +105,6 @@ class OrderPublic(BaseModel):
 ORDERS = TypeAdapter(list[OrderPublic])
 
 
-async def _store(request: Request) -> OrderStore:
-    store: OrderStore = request.app.state.opened.store
-    return store
-
-
-async def _idempotent_checkout(request: Request) -> IdempotentCheckout:
-    checkout: IdempotentCheckout = request.app.state.idempotent_checkout
-    return checkout
-
-
-async def _checkout(request: Request) -> Checkout:
-    checkout: Checkout = request.app.state.checkout
-    return checkout
-
-
-async def _settling(request: Request) -> Settling:
-    settling: Settling = request.app.state.settling
-    return settling
-
-
 def _possible_pk(pk: str) -> str:
     if not is_pk(pk):
         raise OrderNotFound
@@ -137,7 +117,7 @@ def _settled_pk(pk: str) -> str:
     return pk
 
 
-Orders = Annotated[OrderStore, Depends(_store)]
+Orders = Annotated[OrderStore, of_app("opened.store")]
 OF_AN_ORDER = "The `pk` of an order, from the answer that made it or the list."
 Pk = Annotated[str, AfterValidator(_possible_pk), Path(description=OF_AN_ORDER)]
 SettledPk = Annotated[
@@ -145,9 +125,9 @@ SettledPk = Annotated[
     AfterValidator(_settled_pk),
     Path(description=OF_AN_ORDER, json_schema_extra=PK_SCHEMA),
 ]
-PlacesOrders = Annotated[IdempotentCheckout, Depends(_idempotent_checkout)]
-EndsOrders = Annotated[Checkout, Depends(_checkout)]
-SettlesOrders = Annotated[Settling, Depends(_settling)]
+PlacesOrders = Annotated[IdempotentCheckout, of_app("idempotent_checkout")]
+EndsOrders = Annotated[Checkout, of_app("checkout")]
+SettlesOrders = Annotated[Settling, of_app("settling")]
 
 ordering = APIRouter(tags=["orders"], responses=errors(StoreUnavailable))
 fulfilment = APIRouter(tags=["fulfilment"], responses=errors(StoreUnavailable))

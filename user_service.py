@@ -26,7 +26,7 @@ from shopsphere.passwords import Passwords
 from shopsphere.settings import Settings
 from shopsphere.stores import UserStore
 from shopsphere.tokens import Tokens
-from shopsphere.web import create_app, serve
+from shopsphere.web import create_app, of_app, serve
 from storage import open_user_store
 
 PORT = 8001
@@ -75,34 +75,14 @@ class AccessToken(BaseModel):
     expires_in: int = Field(examples=[3600], description="Seconds from now.")
 
 
-async def _store(request: Request) -> UserStore:
-    store: UserStore = request.app.state.opened.store
-    return store
-
-
-async def _passwords(request: Request) -> Passwords:
-    passwords: Passwords = request.app.state.passwords
-    return passwords
-
-
-async def _tokens(request: Request) -> Tokens:
-    tokens: Tokens = request.app.state.tokens
-    return tokens
-
-
-async def _failed_logins(request: Request) -> FailedLogins:
-    failed_logins: FailedLogins = request.app.state.failed_logins
-    return failed_logins
-
-
 async def _client(request: Request) -> str:
     return client_of(request.client.host if request.client else "")
 
 
-Users = Annotated[UserStore, Depends(_store)]
-Hashing = Annotated[Passwords, Depends(_passwords)]
-Signing = Annotated[Tokens, Depends(_tokens)]
-Failures = Annotated[FailedLogins, Depends(_failed_logins)]
+Users = Annotated[UserStore, of_app("opened.store")]
+Hashing = Annotated[Passwords, of_app("passwords")]
+Signing = Annotated[Tokens, of_app("tokens")]
+Failures = Annotated[FailedLogins, of_app("failed_logins")]
 Client = Annotated[str, Depends(_client)]
 
 accounts = APIRouter(tags=["accounts"], responses=errors(StoreUnavailable))

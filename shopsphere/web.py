@@ -9,6 +9,7 @@ from contextlib import (
     asynccontextmanager,
     nullcontext,
 )
+from operator import attrgetter
 from typing import Annotated, Any, Literal, TypeVar
 
 import uvicorn
@@ -150,9 +151,14 @@ def serve(app: FastAPI, port: int) -> None:
     uvicorn.run(app, host="127.0.0.1", port=port, log_config=None)
 
 
-async def _opened(request: Request) -> Opened[Store]:
-    opened: Opened[Store] = request.app.state.opened
-    return opened
+def of_app(path: str) -> object:
+    """Return the dependency on this part of the app's state, such as `opened.store`."""
+    find = attrgetter(f"app.state.{path}")
+
+    async def part(request: Request) -> object:
+        return find(request)
+
+    return Depends(part)
 
 
 async def seconds_left(request: Request) -> float:
@@ -161,6 +167,7 @@ async def seconds_left(request: Request) -> float:
     return deadline - asyncio.get_running_loop().time()
 
 
+AnyStore = Annotated[Opened[Store], of_app("opened")]
 SecondsLeft = Annotated[float, Depends(seconds_left)]
 
 _operations = APIRouter(tags=["operations"])
@@ -168,7 +175,7 @@ _operations = APIRouter(tags=["operations"])
 
 @_operations.get("/", summary="Is the process alive?")
 @anyone
-async def health(request: Request, opened: Annotated[Opened[Store], Depends(_opened)]) -> Health:
+async def health(request: Request, opened: AnyStore) -> Health:
     """Answers whenever the process serves, also while its storage is away."""
     return Health(
         service=request.app.state.service,
@@ -185,7 +192,7 @@ async def health(request: Request, opened: Annotated[Opened[Store], Depends(_ope
     responses=errors(StoreUnavailable),
 )
 @anyone
-async def ready(request: Request, opened: Annotated[Opened[Store], Depends(_opened)]) -> Health:
+async def ready(request: Request, opened: AnyStore) -> Health:
     """Answers 200 when the storage does too, 503 otherwise. Other services do not count."""
     await opened.store.ping()
     return await health(request, opened)
