@@ -10,7 +10,7 @@ from functools import partial
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, FastAPI, Path, Request, Response
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from starlette.datastructures import State
 
 from shopsphere.access import ADMINISTRATOR, Customer
@@ -31,7 +31,7 @@ from shopsphere.errors import (
 )
 from shopsphere.examples import ORDER_MADE_AT, ORDER_PK, PRODUCT_PK, USER_PK, shown
 from shopsphere.idempotency_key import REPLAY_HEADER, IdempotencyKey, show_replay
-from shopsphere.models import MAX_ORDER_QUANTITY, PK_SCHEMA, Order, is_pk
+from shopsphere.models import MAX_ORDER_QUANTITY, PK_SCHEMA, Order, pk_of, pk_or
 from shopsphere.ordering.checkout import Checkout, Wish
 from shopsphere.ordering.figures import OrderFigures
 from shopsphere.ordering.idempotency import IdempotentCheckout
@@ -71,7 +71,7 @@ class OrderCreate(BaseModel):
 class Settle(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    product_id: str = Field(
+    product_id: Annotated[str, pk_of("a product")] = Field(
         examples=[PRODUCT_PK],
         description="The `pk` of the product that was ordered.",
         json_schema_extra=PK_SCHEMA,
@@ -105,24 +105,12 @@ class OrderPublic(BaseModel):
 ORDERS = TypeAdapter(list[OrderPublic])
 
 
-def _possible_pk(pk: str) -> str:
-    if not is_pk(pk):
-        raise OrderNotFound
-    return pk
-
-
-def _settled_pk(pk: str) -> str:
-    if not is_pk(pk):
-        raise InvalidRequest(("pk", "must be the pk of an order"))
-    return pk
-
-
 Orders = Annotated[OrderStore, of_app("opened.store")]
 OF_AN_ORDER = "The `pk` of an order, from the answer that made it or the list."
-Pk = Annotated[str, AfterValidator(_possible_pk), Path(description=OF_AN_ORDER)]
+Pk = Annotated[str, pk_or(OrderNotFound), Path(description=OF_AN_ORDER)]
 SettledPk = Annotated[
     str,
-    AfterValidator(_settled_pk),
+    pk_of("an order"),
     Path(description=OF_AN_ORDER, json_schema_extra=PK_SCHEMA),
 ]
 PlacesOrders = Annotated[IdempotentCheckout, of_app("idempotent_checkout")]
@@ -259,8 +247,6 @@ async def settle_order(pk: SettledPk, body: Settle, settling: SettlesOrders) -> 
     An order that was not placed never will be, and stock that the product holds for it goes back;
     one that was cancelled or shipped is told to the product service again. Safe to repeat.
     """
-    if not is_pk(body.product_id):
-        raise InvalidRequest(("product_id", "must be the pk of a product"))
     outcome = await settling.settle_order(pk, body.product_id)
     return Settled(pk=pk, product_id=body.product_id, outcome=outcome)
 

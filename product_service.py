@@ -38,8 +38,9 @@ from shopsphere.models import (
     Product,
     Reservation,
     Stock,
-    is_pk,
     new_pk,
+    pk_of,
+    pk_or,
     to_cents,
 )
 from shopsphere.paging import LINK_HEADER, AnyPaging, PagingByPk, listing
@@ -159,18 +160,6 @@ PRODUCTS = TypeAdapter(list[ProductPublic])
 RESERVATIONS = TypeAdapter(list[ReservationPublic])
 
 
-def _possible_pk(pk: str) -> str:
-    if not is_pk(pk):
-        raise ProductNotFound
-    return pk
-
-
-def _possible_order_pk(order_pk: str) -> str:
-    if not is_pk(order_pk):
-        raise InvalidRequest(("order_pk", "must be the pk of an order"))
-    return order_pk
-
-
 async def _same_storage(
     request: Request,
     x_storage: Annotated[
@@ -185,12 +174,12 @@ async def _same_storage(
 Products = Annotated[ProductStore, of_app("opened.store")]
 Pk = Annotated[
     str,
-    AfterValidator(_possible_pk),
+    pk_or(ProductNotFound),
     Field(description="The `pk` of a product, from the answer that made it or from the list."),
 ]
 OrderPk = Annotated[
     str,
-    AfterValidator(_possible_order_pk),
+    pk_of("an order"),
     Path(
         description="The `pk` of the order that the units are for.",
         openapi_examples={"an order": {"value": ORDER_PK}},
