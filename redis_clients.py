@@ -78,15 +78,9 @@ def _cannot_serve(error: RedisError | RedisClusterException) -> bool:
     return isinstance(error, CANNOT_SERVE) or any(word in str(error) for word in CANNOT_SERVE_WORDS)
 
 
-def _store_unavailable(error: RedisError | RedisClusterException) -> StoreUnavailable:
-    """Say that Redis cannot serve; the reason goes into the log, not to the caller."""
-    log.warning("Redis cannot serve now: %s: %.300s", type(error).__name__, error)
-    return StoreUnavailable()
-
-
 @contextmanager
 def our_errors() -> Iterator[None]:
-    """Raise StoreUnavailable for every way in which Redis cannot serve.
+    """Raise StoreUnavailable for every way in which Redis cannot serve; the log says why.
 
     Also raise a cancellation that came meanwhile and was swallowed by asyncio.wait_for of Python
     3.11, through which redis-py 8.1 sends: what is not told to end goes on, past its time.
@@ -99,7 +93,8 @@ def our_errors() -> Iterator[None]:
             raise asyncio.CancelledError
     except (RedisError, RedisClusterException) as error:
         if _cannot_serve(error):
-            raise _store_unavailable(error) from error
+            log.warning("Redis cannot serve now: %s: %.300s", type(error).__name__, error)
+            raise StoreUnavailable from error
         raise
 
 
@@ -405,11 +400,6 @@ def _try_options(connects: BlockingConnectionPool | ClusterNode) -> None:
         connection.ssl_context.get()
 
 
-async def close(client: ShopRedis) -> None:
-    """Close all connections of the client."""
-    await client.close_all()
-
-
 async def connect(settings: Settings) -> ShopRedis:
     """Open the client of this process and see that Redis serves it; wait while it is loading.
 
@@ -421,7 +411,7 @@ async def connect(settings: Settings) -> ShopRedis:
             log.warning("Redis is loading its data; waiting for it")
             await asyncio.sleep(0.5)
     except BaseException:
-        await close(client)
+        await client.close_all()
         raise
     return client
 

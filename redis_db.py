@@ -8,7 +8,7 @@ from aredis_om import HashModel
 from limits.aio.storage import RedisStorage
 from redis.commands.core import AsyncScript
 
-from redis_clients import PROBE, ShopRedis, close, pipeline
+from redis_clients import PROBE, ShopRedis, pipeline
 
 SCRIPTS = Path(__file__).parent / "redis_stores"
 
@@ -90,7 +90,7 @@ class RedisStore:
         await self._client.execute_command("EVAL", PROBE, 1, f"{self._prefix}:probe")
 
     async def close(self) -> None:
-        await close(self._client)
+        await self._client.close_all()
 
     def _script(self, name: str) -> AsyncScript:
         """Return the Lua script of this name; called with keys of one slot, it is one step."""
