@@ -13,26 +13,16 @@ from urllib.parse import parse_qs, urlsplit
 
 import requests
 from pydantic import BaseModel, TypeAdapter, ValidationError
-from requests.adapters import HTTPAdapter
 from tqdm import tqdm
-from urllib3 import Retry
 
 from shopsphere.models import OrderStatus
+from shopsphere.sessions import RETRIES, session
 from shopsphere.settings import Settings
 
 PAGE = 1000
 TIMEOUT_SECONDS = 30
 TRIES = 5
 """How often a product is read at one look until its figures and its reservations fit together."""
-
-RETRIES = Retry(
-    total=4,
-    connect=0,  # where nothing listens, a person is told at once
-    backoff_factor=0.2,
-    status_forcelist=(502, 503, 504),
-    allowed_methods=None,  # every request of ours is safe to repeat
-    raise_on_status=False,
-)
 
 TABLES = """
 CREATE TABLE products (look, pk, received, available, reserved, shipped, PRIMARY KEY (look, pk))
@@ -140,10 +130,8 @@ class Shop:
         self.products_url = settings.product_service_url
         self.orders_url = settings.order_service_url
         self._settings = settings
-        self._http = requests.Session()
-        self._http.trust_env = False  # no proxy, and no password from a .netrc
-        for scheme in ("http://", "https://"):
-            self._http.mount(scheme, HTTPAdapter(max_retries=RETRIES))
+        # Where nothing listens (connect), a person is told at once.
+        self._http = session(RETRIES.new(total=4, connect=0, backoff_factor=0.2))
 
     def close(self) -> None:
         """Let go of all connections."""
@@ -230,17 +218,10 @@ class _Notes:
         """Note orders, at the second look only those of suspects."""
         self._file.executemany(
             "INSERT OR REPLACE INTO orders (look, product_id, pk, placed, shipped) "
-            "SELECT ?1, ?2, ?3, ?4, ?5 WHERE ?1 = 1 OR ?2 IN suspects",
-            (
-                (
-                    look,
-                    order.product_id,
-                    order.pk,
-                    order.quantity if order.status is OrderStatus.PLACED else 0,
-                    order.quantity if order.status is OrderStatus.SHIPPED else 0,
-                )
-                for order in orders
-            ),
+            "SELECT :look, :product_id, :pk, "
+            ":quantity * (:status = 'PLACED'), :quantity * (:status = 'SHIPPED') "
+            "WHERE :look = 1 OR :product_id IN suspects",
+            ({"look": look, **order.model_dump()} for order in orders),
         )
 
     def add_products(self, products: Iterable[_Product]) -> None:
