@@ -142,7 +142,6 @@ class _Shelf:
     """A product with its figures and its live reservations."""
 
     product: Product
-    revision: str
     stock: Stock
     is_deleted: bool = False
     live: SortedDict[str, Reservation] = field(default_factory=SortedDict)
@@ -160,9 +159,9 @@ class MemoryProductStore(MemoryStore):
 
     async def add(self, product: Product) -> None:
         stock = Stock(product.quantity, product.quantity, 0, 0)
-        self._shelves[product.pk] = _Shelf(product, search_index.new_revision(), stock)
+        self._shelves[product.pk] = _Shelf(product, stock)
         self._pks.add(product.pk)
-        self._add_entries(self._shelves[product.pk])
+        self._index.update(_entries(product))
 
     async def get(self, pk: str) -> Product:
         return self._shelf(pk).product
@@ -193,9 +192,9 @@ class MemoryProductStore(MemoryStore):
         if price_cents is not None:
             shelf.product = replace(shelf.product, price_cents=price_cents)
         if name is not None:
-            self._remove_entries(shelf)
+            self._index.difference_update(_entries(shelf.product))
             shelf.product = replace(shelf.product, name=name)
-            self._add_entries(shelf)
+            self._index.update(_entries(shelf.product))
         return shelf.product
 
     async def change_stock(
@@ -221,13 +220,13 @@ class MemoryProductStore(MemoryStore):
         shelf = self._shelf(pk)
         shelf.is_deleted = True
         self._pks.remove(pk)
-        self._remove_entries(shelf)
+        self._index.difference_update(_entries(shelf.product))
 
     async def stock(self, pk: str) -> Stock:
-        return self._any_shelf(pk).stock
+        return self._shelf(pk, also_deleted=True).stock
 
     async def reservations_page(self, pk: str, after: str | None, limit: int) -> Page[Reservation]:
-        live = self._any_shelf(pk).live
+        live = self._shelf(pk, also_deleted=True).live
         return _page(live, after, limit, live.__getitem__)
 
     async def reserve(self, pk: str, order_pk: str, quantity: int) -> tuple[Reservation, bool]:
@@ -280,39 +279,22 @@ class MemoryProductStore(MemoryStore):
         del shelf.live[order_pk]
         self._marks.set((pk, order_pk), replace(mark, state=_State.SHIPPED), DAY_SECONDS)
 
-    def _any_shelf(self, pk: str) -> _Shelf:
+    def _shelf(self, pk: str, *, also_deleted: bool = False) -> _Shelf:
         shelf = self._shelves.get(pk)
-        if shelf is None:
+        if shelf is None or (shelf.is_deleted and not also_deleted):
             raise ProductNotFound
         return shelf
 
-    def _shelf(self, pk: str) -> _Shelf:
-        shelf = self._any_shelf(pk)
-        if shelf.is_deleted:
-            raise ProductNotFound
-        return shelf
 
-    def _add_entries(self, shelf: _Shelf) -> None:
-        product = shelf.product
-        self._index.update(search_index.entries(product.name, product.pk, shelf.revision))
-
-    def _remove_entries(self, shelf: _Shelf) -> None:
-        product = shelf.product
-        for entry in search_index.entries(product.name, product.pk, shelf.revision):
-            self._index.discard(entry)
+def _entries(product: Product) -> set[str]:
+    """Return the index entries of a product, which in memory always has its present name."""
+    return search_index.entries(product.name, product.pk, revision="")
 
 
-def _count(
-    shelf: _Shelf, *, received: int = 0, available: int = 0, reserved: int = 0, shipped: int = 0
-) -> None:
-    """Add to the figures of a product; `quantity` follows what is available."""
-    old = shelf.stock
-    shelf.stock = Stock(
-        old.received + received,
-        old.available + available,
-        old.reserved + reserved,
-        old.shipped + shipped,
-    )
+def _count(shelf: _Shelf, **units: int) -> None:
+    """Add to these figures of a product; `quantity` follows what is available."""
+    figures = {figure: getattr(shelf.stock, figure) + more for figure, more in units.items()}
+    shelf.stock = replace(shelf.stock, **figures)
     shelf.product = replace(shelf.product, quantity=shelf.stock.available)
 
 
