@@ -59,7 +59,11 @@ def errors(*kinds: type[ShopError]) -> Responses:
     """Return these errors as OpenAPI responses, for the `responses` of a route."""
     responses: Responses = {}
     for kind in kinds:
-        response = responses.setdefault(kind.status, _response(kind.status))
+        new = {
+            "model": DetailedErrorBody if kind.status in (400, 409) else ErrorBody,
+            "content": {"application/json": {"examples": {}}},
+        }
+        response = responses.setdefault(kind.status, new)
         examples = response["content"]["application/json"]["examples"]
         examples[kind.code] = {"value": _body(kind.example())}
         response["description"] = _description(examples)
@@ -68,13 +72,6 @@ def errors(*kinds: type[ShopError]) -> Responses:
 
 def _description(codes: Iterable[str]) -> str:
     return " or ".join(f"`{code}`" for code in codes)
-
-
-def _response(status: int) -> dict[str, Any]:
-    return {
-        "model": DetailedErrorBody if status in (400, 409) else ErrorBody,
-        "content": {"application/json": {"examples": {}}},
-    }
 
 
 def answer_errors(app: FastAPI) -> None:
@@ -139,15 +136,11 @@ def _allowed(request: Request) -> str:
 
 
 def _in_our_words(error: HTTPException) -> ShopError:
-    match error.status_code:
-        case 404:
-            return NoSuchPath()
-        case 405:
-            return MethodNotAllowed()
-        case 413:
-            return BodyTooLarge()
-        case status if status < 500:
-            return InvalidRequest(("body", "cannot be read as JSON in UTF-8"))
+    for kind in (NoSuchPath, MethodNotAllowed, BodyTooLarge):
+        if error.status_code == kind.status:
+            return kind()
+    if error.status_code < 500:
+        return InvalidRequest(("body", "cannot be read as JSON in UTF-8"))
     return ShopError()
 
 
