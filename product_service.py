@@ -8,12 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from fastapi import APIRouter, Depends, FastAPI, Header, Path, Query, Request, Response
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 
-from shopsphere.access import (
-    ADMINISTRATOR,
-    ADMINISTRATOR_OR_ORDER_SERVICE,
-    ORDER_SERVICE,
-    anyone,
-)
+from shopsphere.access import ADMINISTRATOR, ADMINISTRATOR_OR_ORDER_SERVICE, ORDER_SERVICE, anyone
 from shopsphere.error_answers import errors
 from shopsphere.errors import (
     IdempotencyKeyReused,

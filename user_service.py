@@ -145,10 +145,7 @@ Me = Annotated[User, Depends(_me)]
 
 
 @own.get(
-    "/me",
-    summary="Whose token is this?",
-    response_model=UserPublic,
-    responses=errors(UserNotFound),
+    "/me", summary="Whose token is this?", response_model=UserPublic, responses=errors(UserNotFound)
 )
 async def me(caller: SignedIn, user: Me) -> User:
     """Your account, as whoever the token was given to."""

@@ -15,14 +15,7 @@ from shopsphere.errors import (
     ReservationShipped,
     StockLimit,
 )
-from shopsphere.models import (
-    MAX_ON_HAND,
-    Page,
-    Product,
-    Reservation,
-    Stock,
-    new_pk,
-)
+from shopsphere.models import MAX_ON_HAND, Page, Product, Reservation, Stock, new_pk
 from shopsphere.stores import DAY_SECONDS, REFUSED_SECONDS
 
 COMMAND_SECONDS = 60

@@ -3,12 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from contextlib import (
-    AbstractAsyncContextManager,
-    AsyncExitStack,
-    asynccontextmanager,
-    nullcontext,
-)
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext
 from operator import attrgetter
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -186,11 +181,7 @@ async def health(request: Request, opened: AnyStore) -> Health:
     )
 
 
-@_operations.get(
-    "/ready",
-    summary="Can it serve?",
-    responses=errors(StoreUnavailable),
-)
+@_operations.get("/ready", summary="Can it serve?", responses=errors(StoreUnavailable))
 @anyone
 async def ready(request: Request, opened: AnyStore) -> Health:
     """Answers 200 when the storage does too, 503 otherwise. Other services do not count."""

@@ -21,25 +21,13 @@ from shopsphere.errors import (
     ShopError,
     Unavailable,
 )
-from shopsphere.models import (
-    SEEN,
-    Command,
-    Mark,
-    Order,
-    OrderStatus,
-    Reservation,
-    is_pk,
-    new_pk,
-)
+from shopsphere.models import SEEN, Command, Mark, Order, OrderStatus, Reservation, is_pk, new_pk
 from shopsphere.ordering.figures import OrderFigures
 from shopsphere.stores import OrderStore
 
 log = logging.getLogger("shopsphere.ordering")
 
-ENDED_AS = {
-    Command.CANCELLING: OrderStatus.CANCELLED,
-    Command.SHIPPING: OrderStatus.SHIPPED,
-}
+ENDED_AS = {Command.CANCELLING: OrderStatus.CANCELLED, Command.SHIPPING: OrderStatus.SHIPPED}
 """What a command makes of a PLACED order."""
 
 

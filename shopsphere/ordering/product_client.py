@@ -78,11 +78,7 @@ class ProductClient:
     """Reserves stock at the product service. Every call may be sent more than once."""
 
     def __init__(
-        self,
-        url: str,
-        storage: Literal["redis", "memory"],
-        timeout_seconds: float,
-        tokens: Tokens,
+        self, url: str, storage: Literal["redis", "memory"], timeout_seconds: float, tokens: Tokens
     ) -> None:
         self._url = url
         self._tokens = tokens
