@@ -289,7 +289,6 @@ def build(settings: Settings | None = None) -> FastAPI:
     """Return the app, with these settings or those of the environment."""
     app = create_app(
         "order",
-        title="ShopSphere orders",
         description=DESCRIPTION,
         tags=TAGS,
         routers=[ordering, fulfilment],

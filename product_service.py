@@ -401,7 +401,6 @@ def build(settings: Settings | None = None) -> FastAPI:
     """Return the app, with these settings or those of the environment."""
     return create_app(
         "product",
-        title="ShopSphere products",
         description=DESCRIPTION,
         tags=TAGS,
         routers=[catalogue, stock, reservations],

@@ -194,7 +194,6 @@ def build(settings: Settings | None = None) -> FastAPI:
     """Return the app, with these settings or those of the environment."""
     return create_app(
         "user",
-        title="ShopSphere users",
         description=DESCRIPTION,
         tags=TAGS,
         routers=[accounts, own],

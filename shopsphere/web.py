@@ -56,7 +56,6 @@ class Health(BaseModel):
 def create_app(
     service: str,
     *,
-    title: str,
     description: str,
     routers: Iterable[APIRouter],
     open_store: Callable[[Settings], Awaitable[Opened[S]]],
@@ -101,7 +100,7 @@ def create_app(
             yield
 
     app = FastAPIOffline(
-        title=title,
+        title=f"ShopSphere {service}s",
         description=description,
         version=__version__,
         openapi_tags=[
