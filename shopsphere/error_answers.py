@@ -1,7 +1,6 @@
 """The one place where an error becomes an HTTP answer, and where OpenAPI is told of it."""
 
 import json
-from collections.abc import Iterable
 from http import HTTPStatus
 from typing import Any
 
@@ -59,19 +58,19 @@ def errors(*kinds: type[ShopError]) -> Responses:
     """Return these errors as OpenAPI responses, for the `responses` of a route."""
     responses: Responses = {}
     for kind in kinds:
-        new = {
-            "model": DetailedErrorBody if kind.status in (400, 409) else ErrorBody,
-            "content": {"application/json": {"examples": {}}},
-        }
-        response = responses.setdefault(kind.status, new)
-        examples = response["content"]["application/json"]["examples"]
-        examples[kind.code] = {"value": _body(kind.example())}
-        response["description"] = _description(examples)
+        _add(responses, kind)
     return responses
 
 
-def _description(codes: Iterable[str]) -> str:
-    return " or ".join(f"`{code}`" for code in codes)
+def _add(responses: Responses, kind: type[ShopError]) -> None:
+    """Add an error to those that have its status already."""
+    model = DetailedErrorBody if kind.status in (400, 409) else ErrorBody
+    schema = {"$ref": f"#/components/schemas/{model.__name__}"}
+    content = {"application/json": {"schema": schema, "examples": {}}}
+    response = responses.setdefault(str(kind.status), {"content": content})
+    examples = response["content"]["application/json"]["examples"]
+    examples[kind.code] = {"value": _body(kind.example())}
+    response["description"] = " or ".join(f"`{code}`" for code in examples)
 
 
 def answer_errors(app: FastAPI) -> None:
@@ -204,14 +203,3 @@ def _correct(operation: dict[str, Any]) -> None:
 def _never_null(schema: dict[str, Any]) -> None:
     """Have OpenAPI say that a path, a query or a header has no null, which can be left out only."""
     schema |= schema.pop("anyOf", [{}])[0]
-
-
-def _add(responses: dict[str, Any], kind: type[ShopError]) -> None:
-    [(status, new)] = errors(kind).items()
-    model = new.pop("model")
-    content = new["content"]["application/json"]
-    content["schema"] = {"$ref": f"#/components/schemas/{model.__name__}"}
-    old = responses.setdefault(str(status), new)
-    examples = old["content"]["application/json"]["examples"]
-    examples |= content["examples"]
-    old["description"] = _description(examples)
