@@ -380,8 +380,11 @@ class MemoryOrderStore(MemoryStore):
         if order.user_id:
             self._lists[order.user_id].add(order.pk)
 
-    async def get(self, pk: str) -> Order:
-        return self._placed(pk)
+    async def get(self, pk: str, user_id: str | None = None) -> Order:
+        order = self._placed(pk)
+        if user_id not in (None, order.user_id):
+            raise OrderNotFound
+        return order
 
     async def record(self, pk: str) -> Order | None:
         return self._orders.get(pk)

@@ -107,9 +107,12 @@ class RedisOrderStore(RedisStore):
         lists = {self._list(None), self._list(order.user_id)}
         await asyncio.gather(*(self._client.zadd(key, {order.pk: 0}) for key in lists))
 
-    async def get(self, pk: str) -> Order:
+    async def get(self, pk: str, user_id: str | None = None) -> Order:
         [record] = await OrderRecord.fetch([pk])
-        return _seen(record)
+        order = _seen(record)
+        if user_id not in (None, order.user_id):
+            raise OrderNotFound
+        return order
 
     async def record(self, pk: str) -> Order | None:
         [record] = await OrderRecord.fetch([pk])

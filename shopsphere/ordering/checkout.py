@@ -15,7 +15,6 @@ from shopsphere.errors import (
     OrderGivenUp,
     OrderIsCancelled,
     OrderIsShipped,
-    OrderNotFound,
     ProductNotFound,
     ProductServiceUnavailable,
     ShopError,
@@ -131,9 +130,7 @@ class Checkout:
         With a `user_id`, only an order of that user is found. It succeeds while the product service
         is away, and the stock follows. Raise OrderNotFound or OrderIsShipped.
         """
-        order = await self._orders.get(pk)
-        if user_id is not None and order.user_id != user_id:
-            raise OrderNotFound
+        order = await self._orders.get(pk, user_id)
         return await self._end(Mark(Command.CANCELLING, pk, order.product_id), seconds)
 
     async def ship(self, pk: str, seconds: float) -> Order:
