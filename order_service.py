@@ -10,7 +10,7 @@ from functools import partial
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, FastAPI, Path, Request, Response
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import BaseModel, Field, TypeAdapter
 from starlette.datastructures import State
 
 from shopsphere.access import ADMINISTRATOR, Customer
@@ -40,7 +40,7 @@ from shopsphere.ordering.settling import Outcome, Settling
 from shopsphere.paging import LINK_HEADER, PagingByPk, listing
 from shopsphere.settings import Settings
 from shopsphere.stores import OrderStore
-from shopsphere.web import SecondsLeft, create_app, of_app, serve
+from shopsphere.web import Body, Public, SecondsLeft, create_app, of_app, serve
 from storage import open_order_store
 
 log = logging.getLogger("shopsphere.order")
@@ -59,18 +59,14 @@ TAGS = {
 }
 
 
-class OrderCreate(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
-
+class OrderCreate(Body):
     product_id: str = Field(
         examples=["abc123"], description="The `pk` of a product; put it in the place of `abc123`."
     )
     quantity: int = Field(ge=1, le=MAX_ORDER_QUANTITY, examples=[2])
 
 
-class Settle(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
-
+class Settle(Body):
     product_id: Annotated[str, pk_of("a product")] = Field(
         examples=[PRODUCT_PK],
         description="The `pk` of the product that was ordered.",
@@ -88,9 +84,7 @@ class Settled(BaseModel):
     )
 
 
-class OrderPublic(BaseModel):
-    model_config = ConfigDict(from_attributes=True)
-
+class OrderPublic(Public):
     pk: str = Field(examples=[ORDER_PK])
     product_id: str = Field(examples=[PRODUCT_PK])
     product_name: str = Field(examples=["Laptop"])

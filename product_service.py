@@ -6,7 +6,7 @@ from functools import partial
 from typing import Annotated, Any, Literal, Self
 
 from fastapi import APIRouter, Depends, FastAPI, Header, Path, Query, Request, Response
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, model_validator
 
 from shopsphere.access import ADMINISTRATOR, ADMINISTRATOR_OR_ORDER_SERVICE, ORDER_SERVICE, anyone
 from shopsphere.error_answers import errors
@@ -41,7 +41,7 @@ from shopsphere.models import (
 from shopsphere.paging import LINK_HEADER, AnyPaging, PagingByPk, listing
 from shopsphere.settings import Settings
 from shopsphere.stores import ProductStore
-from shopsphere.web import create_app, of_app, serve
+from shopsphere.web import Body, Public, create_app, of_app, serve
 from storage import open_product_store
 
 PORT = 8000
@@ -85,17 +85,7 @@ Name = Annotated[
 ]
 
 
-class _Body(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-
-class _Public(BaseModel):
-    """An answer, read off one of our values."""
-
-    model_config = ConfigDict(from_attributes=True)
-
-
-class ProductCreate(_Body):
+class ProductCreate(Body):
     name: Name = Field(examples=["Laptop"])
     price: Money = Field(examples=[999.99])
     quantity: int = Field(ge=0, le=MAX_ON_HAND, examples=[10])
@@ -107,7 +97,7 @@ def _one_at_least_and_none_null(schema: dict[str, Any]) -> None:
         field |= field.pop("anyOf")[0]
 
 
-class ProductUpdate(_Body):
+class ProductUpdate(Body):
     model_config = ConfigDict(json_schema_extra=_one_at_least_and_none_null)
 
     name: Name | None = Field(None, examples=["Laptop, 14 inch"])
@@ -120,15 +110,15 @@ class ProductUpdate(_Body):
         return self
 
 
-class StockChange(_Body):
+class StockChange(Body):
     change: int = Field(examples=[5], description="Units to add; negative to take away.")
 
 
-class ReservationCreate(_Body):
+class ReservationCreate(Body):
     quantity: int = Field(ge=1, le=MAX_ORDER_QUANTITY, examples=[2])
 
 
-class ProductPublic(_Public):
+class ProductPublic(Public):
     pk: str = Field(examples=[PRODUCT_PK])
     name: str = Field(examples=["Laptop"])
     price: float = Field(examples=[999.99])
@@ -136,14 +126,14 @@ class ProductPublic(_Public):
     created_at: datetime = Field(examples=[PRODUCT_MADE_AT])
 
 
-class StockPublic(_Public):
+class StockPublic(Public):
     received: int = Field(examples=[10])
     available: int = Field(examples=[8])
     reserved: int = Field(examples=[2])
     shipped: int = Field(examples=[0])
 
 
-class ReservationPublic(_Public):
+class ReservationPublic(Public):
     product_id: str = Field(examples=[PRODUCT_PK])
     order_id: str = Field(examples=[ORDER_PK])
     quantity: int = Field(examples=[2])

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, FastAPI, Request
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 from starlette.datastructures import State
 
 from shopsphere.access import SignedIn, anyone
@@ -26,7 +26,7 @@ from shopsphere.passwords import Passwords
 from shopsphere.settings import Settings
 from shopsphere.stores import UserStore
 from shopsphere.tokens import Tokens
-from shopsphere.web import create_app, of_app, serve
+from shopsphere.web import Body, Public, create_app, of_app, serve
 from storage import open_user_store
 
 PORT = 8001
@@ -42,28 +42,22 @@ TAGS = {"accounts": "Registering and logging in.", "me": "The account that a tok
 AnyPassword = Annotated[str, Field(max_length=MAX_PASSWORD_LENGTH)]
 
 
-class _Body(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-
-class UserCreate(_Body):
+class UserCreate(Body):
     email: Email = Field(examples=["user@example.com"])
     password: Password = Field(examples=["securepass123"])
 
 
-class Login(_Body):
+class Login(Body):
     email: Email = Field(examples=["user@example.com"])
     password: AnyPassword = Field(examples=["securepass123"])
 
 
-class PasswordChange(_Body):
+class PasswordChange(Body):
     current_password: AnyPassword = Field(examples=["securepass123"])
     password: Password = Field(examples=["securepass123"], description="The new one.")
 
 
-class UserPublic(BaseModel):
-    model_config = ConfigDict(from_attributes=True)
-
+class UserPublic(Public):
     pk: str = Field(examples=[USER_PK])
     email: str = Field(examples=["user@example.com"])
     created_at: datetime = Field(examples=[USER_MADE_AT])

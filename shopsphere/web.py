@@ -11,7 +11,7 @@ import uvicorn
 from fastapi import APIRouter, Depends, FastAPI, Request, Response
 from fastapi.middleware.asyncexitstack import AsyncExitStackMiddleware
 from fastapi_offline import FastAPIOffline
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 from starlette.datastructures import State
 from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.types import ASGIApp
@@ -41,6 +41,18 @@ FIGURES_EXAMPLE = """\
 # TYPE http_requests_total counter
 http_requests_total{method="GET",route="/",status="200"} 3.0
 """
+
+
+class Body(BaseModel):
+    """What comes in: no fields but these, and nothing is taken for what it is not."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class Public(BaseModel):
+    """An answer, read off one of our values."""
+
+    model_config = ConfigDict(from_attributes=True)
 
 
 class Health(BaseModel):
