@@ -150,10 +150,12 @@ def tell_the_truth(app: FastAPI) -> None:
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
             schema = generate()
-            for path in schema["paths"].values():
-                for operation in path.values():
-                    _correct(operation)
-            _let_in_without_token(app, schema["paths"])
+            for route in app.routes:
+                if isinstance(route, APIRoute) and route.include_in_schema:
+                    has_optional_token = is_token_optional(route, app.state.settings)
+                    for method in route.methods or ():
+                        operation = schema["paths"][route.path_format][method.lower()]
+                        _correct(operation, has_optional_token)
             schemas = schema["components"]["schemas"]
             schemas["Health"]["properties"]["service"]["examples"] = [app.state.service]
             for unused in ("HTTPValidationError", "ValidationError"):
@@ -168,17 +170,7 @@ def tell_the_truth(app: FastAPI) -> None:
     app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way to extend it
 
 
-def _let_in_without_token(app: FastAPI, paths: dict[str, Any]) -> None:
-    """Have OpenAPI say where a token is optional: an empty requirement beside the other."""
-    for route in app.routes:
-        if isinstance(route, APIRoute) and is_token_optional(route, app.state.settings):
-            for method in route.methods or ():
-                operation = paths.get(route.path, {}).get(method.lower(), {})
-                if "security" in operation:
-                    operation["security"].insert(0, {})
-
-
-def _correct(operation: dict[str, Any]) -> None:
+def _correct(operation: dict[str, Any], has_optional_token: bool) -> None:
     for parameter in operation.get("parameters", ()):
         _never_null(parameter["schema"])
     responses = operation["responses"]
@@ -197,6 +189,8 @@ def _correct(operation: dict[str, Any]) -> None:
     if "security" in operation:
         _add(responses, InvalidToken)
         _add(responses, Forbidden)
+        if has_optional_token:
+            operation["security"].insert(0, {})  # nothing will do as well
     operation["responses"] = dict(sorted(responses.items()))
 
 
