@@ -231,9 +231,15 @@ class MemoryProductStore(MemoryStore):
 
     async def reserve(self, pk: str, order_pk: str, quantity: int) -> tuple[Reservation, bool]:
         shelf = self._shelf(pk)
-        mark = self._marks.get((pk, order_pk))
-        if mark:
-            return self._reserved_before(mark, quantity), False
+        match self._marks.get((pk, order_pk)):
+            case _Mark(_State.REFUSED, available=available):
+                raise ReservationRefused(available)
+            case _Mark(_State.RELEASED):
+                raise ReservationReleased
+            case _Mark(reservation=Reservation() as before):
+                if before.quantity != quantity:
+                    raise ReservationConflict
+                return before, False
         available = shelf.stock.available
         if available < quantity:
             refusal = _Mark(_State.REFUSED, available=available)
@@ -245,16 +251,6 @@ class MemoryProductStore(MemoryStore):
         shelf.live[order_pk] = taken
         self._marks.set((pk, order_pk), _Mark(_State.HELD, taken))
         return taken, True
-
-    @staticmethod
-    def _reserved_before(mark: _Mark, quantity: int) -> Reservation:
-        if mark.state is _State.REFUSED:
-            raise ReservationRefused(mark.available)
-        if mark.state is _State.RELEASED or mark.reservation is None:
-            raise ReservationReleased
-        if mark.reservation.quantity != quantity:
-            raise ReservationConflict
-        return mark.reservation
 
     async def release(self, pk: str, order_pk: str) -> None:
         mark = self._marks.get((pk, order_pk))
