@@ -52,14 +52,10 @@ class RedisOrderStore(RedisStore):
     async def old_marks(self, seconds: float) -> list[Mark]:
         found: list[Mark] = []
         for command in Command:
-            start = len(found)
-            is_more = True
-            while is_more:
-                members = await self._run(
-                    "old_marks", [self._marks(command)], seconds, len(found) - start, MARKS_AT_ONCE
-                )
-                found += [Mark(command, *member.split()) for member in members]
-                is_more = len(members) == MARKS_AT_ONCE
+            keys, skipped = [self._marks(command)], 0
+            while said := await self._run("old_marks", keys, seconds, skipped, MARKS_AT_ONCE):
+                found += [Mark(command, *each.split()) for each in said]
+                skipped += len(said)
         return found
 
     async def marks_of(self, pk: str, product_id: str) -> dict[Mark, float]:
