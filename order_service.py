@@ -98,7 +98,6 @@ class OrderPublic(Public):
 
 ORDERS = TypeAdapter(list[OrderPublic])
 
-
 Orders = Annotated[OrderStore, of_app("opened.store")]
 OF_AN_ORDER = "The `pk` of an order, from the answer that made it or the list."
 Pk = Annotated[str, pk_or(OrderNotFound), Path(description=OF_AN_ORDER)]

@@ -173,7 +173,7 @@ async def seconds_left(request: Request) -> float:
     return deadline - asyncio.get_running_loop().time()
 
 
-AnyStore = Annotated[Opened[Store], of_app("opened")]
+OpenedStore = Annotated[Opened[Store], of_app("opened")]
 SecondsLeft = Annotated[float, Depends(seconds_left)]
 
 _operations = APIRouter(tags=["operations"])
@@ -181,7 +181,7 @@ _operations = APIRouter(tags=["operations"])
 
 @_operations.get("/", summary="Is the process alive?")
 @anyone
-async def health(request: Request, opened: AnyStore) -> Health:
+async def health(request: Request, opened: OpenedStore) -> Health:
     """Answers whenever the process serves, also while its storage is away."""
     return Health(
         service=request.app.state.service,
@@ -194,7 +194,7 @@ async def health(request: Request, opened: AnyStore) -> Health:
 
 @_operations.get("/ready", summary="Can it serve?", responses=errors(StoreUnavailable))
 @anyone
-async def ready(request: Request, opened: AnyStore) -> Health:
+async def ready(request: Request, opened: OpenedStore) -> Health:
     """Answers 200 when the storage does too, 503 otherwise. Other services do not count."""
     await opened.store.ping()
     return await health(request, opened)
