@@ -6,9 +6,10 @@ Methods are `async` and never await inside, so each is one atomic step on the ev
 import heapq
 import time
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field, replace
 from enum import Enum, auto
+from itertools import islice
 from typing import Generic, TypeVar
 
 from limits.aio.storage import MemoryStorage, Storage
@@ -141,7 +142,6 @@ class _Shelf:
     """A product with its figures and its live reservations."""
 
     product: Product
-    revision: str
     stock: Stock
     is_deleted: bool = False
     live: SortedDict[str, Reservation] = field(default_factory=SortedDict)
@@ -159,17 +159,15 @@ class MemoryProductStore(MemoryStore):
 
     async def add(self, product: Product) -> None:
         stock = Stock(product.quantity, product.quantity, 0, 0)
-        self._shelves[product.pk] = _Shelf(product, search_index.new_revision(), stock)
+        self._shelves[product.pk] = _Shelf(product, stock)
         self._pks.add(product.pk)
-        self._add_entries(self._shelves[product.pk])
+        self._index.update(_entries(product))
 
     async def get(self, pk: str) -> Product:
         return self._shelf(pk).product
 
     async def list_page(self, after: str | None, limit: int) -> Page[Product]:
-        pks = _first(self._pks.irange(minimum=after, inclusive=(False, True)), limit + 1)
-        products = [self._shelves[pk].product for pk in pks[:limit]]
-        return Page(products, products[-1].pk if len(pks) > limit else None)
+        return _page(self._pks, after, limit, lambda pk: self._shelves[pk].product)
 
     async def search_page(self, text: str, after: str | None, limit: int) -> Page[Product]:
         folded = search_index.fold(text)
@@ -194,9 +192,9 @@ class MemoryProductStore(MemoryStore):
         if price_cents is not None:
             shelf.product = replace(shelf.product, price_cents=price_cents)
         if name is not None:
-            self._remove_entries(shelf)
+            self._index.difference_update(_entries(shelf.product))
             shelf.product = replace(shelf.product, name=name)
-            self._add_entries(shelf)
+            self._index.update(_entries(shelf.product))
         return shelf.product
 
     async def change_stock(
@@ -222,22 +220,26 @@ class MemoryProductStore(MemoryStore):
         shelf = self._shelf(pk)
         shelf.is_deleted = True
         self._pks.remove(pk)
-        self._remove_entries(shelf)
+        self._index.difference_update(_entries(shelf.product))
 
     async def stock(self, pk: str) -> Stock:
-        return self._any_shelf(pk).stock
+        return self._shelf(pk, also_deleted=True).stock
 
     async def reservations_page(self, pk: str, after: str | None, limit: int) -> Page[Reservation]:
-        live = self._any_shelf(pk).live
-        orders = _first(live.irange(minimum=after, inclusive=(False, True)), limit + 1)
-        next_after = orders[limit - 1] if len(orders) > limit else None
-        return Page([live[order] for order in orders[:limit]], next_after)
+        live = self._shelf(pk, also_deleted=True).live
+        return _page(live, after, limit, live.__getitem__)
 
     async def reserve(self, pk: str, order_pk: str, quantity: int) -> tuple[Reservation, bool]:
         shelf = self._shelf(pk)
-        mark = self._marks.get((pk, order_pk))
-        if mark:
-            return self._reserved_before(mark, quantity), False
+        match self._marks.get((pk, order_pk)):
+            case _Mark(_State.REFUSED, available=available):
+                raise ReservationRefused(available)
+            case _Mark(_State.RELEASED):
+                raise ReservationReleased
+            case _Mark(reservation=Reservation() as before):
+                if before.quantity != quantity:
+                    raise ReservationConflict
+                return before, False
         available = shelf.stock.available
         if available < quantity:
             refusal = _Mark(_State.REFUSED, available=available)
@@ -249,16 +251,6 @@ class MemoryProductStore(MemoryStore):
         shelf.live[order_pk] = taken
         self._marks.set((pk, order_pk), _Mark(_State.HELD, taken))
         return taken, True
-
-    @staticmethod
-    def _reserved_before(mark: _Mark, quantity: int) -> Reservation:
-        if mark.state is _State.REFUSED:
-            raise ReservationRefused(mark.available)
-        if mark.state is _State.RELEASED or mark.reservation is None:
-            raise ReservationReleased
-        if mark.reservation.quantity != quantity:
-            raise ReservationConflict
-        return mark.reservation
 
     async def release(self, pk: str, order_pk: str) -> None:
         mark = self._marks.get((pk, order_pk))
@@ -283,39 +275,22 @@ class MemoryProductStore(MemoryStore):
         del shelf.live[order_pk]
         self._marks.set((pk, order_pk), replace(mark, state=_State.SHIPPED), DAY_SECONDS)
 
-    def _any_shelf(self, pk: str) -> _Shelf:
+    def _shelf(self, pk: str, *, also_deleted: bool = False) -> _Shelf:
         shelf = self._shelves.get(pk)
-        if shelf is None:
+        if shelf is None or (shelf.is_deleted and not also_deleted):
             raise ProductNotFound
         return shelf
 
-    def _shelf(self, pk: str) -> _Shelf:
-        shelf = self._any_shelf(pk)
-        if shelf.is_deleted:
-            raise ProductNotFound
-        return shelf
 
-    def _add_entries(self, shelf: _Shelf) -> None:
-        product = shelf.product
-        self._index.update(search_index.entries(product.name, product.pk, shelf.revision))
-
-    def _remove_entries(self, shelf: _Shelf) -> None:
-        product = shelf.product
-        for entry in search_index.entries(product.name, product.pk, shelf.revision):
-            self._index.discard(entry)
+def _entries(product: Product) -> set[str]:
+    """Return the index entries of a product, which in memory always has its present name."""
+    return search_index.entries(product.name, product.pk, revision="")
 
 
-def _count(
-    shelf: _Shelf, *, received: int = 0, available: int = 0, reserved: int = 0, shipped: int = 0
-) -> None:
-    """Add to the figures of a product; `quantity` follows what is available."""
-    old = shelf.stock
-    shelf.stock = Stock(
-        old.received + received,
-        old.available + available,
-        old.reserved + reserved,
-        old.shipped + shipped,
-    )
+def _count(shelf: _Shelf, **units: int) -> None:
+    """Add to these figures of a product; `quantity` follows what is available."""
+    figures = {figure: getattr(shelf.stock, figure) + more for figure, more in units.items()}
+    shelf.stock = replace(shelf.stock, **figures)
     shelf.product = replace(shelf.product, quantity=shelf.stock.available)
 
 
@@ -390,7 +365,7 @@ class MemoryOrderStore(MemoryStore):
         return order.status
 
     async def move(self, pk: str, status: OrderStatus) -> Order:
-        order = await self.get(pk)
+        order = self._placed(pk)
         if order.status is OrderStatus.PLACED:
             order = replace(order, status=status)
             self._orders.set(pk, order)
@@ -401,9 +376,9 @@ class MemoryOrderStore(MemoryStore):
         if order.user_id:
             self._lists[order.user_id].add(order.pk)
 
-    async def get(self, pk: str) -> Order:
-        order = self._orders.get(pk)
-        if order is None or order.status not in SEEN:
+    async def get(self, pk: str, user_id: str | None = None) -> Order:
+        order = self._placed(pk)
+        if user_id not in (None, order.user_id):
             raise OrderNotFound
         return order
 
@@ -412,9 +387,7 @@ class MemoryOrderStore(MemoryStore):
 
     async def list_page(self, user_id: str | None, after: str | None, limit: int) -> Page[Order]:
         listed = self._lists.get(user_id, SortedSet())
-        pks = _first(listed.irange(minimum=after, inclusive=(False, True)), limit + 1)
-        orders = [order for pk in pks[:limit] if (order := self._orders.get(pk))]
-        return Page(orders, pks[limit - 1] if len(pks) > limit else None)
+        return _page(listed, after, limit, self._placed)
 
     async def claim(
         self, key: str, request: str, owner: str, order_pk: str, seconds: float
@@ -443,6 +416,17 @@ class MemoryOrderStore(MemoryStore):
         if forget:
             self._keys.drop(key)
 
+    def _placed(self, pk: str) -> Order:
+        order = self._orders.get(pk)
+        if order is None or order.status not in SEEN:
+            raise OrderNotFound
+        return order
 
-def _first(things: Iterable[str], count: int) -> list[str]:
-    return [thing for thing, _ in zip(things, range(count), strict=False)]
+
+def _page(
+    pks: SortedSet[str] | SortedDict[str, V], after: str | None, limit: int, get: Callable[[str], V]
+) -> Page[V]:
+    """Return up to `limit` of the things whose pks are above `after`."""
+    found = list(islice(pks.irange(minimum=after, inclusive=(False, True)), limit + 1))
+    next_after = found[limit - 1] if len(found) > limit else None
+    return Page([get(pk) for pk in found[:limit]], next_after)

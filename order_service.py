@@ -6,10 +6,11 @@ import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import datetime
+from functools import partial
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Depends, FastAPI, Path, Request, Response
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter
+from fastapi import APIRouter, FastAPI, Path, Request, Response
+from pydantic import BaseModel, Field, TypeAdapter
 from starlette.datastructures import State
 
 from shopsphere.access import ADMINISTRATOR, Customer
@@ -30,7 +31,7 @@ from shopsphere.errors import (
 )
 from shopsphere.examples import ORDER_MADE_AT, ORDER_PK, PRODUCT_PK, USER_PK, shown
 from shopsphere.idempotency_key import REPLAY_HEADER, IdempotencyKey, show_replay
-from shopsphere.models import MAX_ORDER_QUANTITY, PK_SCHEMA, Order, is_pk
+from shopsphere.models import MAX_ORDER_QUANTITY, PK_SCHEMA, Order, pk_of, pk_or
 from shopsphere.ordering.checkout import Checkout, Wish
 from shopsphere.ordering.figures import OrderFigures
 from shopsphere.ordering.idempotency import IdempotentCheckout
@@ -39,7 +40,7 @@ from shopsphere.ordering.settling import Outcome, Settling
 from shopsphere.paging import LINK_HEADER, PagingByPk, listing
 from shopsphere.settings import Settings
 from shopsphere.stores import OrderStore
-from shopsphere.web import SecondsLeft, create_app, serve
+from shopsphere.web import Body, Public, SecondsLeft, create_app, of_app, serve
 from storage import open_order_store
 
 log = logging.getLogger("shopsphere.order")
@@ -58,19 +59,15 @@ TAGS = {
 }
 
 
-class OrderCreate(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
-
+class OrderCreate(Body):
     product_id: str = Field(
         examples=["abc123"], description="The `pk` of a product; put it in the place of `abc123`."
     )
     quantity: int = Field(ge=1, le=MAX_ORDER_QUANTITY, examples=[2])
 
 
-class Settle(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-    product_id: str = Field(
+class Settle(Body):
+    product_id: Annotated[str, pk_of("a product")] = Field(
         examples=[PRODUCT_PK],
         description="The `pk` of the product that was ordered.",
         json_schema_extra=PK_SCHEMA,
@@ -87,9 +84,7 @@ class Settled(BaseModel):
     )
 
 
-class OrderPublic(BaseModel):
-    model_config = ConfigDict(from_attributes=True)
-
+class OrderPublic(Public):
     pk: str = Field(examples=[ORDER_PK])
     product_id: str = Field(examples=[PRODUCT_PK])
     product_name: str = Field(examples=["Laptop"])
@@ -103,50 +98,17 @@ class OrderPublic(BaseModel):
 
 ORDERS = TypeAdapter(list[OrderPublic])
 
-
-async def _store(request: Request) -> OrderStore:
-    store: OrderStore = request.app.state.opened.store
-    return store
-
-
-async def _idempotent_checkout(request: Request) -> IdempotentCheckout:
-    checkout: IdempotentCheckout = request.app.state.idempotent_checkout
-    return checkout
-
-
-async def _checkout(request: Request) -> Checkout:
-    checkout: Checkout = request.app.state.checkout
-    return checkout
-
-
-async def _settling(request: Request) -> Settling:
-    settling: Settling = request.app.state.settling
-    return settling
-
-
-def _possible_pk(pk: str) -> str:
-    if not is_pk(pk):
-        raise OrderNotFound
-    return pk
-
-
-def _settled_pk(pk: str) -> str:
-    if not is_pk(pk):
-        raise InvalidRequest(("pk", "must be the pk of an order"))
-    return pk
-
-
-Orders = Annotated[OrderStore, Depends(_store)]
+Orders = Annotated[OrderStore, of_app("opened.store")]
 OF_AN_ORDER = "The `pk` of an order, from the answer that made it or the list."
-Pk = Annotated[str, AfterValidator(_possible_pk), Path(description=OF_AN_ORDER)]
+Pk = Annotated[str, pk_or(OrderNotFound), Path(description=OF_AN_ORDER)]
 SettledPk = Annotated[
     str,
-    AfterValidator(_settled_pk),
+    pk_of("an order"),
     Path(description=OF_AN_ORDER, json_schema_extra=PK_SCHEMA),
 ]
-PlacesOrders = Annotated[IdempotentCheckout, Depends(_idempotent_checkout)]
-EndsOrders = Annotated[Checkout, Depends(_checkout)]
-SettlesOrders = Annotated[Settling, Depends(_settling)]
+PlacesOrders = Annotated[IdempotentCheckout, of_app("idempotent_checkout")]
+EndsOrders = Annotated[Checkout, of_app("checkout")]
+SettlesOrders = Annotated[Settling, of_app("settling")]
 
 ordering = APIRouter(tags=["orders"], responses=errors(StoreUnavailable))
 fulfilment = APIRouter(tags=["fulfilment"], responses=errors(StoreUnavailable))
@@ -214,12 +176,7 @@ async def list_orders(
 
     An administrator sees those of everybody.
     """
-    return await listing(
-        request,
-        paging,
-        lambda after, limit: orders.list_page(caller.sees, after, limit),
-        ORDERS,
-    )
+    return await listing(request, paging, partial(orders.list_page, caller.sees), ORDERS)
 
 
 @ordering.get(
@@ -230,7 +187,7 @@ async def list_orders(
 )
 async def get_order(caller: Customer, pk: Pk, orders: Orders) -> Order:
     """One of your orders; an administrator gets everybody's."""
-    return caller.own(await orders.get(pk))
+    return await orders.get(pk, caller.sees)
 
 
 @ordering.post(
@@ -283,8 +240,6 @@ async def settle_order(pk: SettledPk, body: Settle, settling: SettlesOrders) -> 
     An order that was not placed never will be, and stock that the product holds for it goes back;
     one that was cancelled or shipped is told to the product service again. Safe to repeat.
     """
-    if not is_pk(body.product_id):
-        raise InvalidRequest(("product_id", "must be the pk of a product"))
     outcome = await settling.settle_order(pk, body.product_id)
     return Settled(pk=pk, product_id=body.product_id, outcome=outcome)
 
@@ -327,7 +282,6 @@ def build(settings: Settings | None = None) -> FastAPI:
     """Return the app, with these settings or those of the environment."""
     app = create_app(
         "order",
-        title="ShopSphere orders",
         description=DESCRIPTION,
         tags=TAGS,
         routers=[ordering, fulfilment],

@@ -2,17 +2,13 @@
 
 import unicodedata
 from datetime import datetime
+from functools import partial
 from typing import Annotated, Any, Literal, Self
 
 from fastapi import APIRouter, Depends, FastAPI, Header, Path, Query, Request, Response
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, model_validator
 
-from shopsphere.access import (
-    ADMINISTRATOR,
-    ADMINISTRATOR_OR_ORDER_SERVICE,
-    ORDER_SERVICE,
-    anyone,
-)
+from shopsphere.access import ADMINISTRATOR, ADMINISTRATOR_OR_ORDER_SERVICE, ORDER_SERVICE, anyone
 from shopsphere.error_answers import errors
 from shopsphere.errors import (
     IdempotencyKeyReused,
@@ -37,14 +33,15 @@ from shopsphere.models import (
     Product,
     Reservation,
     Stock,
-    is_pk,
     new_pk,
+    pk_of,
+    pk_or,
     to_cents,
 )
 from shopsphere.paging import LINK_HEADER, AnyPaging, PagingByPk, listing
 from shopsphere.settings import Settings
 from shopsphere.stores import ProductStore
-from shopsphere.web import create_app, serve
+from shopsphere.web import Body, Public, create_app, of_app, serve
 from storage import open_product_store
 
 PORT = 8000
@@ -88,17 +85,7 @@ Name = Annotated[
 ]
 
 
-class _Body(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-
-class _Public(BaseModel):
-    """An answer, read off one of our values."""
-
-    model_config = ConfigDict(from_attributes=True)
-
-
-class ProductCreate(_Body):
+class ProductCreate(Body):
     name: Name = Field(examples=["Laptop"])
     price: Money = Field(examples=[999.99])
     quantity: int = Field(ge=0, le=MAX_ON_HAND, examples=[10])
@@ -110,7 +97,7 @@ def _one_at_least_and_none_null(schema: dict[str, Any]) -> None:
         field |= field.pop("anyOf")[0]
 
 
-class ProductUpdate(_Body):
+class ProductUpdate(Body):
     model_config = ConfigDict(json_schema_extra=_one_at_least_and_none_null)
 
     name: Name | None = Field(None, examples=["Laptop, 14 inch"])
@@ -123,15 +110,15 @@ class ProductUpdate(_Body):
         return self
 
 
-class StockChange(_Body):
+class StockChange(Body):
     change: int = Field(examples=[5], description="Units to add; negative to take away.")
 
 
-class ReservationCreate(_Body):
+class ReservationCreate(Body):
     quantity: int = Field(ge=1, le=MAX_ORDER_QUANTITY, examples=[2])
 
 
-class ProductPublic(_Public):
+class ProductPublic(Public):
     pk: str = Field(examples=[PRODUCT_PK])
     name: str = Field(examples=["Laptop"])
     price: float = Field(examples=[999.99])
@@ -139,14 +126,14 @@ class ProductPublic(_Public):
     created_at: datetime = Field(examples=[PRODUCT_MADE_AT])
 
 
-class StockPublic(_Public):
+class StockPublic(Public):
     received: int = Field(examples=[10])
     available: int = Field(examples=[8])
     reserved: int = Field(examples=[2])
     shipped: int = Field(examples=[0])
 
 
-class ReservationPublic(_Public):
+class ReservationPublic(Public):
     product_id: str = Field(examples=[PRODUCT_PK])
     order_id: str = Field(examples=[ORDER_PK])
     quantity: int = Field(examples=[2])
@@ -156,27 +143,6 @@ class ReservationPublic(_Public):
 
 PRODUCTS = TypeAdapter(list[ProductPublic])
 RESERVATIONS = TypeAdapter(list[ReservationPublic])
-
-
-def _store(request: Request) -> ProductStore:
-    store: ProductStore = request.app.state.opened.store
-    return store
-
-
-async def _products(request: Request) -> ProductStore:
-    return _store(request)
-
-
-def _possible_pk(pk: str) -> str:
-    if not is_pk(pk):
-        raise ProductNotFound
-    return pk
-
-
-def _possible_order_pk(order_pk: str) -> str:
-    if not is_pk(order_pk):
-        raise InvalidRequest(("order_pk", "must be the pk of an order"))
-    return order_pk
 
 
 async def _same_storage(
@@ -190,15 +156,15 @@ async def _same_storage(
         raise StorageMismatch
 
 
-Products = Annotated[ProductStore, Depends(_products)]
+Products = Annotated[ProductStore, of_app("opened.store")]
 Pk = Annotated[
     str,
-    AfterValidator(_possible_pk),
+    pk_or(ProductNotFound),
     Field(description="The `pk` of a product, from the answer that made it or from the list."),
 ]
 OrderPk = Annotated[
     str,
-    AfterValidator(_possible_order_pk),
+    pk_of("an order"),
     Path(
         description="The `pk` of the order that the units are for.",
         openapi_examples={"an order": {"value": ORDER_PK}},
@@ -272,12 +238,8 @@ async def search_products(
 
     Ordered by what stands in the name from there on.
     """
-    return await listing(
-        request,
-        paging,
-        lambda after, limit: products.search_page(name[:ENOUGH_TEXT], after, limit),
-        PRODUCTS,
-    )
+    search = partial(products.search_page, name[:ENOUGH_TEXT])
+    return await listing(request, paging, search, PRODUCTS)
 
 
 @catalogue.get(
@@ -290,7 +252,8 @@ async def search_products(
 async def get_product(pk: Pk, request: Request) -> Product:
     """One product: its name, its price, and how many can be ordered now."""
     # The route that is asked most does without a dependency, which costs 12 µs.
-    return await _store(request).get(pk)
+    products: ProductStore = request.app.state.opened.store
+    return await products.get(pk)
 
 
 @catalogue.patch(
@@ -373,12 +336,7 @@ async def list_reservations(
     pk: Pk, request: Request, paging: PagingByPk, products: Products
 ) -> Response:
     """The live reservations, by order: neither released nor shipped."""
-    return await listing(
-        request,
-        paging,
-        lambda after, limit: products.reservations_page(pk, after, limit),
-        RESERVATIONS,
-    )
+    return await listing(request, paging, partial(products.reservations_page, pk), RESERVATIONS)
 
 
 @reservations.put(
@@ -433,7 +391,6 @@ def build(settings: Settings | None = None) -> FastAPI:
     """Return the app, with these settings or those of the environment."""
     return create_app(
         "product",
-        title="ShopSphere products",
         description=DESCRIPTION,
         tags=TAGS,
         routers=[catalogue, stock, reservations],

@@ -6,7 +6,7 @@ import logging
 import ssl
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 from urllib.parse import unquote
 
 from redis._parsers import AsyncCommandsParser
@@ -78,28 +78,9 @@ def _cannot_serve(error: RedisError | RedisClusterException) -> bool:
     return isinstance(error, CANNOT_SERVE) or any(word in str(error) for word in CANNOT_SERVE_WORDS)
 
 
-def _store_unavailable(error: RedisError | RedisClusterException) -> StoreUnavailable:
-    """Say that Redis cannot serve; the reason goes into the log, not to the caller."""
-    log.warning("Redis cannot serve now: %s: %.300s", type(error).__name__, error)
-    return StoreUnavailable()
-
-
-if TYPE_CHECKING:  # types-redis, which redis-om brings, makes them generic; redis-py does not
-    TextRedis = Redis[str]
-    TextCluster = RedisCluster[str]
-    TextPipeline = Pipeline[str]
-    TextClusterPipeline = ClusterPipeline[str]
-    BlockingPool = BlockingConnectionPool[Any]
-    SentinelPool = SentinelConnectionPool[Any]
-else:
-    TextRedis, TextCluster = Redis, RedisCluster
-    TextPipeline, TextClusterPipeline = Pipeline, ClusterPipeline
-    BlockingPool, SentinelPool = BlockingConnectionPool, SentinelConnectionPool
-
-
 @contextmanager
 def our_errors() -> Iterator[None]:
-    """Raise StoreUnavailable for every way in which Redis cannot serve.
+    """Raise StoreUnavailable for every way in which Redis cannot serve; the log says why.
 
     Also raise a cancellation that came meanwhile and was swallowed by asyncio.wait_for of Python
     3.11, through which redis-py 8.1 sends: what is not told to end goes on, past its time.
@@ -112,7 +93,8 @@ def our_errors() -> Iterator[None]:
             raise asyncio.CancelledError
     except (RedisError, RedisClusterException) as error:
         if _cannot_serve(error):
-            raise _store_unavailable(error) from error
+            log.warning("Redis cannot serve now: %s: %.300s", type(error).__name__, error)
+            raise StoreUnavailable from error
         raise
 
 
@@ -143,14 +125,14 @@ class _KnownCommands(AsyncCommandsParser):
             await super().initialize(node)
 
 
-class ShopRedis(TextRedis):
+class ShopRedis(Redis):
     """A client of one Redis, with our errors.
 
     Commands that come in one turn of the event loop go out together, in the order in which they
     came: a pipeline costs little more than a command, here and at Redis.
     """
 
-    def __init__(self, connection_pool: BlockingPool) -> None:
+    def __init__(self, connection_pool: BlockingConnectionPool) -> None:
         super().__init__(connection_pool=connection_pool, decode_responses=True)
         self._waiting: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
         self._answers: asyncio.Task[list[Any]] | None = None
@@ -210,7 +192,7 @@ class _AsksSentinels(SentinelManagedConnection):
 class _AsksSentinelsTLS(_AsksSentinels, SentinelManagedSSLConnection): ...
 
 
-class _SentinelPool(SentinelPool, BlockingPool):
+class _SentinelPool(SentinelConnectionPool, BlockingConnectionPool):
     """Connections to the present master; who finds none free waits, as with one Redis."""
 
 
@@ -245,8 +227,8 @@ class ShopMaster(ShopRedis):
         )
 
 
-class _ClusterPipeline(TextClusterPipeline):
-    def __init__(self, client: TextCluster, turns: asyncio.Semaphore) -> None:
+class _ClusterPipeline(ClusterPipeline):
+    def __init__(self, client: RedisCluster, turns: asyncio.Semaphore) -> None:
         super().__init__(client)
         self._turns = turns
 
@@ -260,7 +242,7 @@ class _ClusterPipeline(TextClusterPipeline):
                 return await super().execute(raise_on_error, allow_redirections)
 
 
-class ShopCluster(TextCluster):
+class ShopCluster(RedisCluster):
     """A client of a Redis Cluster, with our errors.
 
     redis-py 8.1 reads the layout of the Cluster anew whenever a node fails, and is then in the way
@@ -311,9 +293,7 @@ class ShopCluster(TextCluster):
             async with _turn(self._commands):
                 return await self.ask(*args, **options)
 
-    def pipeline(
-        self, transaction: object = None, shard_hint: object = None
-    ) -> TextClusterPipeline:
+    def pipeline(self, transaction: object = None, shard_hint: object = None) -> ClusterPipeline:
         """Return a pipeline with our errors. Commands of several keys make one by themselves."""
         return _ClusterPipeline(self, self._pipelines)
 
@@ -332,7 +312,7 @@ async def _turn(turns: asyncio.Semaphore) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
-async def pipeline(client: ShopRedis) -> AsyncIterator[TextPipeline]:
+async def pipeline(client: ShopRedis) -> AsyncIterator[Pipeline]:
     """Yield a pipeline, not atomic; its commands go out together in `await pipe.execute()`."""
     with our_errors():
         async with client.pipeline(transaction=False) as pipe:
@@ -348,7 +328,7 @@ def _client(settings: Settings) -> ShopRedis:
             return _sentinel_client(rest)
         if scheme == "redis+cluster":
             return _cluster_client(rest)
-        pool: BlockingPool = BlockingPool.from_url(url, **POOL, **CONNECTION)
+        pool: BlockingConnectionPool = BlockingConnectionPool.from_url(url, **POOL, **CONNECTION)
         _try_options(pool)
         return ShopRedis(connection_pool=pool)
     except (ValueError, TypeError, RedisError, RedisClusterException):
@@ -413,16 +393,11 @@ def _parts(rest: str) -> tuple[list[tuple[str, int]], str, dict[str, Any], dict[
     )
 
 
-def _try_options(connects: BlockingPool | ClusterNode) -> None:
+def _try_options(connects: BlockingConnectionPool | ClusterNode) -> None:
     """Raise TypeError, RedisError or OSError if no connection can be made with its options."""
     connection = connects.connection_class(**connects.connection_kwargs)
     if isinstance(connection, SSLConnection):
         connection.ssl_context.get()
-
-
-async def close(client: ShopRedis) -> None:
-    """Close all connections of the client."""
-    await client.close_all()
 
 
 async def connect(settings: Settings) -> ShopRedis:
@@ -436,7 +411,7 @@ async def connect(settings: Settings) -> ShopRedis:
             log.warning("Redis is loading its data; waiting for it")
             await asyncio.sleep(0.5)
     except BaseException:
-        await close(client)
+        await client.close_all()
         raise
     return client
 

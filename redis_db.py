@@ -2,13 +2,12 @@
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 from aredis_om import HashModel
 from limits.aio.storage import RedisStorage
-from redis.commands.core import AsyncScript
 
-from redis_clients import PROBE, ShopRedis, close, pipeline
+from redis_clients import PROBE, ShopRedis, pipeline
 
 SCRIPTS = Path(__file__).parent / "redis_stores"
 
@@ -85,16 +84,20 @@ class RedisStore:
     def __init__(self, client: ShopRedis, prefix: str) -> None:
         self._client = client
         self._prefix = prefix
+        self._scripts = {
+            file.stem: client.register_script(file.read_text(encoding="utf-8"))
+            for file in SCRIPTS.glob("*.lua")
+        }
 
     async def ping(self) -> None:
         await self._client.execute_command("EVAL", PROBE, 1, f"{self._prefix}:probe")
 
     async def close(self) -> None:
-        await close(self._client)
+        await self._client.close_all()
 
-    def _script(self, name: str) -> AsyncScript:
-        """Return the Lua script of this name; called with keys of one slot, it is one step."""
-        return self._client.register_script((SCRIPTS / f"{name}.lua").read_text(encoding="utf-8"))
+    async def _run(self, script: str, keys: list[str], *args: str | bytes | float) -> Any:
+        """Run the Lua script of this name, whose keys are of one slot: it is one step."""
+        return await self._scripts[script](keys=keys, args=args)
 
     async def _list_above(self, key: str, after: str | None, count: int) -> list[str]:
         """Return up to `count` members of a list of pks that are above `after`."""

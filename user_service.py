@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, FastAPI, Request
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 from starlette.datastructures import State
 
 from shopsphere.access import SignedIn, anyone
@@ -26,7 +26,7 @@ from shopsphere.passwords import Passwords
 from shopsphere.settings import Settings
 from shopsphere.stores import UserStore
 from shopsphere.tokens import Tokens
-from shopsphere.web import create_app, serve
+from shopsphere.web import Body, Public, create_app, of_app, serve
 from storage import open_user_store
 
 PORT = 8001
@@ -42,28 +42,22 @@ TAGS = {"accounts": "Registering and logging in.", "me": "The account that a tok
 AnyPassword = Annotated[str, Field(max_length=MAX_PASSWORD_LENGTH)]
 
 
-class _Body(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-
-class UserCreate(_Body):
+class UserCreate(Body):
     email: Email = Field(examples=["user@example.com"])
     password: Password = Field(examples=["securepass123"])
 
 
-class Login(_Body):
+class Login(Body):
     email: Email = Field(examples=["user@example.com"])
     password: AnyPassword = Field(examples=["securepass123"])
 
 
-class PasswordChange(_Body):
+class PasswordChange(Body):
     current_password: AnyPassword = Field(examples=["securepass123"])
     password: Password = Field(examples=["securepass123"], description="The new one.")
 
 
-class UserPublic(BaseModel):
-    model_config = ConfigDict(from_attributes=True)
-
+class UserPublic(Public):
     pk: str = Field(examples=[USER_PK])
     email: str = Field(examples=["user@example.com"])
     created_at: datetime = Field(examples=[USER_MADE_AT])
@@ -75,34 +69,14 @@ class AccessToken(BaseModel):
     expires_in: int = Field(examples=[3600], description="Seconds from now.")
 
 
-async def _store(request: Request) -> UserStore:
-    store: UserStore = request.app.state.opened.store
-    return store
-
-
-async def _passwords(request: Request) -> Passwords:
-    passwords: Passwords = request.app.state.passwords
-    return passwords
-
-
-async def _tokens(request: Request) -> Tokens:
-    tokens: Tokens = request.app.state.tokens
-    return tokens
-
-
-async def _failed_logins(request: Request) -> FailedLogins:
-    failed_logins: FailedLogins = request.app.state.failed_logins
-    return failed_logins
-
-
 async def _client(request: Request) -> str:
     return client_of(request.client.host if request.client else "")
 
 
-Users = Annotated[UserStore, Depends(_store)]
-Hashing = Annotated[Passwords, Depends(_passwords)]
-Signing = Annotated[Tokens, Depends(_tokens)]
-Failures = Annotated[FailedLogins, Depends(_failed_logins)]
+Users = Annotated[UserStore, of_app("opened.store")]
+Hashing = Annotated[Passwords, of_app("passwords")]
+Signing = Annotated[Tokens, of_app("tokens")]
+Failures = Annotated[FailedLogins, of_app("failed_logins")]
 Client = Annotated[str, Depends(_client)]
 
 accounts = APIRouter(tags=["accounts"], responses=errors(StoreUnavailable))
@@ -165,10 +139,7 @@ Me = Annotated[User, Depends(_me)]
 
 
 @own.get(
-    "/me",
-    summary="Whose token is this?",
-    response_model=UserPublic,
-    responses=errors(UserNotFound),
+    "/me", summary="Whose token is this?", response_model=UserPublic, responses=errors(UserNotFound)
 )
 async def me(caller: SignedIn, user: Me) -> User:
     """Your account, as whoever the token was given to."""
@@ -217,7 +188,6 @@ def build(settings: Settings | None = None) -> FastAPI:
     """Return the app, with these settings or those of the environment."""
     return create_app(
         "user",
-        title="ShopSphere users",
         description=DESCRIPTION,
         tags=TAGS,
         routers=[accounts, own],

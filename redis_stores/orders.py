@@ -42,18 +42,9 @@ class RedisOrderStore(RedisStore):
     def __init__(self, client: ShopRedis, prefix: str) -> None:
         super().__init__(client, prefix)
         OrderRecord.use(client, prefix)
-        self._mark = self._script("mark_order")
-        self._old_marks = self._script("old_marks")
-        self._mark_age = self._script("mark_age")
-        self._create = self._script("create_order")
-        self._place = self._script("place_order")
-        self._move = self._script("move_order")
-        self._claim = self._script("claim_key")
-        self._rebind = self._script("rebind_key")
-        self._end_claim = self._script("end_claim")
 
     async def mark(self, mark: Mark) -> None:
-        await self._mark(keys=[self._marks(mark.command)], args=[_said(mark)])
+        await self._run("mark_order", [self._marks(mark.command)], _said(mark))
 
     async def unmark(self, mark: Mark) -> bool:
         return bool(await self._client.zrem(self._marks(mark.command), _said(mark)))
@@ -61,21 +52,16 @@ class RedisOrderStore(RedisStore):
     async def old_marks(self, seconds: float) -> list[Mark]:
         found: list[Mark] = []
         for command in Command:
-            start = len(found)
-            is_more = True
-            while is_more:
-                members = await self._old_marks(
-                    keys=[self._marks(command)],
-                    args=[seconds, len(found) - start, MARKS_AT_ONCE],
-                )
-                found += [Mark(command, *member.split()) for member in members]
-                is_more = len(members) == MARKS_AT_ONCE
+            keys, skipped = [self._marks(command)], 0
+            while said := await self._run("old_marks", keys, seconds, skipped, MARKS_AT_ONCE):
+                found += [Mark(command, *each.split()) for each in said]
+                skipped += len(said)
         return found
 
     async def marks_of(self, pk: str, product_id: str) -> dict[Mark, float]:
         marks = [Mark(command, pk, product_id) for command in Command]
         ages = {
-            mark: await self._mark_age(keys=[self._marks(mark.command)], args=[_said(mark)])
+            mark: await self._run("mark_age", [self._marks(mark.command)], _said(mark))
             for mark in marks
         }
         return {mark: float(age) for mark, age in ages.items() if age is not None}
@@ -95,35 +81,34 @@ class RedisOrderStore(RedisStore):
             user_id=order.user_id or "",
         )
         key = OrderRecord.key_of(order.pk)
-        return OrderStatus(await self._create(keys=[key], args=[seconds, *record.flat()]))
+        return OrderStatus(await self._run("create_order", [key], seconds, *record.flat()))
 
     async def place(self, pk: str, reservation: Reservation) -> Order | None:
-        name, price_cents = reservation.product_name, reservation.unit_price_cents
-        answer = await self._place(
-            keys=[OrderRecord.key_of(pk)],
-            args=["product_name", name, "unit_price_cents", price_cents],
-        )
+        name = "product_name", reservation.product_name
+        price = "unit_price_cents", reservation.unit_price_cents
+        answer = await self._run("place_order", [OrderRecord.key_of(pk)], *name, *price)
         order = OrderRecord.from_flat(answer).order() if answer else None
         return order if order and order.status in SEEN else None
 
     async def fail(self, pk: str) -> OrderStatus:
-        answer = await self._move(
-            keys=[OrderRecord.key_of(pk)],
-            args=["PENDING FAILED NONE", OrderStatus.FAILED.value, DAY_SECONDS, "pk", pk],
-        )
+        move = "PENDING FAILED NONE", OrderStatus.FAILED.value, DAY_SECONDS
+        answer = await self._run("move_order", [OrderRecord.key_of(pk)], *move, "pk", pk)
         return OrderRecord.from_flat(answer).status
 
     async def move(self, pk: str, status: OrderStatus) -> Order:
-        answer = await self._move(keys=[OrderRecord.key_of(pk)], args=["PLACED", status.value, 0])
+        answer = await self._run("move_order", [OrderRecord.key_of(pk)], "PLACED", status.value, 0)
         return _seen(OrderRecord.from_flat(answer) if answer else None)
 
     async def list_order(self, order: Order) -> None:
         lists = {self._list(None), self._list(order.user_id)}
         await asyncio.gather(*(self._client.zadd(key, {order.pk: 0}) for key in lists))
 
-    async def get(self, pk: str) -> Order:
+    async def get(self, pk: str, user_id: str | None = None) -> Order:
         [record] = await OrderRecord.fetch([pk])
-        return _seen(record)
+        order = _seen(record)
+        if user_id not in (None, order.user_id):
+            raise OrderNotFound
+        return order
 
     async def record(self, pk: str) -> Order | None:
         [record] = await OrderRecord.fetch([pk])
@@ -138,8 +123,8 @@ class RedisOrderStore(RedisStore):
     async def claim(
         self, key: str, request: str, owner: str, order_pk: str, seconds: float
     ) -> Claim:
-        answer = await self._claim(
-            keys=[self._key(key)], args=[request, owner, order_pk, seconds, DAY_SECONDS]
+        answer = await self._run(
+            "claim_key", [self._key(key)], request, owner, order_pk, seconds, DAY_SECONDS
         )
         match answer:
             case ["mine", bound_pk]:
@@ -149,10 +134,10 @@ class RedisOrderStore(RedisStore):
         raise IdempotencyKeyReused
 
     async def rebind(self, key: str, owner: str, order_pk: str) -> bool:
-        return bool(await self._rebind(keys=[self._key(key)], args=[owner, order_pk]))
+        return bool(await self._run("rebind_key", [self._key(key)], owner, order_pk))
 
     async def end_claim(self, key: str, owner: str, *, forget: bool) -> None:
-        await self._end_claim(keys=[self._key(key)], args=[owner, int(forget)])
+        await self._run("end_claim", [self._key(key)], owner, int(forget))
 
     def _marks(self, command: Command) -> str:
         return f"{self._prefix}:orders-{command.value}"

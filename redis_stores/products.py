@@ -15,14 +15,7 @@ from shopsphere.errors import (
     ReservationShipped,
     StockLimit,
 )
-from shopsphere.models import (
-    MAX_ON_HAND,
-    Page,
-    Product,
-    Reservation,
-    Stock,
-    new_pk,
-)
+from shopsphere.models import MAX_ON_HAND, Page, Product, Reservation, Stock, new_pk
 from shopsphere.stores import DAY_SECONDS, REFUSED_SECONDS
 
 COMMAND_SECONDS = 60
@@ -62,16 +55,6 @@ class RedisProductStore(RedisStore):
         ProductRecord.use(client, prefix)
         self._pks = f"{prefix}:products"
         self._index = f"{prefix}:{{product-names}}"
-        self._add_entries = self._script("add_entries")
-        self._remove_entries = self._script("remove_entries")
-        self._find_entries = self._script("find_entries")
-        self._create = self._script("create_record")
-        self._update = self._script("update_product")
-        self._change_stock = self._script("change_stock")
-        self._delete = self._script("delete_product")
-        self._reserve = self._script("reserve")
-        self._release = self._script("release")
-        self._ship = self._script("ship")
 
     async def add(self, product: Product) -> None:
         """List and index come first: readers skip what is not there yet."""
@@ -85,7 +68,7 @@ class RedisProductStore(RedisStore):
         )
         await self._client.zadd(self._pks, {product.pk: 0})
         await self._enter(product.name, product.pk, record.revision)
-        await self._create(keys=[self._key(product.pk)], args=["pk", *record.flat()])
+        await self._run("create_record", [self._key(product.pk)], "pk", *record.flat())
 
     async def get(self, pk: str) -> Product:
         """The read that is asked most: it fetches just what a product shows."""
@@ -113,8 +96,8 @@ class RedisProductStore(RedisStore):
         high = b"(" + prefix.encode() + b"\xff"
         found: list[tuple[str, Product]] = []
         while True:
-            entries: list[str] = await self._find_entries(
-                keys=[self._index], args=[low, high, limit + 1]
+            entries: list[str] = await self._run(
+                "find_entries", [self._index], low, high, limit + 1
             )
             found += await self._matches(entries, folded)
             if len(found) > limit:
@@ -144,9 +127,9 @@ class RedisProductStore(RedisStore):
         if name is not None:
             await self._enter(name, pk, revision)
         price = "" if price_cents is None else price_cents
-        answer = await self._update(
-            keys=[self._key(pk), f"{self._prefix}:update:{{{pk}}}:{revision}"],
-            args=[revision, name or "", price, COMMAND_SECONDS],
+        keys = [self._key(pk), f"{self._prefix}:update:{{{pk}}}:{revision}"]
+        answer = await self._run(
+            "update_product", keys, revision, name or "", price, COMMAND_SECONDS
         )
         if not answer:
             if name is not None:
@@ -163,8 +146,8 @@ class RedisProductStore(RedisStore):
         command = new_pk()
         keys = [self._key(pk), f"{self._prefix}:stock-change:{{{pk}}}:{key or command}"]
         seconds = DAY_SECONDS if key else COMMAND_SECONDS
-        answer = await self._change_stock(
-            keys=keys, args=[change, MAX_ON_HAND, f"{change} {command}", seconds]
+        answer = await self._run(
+            "change_stock", keys, change, MAX_ON_HAND, f"{change} {command}", seconds
         )
         match answer:
             case ["done" | "before" as outcome, fields]:
@@ -178,7 +161,7 @@ class RedisProductStore(RedisStore):
         raise ProductNotFound
 
     async def delete(self, pk: str) -> None:
-        answer = await self._delete(keys=[self._key(pk)], args=[new_pk()])
+        answer = await self._run("delete_product", [self._key(pk)], new_pk())
         if not answer:
             raise ProductNotFound
         name, revision = answer
@@ -220,8 +203,8 @@ class RedisProductStore(RedisStore):
         ]
 
     async def reserve(self, pk: str, order_pk: str, quantity: int) -> tuple[Reservation, bool]:
-        answer = await self._reserve(
-            keys=self._reservation_keys(pk, order_pk), args=[order_pk, quantity, REFUSED_SECONDS]
+        answer = await self._run(
+            "reserve", self._reservation_keys(pk, order_pk), order_pk, quantity, REFUSED_SECONDS
         )
         match answer:
             case ["taken" | "same" as outcome, price_cents, name]:
@@ -237,12 +220,12 @@ class RedisProductStore(RedisStore):
 
     async def release(self, pk: str, order_pk: str) -> None:
         keys = self._reservation_keys(pk, order_pk)
-        if await self._release(keys=keys, args=[order_pk, DAY_SECONDS]) == "shipped":
+        if await self._run("release", keys, order_pk, DAY_SECONDS) == "shipped":
             raise ReservationShipped
 
     async def ship(self, pk: str, order_pk: str) -> None:
         keys = self._reservation_keys(pk, order_pk)
-        if await self._ship(keys=keys, args=[order_pk, DAY_SECONDS]) == "released":
+        if await self._run("ship", keys, order_pk, DAY_SECONDS) == "released":
             raise ReservationReleased
 
     async def _any_record(self, pk: str) -> ProductRecord:
@@ -254,12 +237,12 @@ class RedisProductStore(RedisStore):
     async def _enter(self, name: str, pk: str, revision: str) -> None:
         """Add the entries of a name to the index."""
         entries = search_index.entries(name, pk, revision)
-        await self._add_entries(keys=[self._index], args=[BUCKET, *entries])
+        await self._run("add_entries", [self._index], BUCKET, *entries)
 
     async def _leave(self, name: str, pk: str, revision: str) -> None:
         """Remove the entries of a name from the index."""
         entries = search_index.entries(name, pk, revision)
-        await self._remove_entries(keys=[self._index], args=[*entries])
+        await self._run("remove_entries", [self._index], *entries)
 
     def _key(self, pk: str) -> str:
         return ProductRecord.key_of(pk)

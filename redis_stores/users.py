@@ -24,7 +24,6 @@ class RedisUserStore(RedisStore):
         super().__init__(client, prefix)
         UserRecord.use(client, prefix)
         self.counters: Storage = Counters(client, prefix)
-        self._set_password = self._script("set_password")
 
     async def add(self, user: User) -> None:
         """The record comes before the claim on the address: a crash in between blocks nobody."""
@@ -48,8 +47,8 @@ class RedisUserStore(RedisStore):
 
     async def set_password(self, user: User, password_hash: str, role: Role) -> bool:
         key = UserRecord.key_of(user.pk)
-        args = [user.password_hash, password_hash, role.value]
-        return bool(await self._set_password(keys=[key], args=args))
+        hashes = user.password_hash, password_hash
+        return bool(await self._run("set_password", [key], *hashes, role.value))
 
     async def _claim(self, email: str, pk: str) -> bool:
         key = self._email_key(email)

@@ -15,8 +15,8 @@ from fastapi.routing import APIRoute
 from fastapi.security import HTTPBearer
 from fastapi.security.base import SecurityBase
 
-from shopsphere.errors import Forbidden, InvalidToken, OrderNotFound
-from shopsphere.models import Order, Role
+from shopsphere.errors import Forbidden, InvalidToken
+from shopsphere.models import Role
 from shopsphere.settings import Settings
 from shopsphere.tokens import Caller, Tokens
 
@@ -32,21 +32,13 @@ _open_endpoints: set[object] = set()
 
 @dataclass(frozen=True, slots=True)
 class Person:
-    """Somebody who orders. `user_id` is None for a person without a token, in open mode."""
+    """Somebody who orders. `user_id` is None for a person without a token, in open mode.
+
+    `sees` is whose orders this person sees and cancels: those of one user, or all when None.
+    """
 
     user_id: str | None
-    sees_all: bool
-
-    @property
-    def sees(self) -> str | None:
-        """Whose orders this person sees and cancels: those of one user, or all when None."""
-        return None if self.sees_all else self.user_id
-
-    def own(self, order: Order) -> Order:
-        """Return the order if this person sees it; raise OrderNotFound as if there were none."""
-        if self.sees not in (None, order.user_id):
-            raise OrderNotFound
-        return order
+    sees: str | None
 
 
 class _AccessToken(SecurityBase):
@@ -98,9 +90,10 @@ async def customer(request: Request, caller: OptionalCaller) -> Person:
     """Let people in, and say whose orders they see. A service is not a person in either mode."""
     _require(request, caller, Role.USER, Role.ADMIN)
     if caller is None:
-        return Person(None, sees_all=True)
+        return Person(None, sees=None)
     _refuse_service(caller)
-    return Person(caller.user_id, sees_all=_is_open(request) or caller.role is Role.ADMIN)
+    sees_all = _is_open(request) or caller.role is Role.ADMIN
+    return Person(caller.user_id, sees=None if sees_all else caller.user_id)
 
 
 async def signed_in(request: Request, caller: OptionalCaller) -> Caller:

@@ -8,31 +8,21 @@ import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Literal, NoReturn, TypeVar
+from typing import Literal, NamedTuple, NoReturn, TypeVar
 from urllib.parse import parse_qs, urlsplit
 
 import requests
 from pydantic import BaseModel, TypeAdapter, ValidationError
-from requests.adapters import HTTPAdapter
 from tqdm import tqdm
-from urllib3 import Retry
 
 from shopsphere.models import OrderStatus
+from shopsphere.sessions import RETRIES, session
 from shopsphere.settings import Settings
 
 PAGE = 1000
 TIMEOUT_SECONDS = 30
 TRIES = 5
 """How often a product is read at one look until its figures and its reservations fit together."""
-
-RETRIES = Retry(
-    total=4,
-    connect=0,  # where nothing listens, a person is told at once
-    backoff_factor=0.2,
-    status_forcelist=(502, 503, 504),
-    allowed_methods=None,  # every request of ours is safe to repeat
-    raise_on_status=False,
-)
 
 TABLES = """
 CREATE TABLE products (look, pk, received, available, reserved, shipped, PRIMARY KEY (look, pk))
@@ -106,8 +96,7 @@ class Finding:
     order_pk: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class _Sums:
+class _Sums(NamedTuple):
     """What the product service says of a product, and what it and the orders add up to."""
 
     pk: str
@@ -140,10 +129,8 @@ class Shop:
         self.products_url = settings.product_service_url
         self.orders_url = settings.order_service_url
         self._settings = settings
-        self._http = requests.Session()
-        self._http.trust_env = False  # no proxy, and no password from a .netrc
-        for scheme in ("http://", "https://"):
-            self._http.mount(scheme, HTTPAdapter(max_retries=RETRIES))
+        # Where nothing listens (connect), a person is told at once.
+        self._http = session(RETRIES.new(total=4, connect=0, backoff_factor=0.2))
 
     def close(self) -> None:
         """Let go of all connections."""
@@ -216,78 +203,66 @@ def _read(kind: type[M], answer: requests.Response) -> M:
         raise AuditImpossible(f"what answers at {answer.url} is no service of ours") from error
 
 
-class _Notes:
+class _Notes(sqlite3.Connection):
     """What each look saw, in a file without a name that goes away when it is closed."""
 
     def __init__(self) -> None:
-        self._file = sqlite3.connect("")
-        self._file.executescript(TABLES)
-
-    def close(self) -> None:
-        self._file.close()
+        super().__init__("")
+        self.executescript(TABLES)
 
     def add_orders(self, look: int, orders: Iterable[_Order]) -> None:
         """Note orders, at the second look only those of suspects."""
-        self._file.executemany(
+        self.executemany(
             "INSERT OR REPLACE INTO orders (look, product_id, pk, placed, shipped) "
-            "SELECT ?1, ?2, ?3, ?4, ?5 WHERE ?1 = 1 OR ?2 IN suspects",
-            (
-                (
-                    look,
-                    order.product_id,
-                    order.pk,
-                    order.quantity if order.status is OrderStatus.PLACED else 0,
-                    order.quantity if order.status is OrderStatus.SHIPPED else 0,
-                )
-                for order in orders
-            ),
+            "SELECT :look, :product_id, :pk, "
+            ":quantity * (:status = 'PLACED'), :quantity * (:status = 'SHIPPED') "
+            "WHERE :look = 1 OR :product_id IN suspects",
+            ({"look": look, **order.model_dump()} for order in orders),
         )
 
     def add_products(self, products: Iterable[_Product]) -> None:
         """Note products that the first look is to read."""
-        self._file.executemany(
+        self.executemany(
             "INSERT OR IGNORE INTO products (look, pk) VALUES (1, ?)",
             ((product.pk,) for product in products),
         )
 
     def add_products_of_orders(self) -> None:
         """The same of those that orders name: they may be deleted by now."""
-        self._file.execute(
+        self.execute(
             "INSERT OR IGNORE INTO products (look, pk) SELECT DISTINCT 1, product_id FROM orders"
         )
 
     def suspect(self) -> int:
         """Have the second look read what is off at the first; return how many products that is."""
         pks = ((sums.pk,) for sums in self.sums(1) if sums.is_off)
-        self._file.executemany("INSERT INTO suspects VALUES (?)", pks)
-        self._file.execute("INSERT INTO products (look, pk) SELECT 2, pk FROM suspects")
+        self.executemany("INSERT INTO suspects VALUES (?)", pks)
+        self.execute("INSERT INTO products (look, pk) SELECT 2, pk FROM suspects")
         return self.count("suspects")
 
     def count(self, table: Literal["orders", "products", "suspects"]) -> int:
-        [(count,)] = self._file.execute(f"SELECT count(*) FROM {table}")  # noqa: S608  # a literal
+        [(count,)] = self.execute(f"SELECT count(*) FROM {table}")  # noqa: S608  # a literal
         return int(count)
 
     def products(self, look: int) -> Iterator[str]:
         """Yield the pk of each product of this look."""
         pk = ""
         query = "SELECT pk FROM products WHERE look = ? AND pk > ? ORDER BY pk LIMIT 1"
-        while row := self._file.execute(query, (look, pk)).fetchone():
+        while row := self.execute(query, (look, pk)).fetchone():
             pk = str(row[0])
             yield pk
 
     def set_stock(self, look: int, pk: str, stock: _Stock) -> None:
         """Note the figures of a product, and forget what is noted of its reservations."""
-        self._file.execute(
+        self.execute(
             "UPDATE products SET received = ?, available = ?, reserved = ?, shipped = ? "
             "WHERE look = ? AND pk = ?",
             (stock.received, stock.available, stock.reserved, stock.shipped, look, pk),
         )
-        self._file.execute(
-            "UPDATE orders SET held = 0 WHERE look = ? AND product_id = ?", (look, pk)
-        )
+        self.execute("UPDATE orders SET held = 0 WHERE look = ? AND product_id = ?", (look, pk))
 
     def add_reservations(self, look: int, pk: str, reservations: Iterable[_Reservation]) -> None:
-        self._file.executemany(
+        self.executemany(
             "INSERT INTO orders (look, product_id, pk, held) VALUES (?, ?, ?, ?) "
             "ON CONFLICT DO UPDATE SET held = excluded.held",
             ((look, pk, each.order_id, each.quantity) for each in reservations),
@@ -295,12 +270,11 @@ class _Notes:
 
     def sums(self, look: int, pk: str | None = None) -> Iterator[_Sums]:
         """Yield the sums of each product of this look, or of one."""
-        for row in self._file.execute(SUMS, (look, pk or "", pk or "~")):
-            yield _Sums(*row)
+        yield from map(_Sums._make, self.execute(SUMS, (look, pk or "", pk or "~")))
 
-    def strays(self, pk: str) -> Iterator[tuple[str, int, int]]:
-        """Yield order, units placed and units held, where they differed alike at both looks."""
-        yield from self._file.execute(STRAYS, (pk,))
+    def strays(self, pk: str) -> list[tuple[str, int, int]]:
+        """Return order, units placed and units held, where they differed alike at both looks."""
+        return self.execute(STRAYS, (pk,)).fetchall()
 
 
 class Audit:
@@ -336,7 +310,7 @@ class Audit:
                 self._read_products(notes, 2, suspects)
                 for second in notes.sums(2):
                     [first] = notes.sums(1, second.pk)
-                    yield from _found_twice(first, second, list(notes.strays(second.pk)))
+                    yield from _found_twice(first, second, notes.strays(second.pk))
 
     def _read_orders(self, notes: _Notes, look: int) -> None:
         with _progress("orders") as bar:

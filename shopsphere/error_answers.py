@@ -1,7 +1,6 @@
 """The one place where an error becomes an HTTP answer, and where OpenAPI is told of it."""
 
 import json
-from collections.abc import Iterable
 from http import HTTPStatus
 from typing import Any
 
@@ -59,22 +58,19 @@ def errors(*kinds: type[ShopError]) -> Responses:
     """Return these errors as OpenAPI responses, for the `responses` of a route."""
     responses: Responses = {}
     for kind in kinds:
-        response = responses.setdefault(kind.status, _response(kind.status))
-        examples = response["content"]["application/json"]["examples"]
-        examples[kind.code] = {"value": _body(kind.example())}
-        response["description"] = _description(examples)
+        _add(responses, kind)
     return responses
 
 
-def _description(codes: Iterable[str]) -> str:
-    return " or ".join(f"`{code}`" for code in codes)
-
-
-def _response(status: int) -> dict[str, Any]:
-    return {
-        "model": DetailedErrorBody if status in (400, 409) else ErrorBody,
-        "content": {"application/json": {"examples": {}}},
-    }
+def _add(responses: Responses, kind: type[ShopError]) -> None:
+    """Add an error to those that have its status already."""
+    model = DetailedErrorBody if kind.status in (400, 409) else ErrorBody
+    schema = {"$ref": f"#/components/schemas/{model.__name__}"}
+    content = {"application/json": {"schema": schema, "examples": {}}}
+    response = responses.setdefault(str(kind.status), {"content": content})
+    examples = response["content"]["application/json"]["examples"]
+    examples[kind.code] = {"value": _body(kind.example())}
+    response["description"] = " or ".join(f"`{code}`" for code in examples)
 
 
 def answer_errors(app: FastAPI) -> None:
@@ -139,15 +135,11 @@ def _allowed(request: Request) -> str:
 
 
 def _in_our_words(error: HTTPException) -> ShopError:
-    match error.status_code:
-        case 404:
-            return NoSuchPath()
-        case 405:
-            return MethodNotAllowed()
-        case 413:
-            return BodyTooLarge()
-        case status if status < 500:
-            return InvalidRequest(("body", "cannot be read as JSON in UTF-8"))
+    for kind in (NoSuchPath, MethodNotAllowed, BodyTooLarge):
+        if error.status_code == kind.status:
+            return kind()
+    if error.status_code < 500:
+        return InvalidRequest(("body", "cannot be read as JSON in UTF-8"))
     return ShopError()
 
 
@@ -158,10 +150,12 @@ def tell_the_truth(app: FastAPI) -> None:
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
             schema = generate()
-            for path in schema["paths"].values():
-                for operation in path.values():
-                    _correct(operation)
-            _let_in_without_token(app, schema["paths"])
+            for route in app.routes:
+                if isinstance(route, APIRoute) and route.include_in_schema:
+                    has_optional_token = is_token_optional(route, app.state.settings)
+                    for method in route.methods or ():
+                        operation = schema["paths"][route.path_format][method.lower()]
+                        _correct(operation, has_optional_token)
             schemas = schema["components"]["schemas"]
             schemas["Health"]["properties"]["service"]["examples"] = [app.state.service]
             for unused in ("HTTPValidationError", "ValidationError"):
@@ -176,17 +170,7 @@ def tell_the_truth(app: FastAPI) -> None:
     app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way to extend it
 
 
-def _let_in_without_token(app: FastAPI, paths: dict[str, Any]) -> None:
-    """Have OpenAPI say where a token is optional: an empty requirement beside the other."""
-    for route in app.routes:
-        if isinstance(route, APIRoute) and is_token_optional(route, app.state.settings):
-            for method in route.methods or ():
-                operation = paths.get(route.path, {}).get(method.lower(), {})
-                if "security" in operation:
-                    operation["security"].insert(0, {})
-
-
-def _correct(operation: dict[str, Any]) -> None:
+def _correct(operation: dict[str, Any], has_optional_token: bool) -> None:
     for parameter in operation.get("parameters", ()):
         _never_null(parameter["schema"])
     responses = operation["responses"]
@@ -205,20 +189,11 @@ def _correct(operation: dict[str, Any]) -> None:
     if "security" in operation:
         _add(responses, InvalidToken)
         _add(responses, Forbidden)
+        if has_optional_token:
+            operation["security"].insert(0, {})  # nothing will do as well
     operation["responses"] = dict(sorted(responses.items()))
 
 
 def _never_null(schema: dict[str, Any]) -> None:
     """Have OpenAPI say that a path, a query or a header has no null, which can be left out only."""
     schema |= schema.pop("anyOf", [{}])[0]
-
-
-def _add(responses: dict[str, Any], kind: type[ShopError]) -> None:
-    [(status, new)] = errors(kind).items()
-    model = new.pop("model")
-    content = new["content"]["application/json"]
-    content["schema"] = {"$ref": f"#/components/schemas/{model.__name__}"}
-    old = responses.setdefault(str(status), new)
-    examples = old["content"]["application/json"]["examples"]
-    examples |= content["examples"]
-    old["description"] = _description(examples)

@@ -7,13 +7,18 @@ from typing import ClassVar, Self
 class ShopError(Exception):
     """Base of every error that a caller is told about.
 
-    `status` is the HTTP status, `code` the stable machine-readable name. `extra` are further
-    members of the answer's body, `headers` further headers.
+    `status` is the HTTP status, `code` the stable machine-readable name; an error below has those
+    of its class statement, or of the error above it. `extra` are further members of the answer's
+    body, `headers` further headers.
     """
 
     status: ClassVar[int] = 500
     code: ClassVar[str] = "internal_error"
     sentence: ClassVar[str] = "Something went wrong on our side. The request id is in the log."
+
+    def __init_subclass__(cls, *, status: int | None = None, code: str | None = None) -> None:
+        cls.status = status or cls.status
+        cls.code = code or cls.code
 
     def __init__(self, detail: str | None = None, *, retry_after: int | None = None) -> None:
         self.detail = detail or self.sentence
@@ -29,11 +34,8 @@ class ShopError(Exception):
         return cls()
 
 
-class InvalidRequest(ShopError):
+class InvalidRequest(ShopError, status=400, code="invalid_request"):
     """The request itself is wrong: in each `field` something is to be changed."""
-
-    status = 400
-    code = "invalid_request"
 
     def __init__(self, *errors: tuple[str, str]) -> None:
         field, message = errors[0]
@@ -45,90 +47,64 @@ class InvalidRequest(ShopError):
         return cls(("quantity", "is required"))
 
 
-class NoSuchPath(ShopError):
-    status = 404
-    code = "not_found"
+class NoSuchPath(ShopError, status=404, code="not_found"):
     sentence = "There is nothing at this path. See /docs for what there is."
 
 
-class MethodNotAllowed(ShopError):
-    status = 405
-    code = "method_not_allowed"
+class MethodNotAllowed(ShopError, status=405, code="method_not_allowed"):
     sentence = "This path does not take that method. See /docs for what it takes."
 
 
-class BodyTooLarge(ShopError):
-    status = 413
-    code = "body_too_large"
+class BodyTooLarge(ShopError, status=413, code="body_too_large"):
     sentence = "The body is larger than 64 KiB. Send a smaller one."
 
 
-class EmailTaken(ShopError):
-    status = 400
-    code = "email_taken"
+class EmailTaken(ShopError, status=400, code="email_taken"):
     sentence = "This email address is registered already. Log in, or use another address."
 
 
-class _Unauthorized(ShopError):
+class _Unauthorized(ShopError, status=401):
     """Every 401 says how to do better (RFC 9110, section 15.5.2)."""
-
-    status = 401
 
     def __init__(self, detail: str | None = None) -> None:
         super().__init__(detail)
         self.headers["WWW-Authenticate"] = "Bearer"
 
 
-class InvalidCredentials(_Unauthorized):
-    code = "invalid_credentials"
+class InvalidCredentials(_Unauthorized, code="invalid_credentials"):
     sentence = "Email or password is wrong."
 
 
-class TooManyLogins(ShopError):
-    status = 429
-    code = "too_many_logins"
-
+class TooManyLogins(ShopError, status=429, code="too_many_logins"):
     def __init__(self, seconds_left: float = 60) -> None:
         seconds = max(1, math.ceil(seconds_left))
         super().__init__(f"Too many failed logins. Try again in {seconds} s.", retry_after=seconds)
 
 
-class InvalidToken(_Unauthorized):
+class InvalidToken(_Unauthorized, code="invalid_token"):
     """No bearer token where one is needed, or one that does not hold (RFC 6750)."""
 
-    code = "invalid_token"
     sentence = "A valid bearer token is needed. Get one from POST /login of the user service."
 
 
-class Forbidden(ShopError):
-    status = 403
-    code = "forbidden"
+class Forbidden(ShopError, status=403, code="forbidden"):
     sentence = "Your token is good, but does not give you the right to do this."
 
 
-class UserNotFound(ShopError):
-    status = 404
-    code = "user_not_found"
+class UserNotFound(ShopError, status=404, code="user_not_found"):
     sentence = "The user of this token does not exist any more. Register again."
 
 
-class ProductNotFound(ShopError):
-    status = 404
-    code = "product_not_found"
+class ProductNotFound(ShopError, status=404, code="product_not_found"):
     sentence = "There is no such product. GET /products of the product service lists all."
 
 
-class OrderNotFound(ShopError):
-    status = 404
-    code = "order_not_found"
+class OrderNotFound(ShopError, status=404, code="order_not_found"):
     sentence = "There is no such order. GET /orders lists all."
 
 
-class InsufficientQuantity(ShopError):
+class InsufficientQuantity(ShopError, status=400, code="insufficient_quantity"):
     """Fewer units can be had than are wanted; `available` says how many there are."""
-
-    status = 400
-    code = "insufficient_quantity"
 
     def __init__(self, available: int) -> None:
         super().__init__(f"Only {available} available. Ask for that many or fewer.")
@@ -140,64 +116,46 @@ class InsufficientQuantity(ShopError):
         return cls(available=3)
 
 
-class ReservationRefused(InsufficientQuantity):
+class ReservationRefused(InsufficientQuantity, status=409):
     """Too little stock for a reservation: final for this order for 15 minutes."""
 
-    status = 409
 
-
-class StockLimit(ShopError):
-    status = 400
-    code = "stock_limit"
+class StockLimit(ShopError, status=400, code="stock_limit"):
     sentence = "A product can have at most 1,000,000,000 units on hand."
 
 
-class ReservationReleased(ShopError):
-    status = 409
-    code = "reservation_released"
+class ReservationReleased(ShopError, status=409, code="reservation_released"):
     sentence = "This reservation was released. It cannot be taken up again; place a new order."
 
 
-class ReservationConflict(ShopError):
-    status = 409
-    code = "reservation_conflict"
+class ReservationConflict(ShopError, status=409, code="reservation_conflict"):
     sentence = "This order holds a reservation of another quantity. Send that quantity again."
 
 
-class ReservationShipped(ShopError):
-    status = 409
-    code = "reservation_shipped"
+class ReservationShipped(ShopError, status=409, code="reservation_shipped"):
     sentence = "The units of this reservation have been shipped. They cannot be given back."
 
 
-class OrderIsShipped(ShopError):
-    status = 409
-    code = "order_is_shipped"
+class OrderIsShipped(ShopError, status=409, code="order_is_shipped"):
     sentence = "This order was shipped. It cannot be cancelled any more."
 
 
-class OrderIsCancelled(ShopError):
-    status = 409
-    code = "order_is_cancelled"
+class OrderIsCancelled(ShopError, status=409, code="order_is_cancelled"):
     sentence = "This order was cancelled. It cannot be shipped any more."
 
 
-class RequestInProgress(ShopError):
+class RequestInProgress(ShopError, status=409, code="request_in_progress"):
     """The status is the one of draft-ietf-httpapi-idempotency-key-header, section 2.7."""
 
-    status = 409
-    code = "request_in_progress"
     sentence = "A request with this Idempotency-Key is still running. Send it again in a moment."
 
     def __init__(self, seconds_left: float = 1) -> None:
         super().__init__(retry_after=max(1, math.ceil(seconds_left)))
 
 
-class IdempotencyKeyReused(ShopError):
+class IdempotencyKeyReused(ShopError, status=422, code="idempotency_key_reused"):
     """The status is the one of draft-ietf-httpapi-idempotency-key-header, section 2.7."""
 
-    status = 422
-    code = "idempotency_key_reused"
     sentence = "This Idempotency-Key came with another request before. Use a new key."
 
 
@@ -207,28 +165,24 @@ ORDER_LEFT_OPEN = (
 )
 
 
-class Unavailable(ShopError):
+class Unavailable(ShopError, status=503, code="unavailable"):
     """Something this service stands on cannot serve now; trying again later is right."""
 
-    status = 503
-    code = "unavailable"
     sentence = "The service cannot answer now. Try again in a moment."
 
-    def __init__(self, detail: str | None = None, *, retry_after: int = 1) -> None:
-        super().__init__(detail, retry_after=retry_after)
+    def __init__(self) -> None:
+        super().__init__(retry_after=1)
 
     def leaving_open(self) -> None:
         """Say, in the same error, that an order may have been placed, and how to go on."""
         self.detail = f"{self.detail} {ORDER_LEFT_OPEN}"
 
 
-class StoreUnavailable(Unavailable):
-    code = "storage_unavailable"
+class StoreUnavailable(Unavailable, code="storage_unavailable"):
     sentence = "The storage does not answer now. Try again in a moment."
 
 
-class StorageMismatch(Unavailable):
-    code = "storage_mismatch"
+class StorageMismatch(Unavailable, code="storage_mismatch"):
     sentence = (
         "The order service and the product service keep their records in different storages. "
         "Start both on Redis, or both in memory."
@@ -238,15 +192,13 @@ class StorageMismatch(Unavailable):
         """The product service did not even look, so there is nothing to find out."""
 
 
-class ProductServiceUnavailable(Unavailable):
+class ProductServiceUnavailable(Unavailable, code="product_service_unavailable"):
     """The product service was not heard, so the order may or may not come to be."""
 
-    code = "product_service_unavailable"
     sentence = "The product service cannot be asked now. Try again in a moment."
 
 
-class OrderGivenUp(Unavailable):
-    code = "order_given_up"
+class OrderGivenUp(Unavailable, code="order_given_up"):
     sentence = (
         "The order took too long and was given up. Send it again, with the same Idempotency-Key if "
         "it had one."
@@ -256,8 +208,7 @@ class OrderGivenUp(Unavailable):
         """It is known what became of this order."""
 
 
-class RequestTimedOut(Unavailable):
-    code = "request_timeout"
+class RequestTimedOut(Unavailable, code="request_timeout"):
     sentence = (
         "The request took too long and was given up; what became of it is not known. If it was "
         "an order, send it again with the same Idempotency-Key: it is placed once at most."

@@ -1,6 +1,7 @@
 """The things of the shop, as plain values. Money is whole cents inside, a JSON number outside."""
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -46,6 +47,22 @@ def new_pk() -> str:
 def is_pk(text: str) -> bool:
     """Tell whether `text` can be a pk: 26 characters of Crockford's base 32, upper case."""
     return _PK_PATTERN.fullmatch(text) is not None
+
+
+def pk_or(error: Callable[[], Exception]) -> AfterValidator:
+    """Return the check of a text that comes in: this error is raised if it cannot be a pk."""
+
+    def check(text: str) -> str:
+        if not is_pk(text):
+            raise error()
+        return text
+
+    return AfterValidator(check)
+
+
+def pk_of(what: str) -> AfterValidator:
+    """Return the check that refuses a request with what cannot be the pk of `what`."""
+    return pk_or(lambda: ValueError(f"must be the pk of {what}"))
 
 
 class _Made:

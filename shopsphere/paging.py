@@ -55,8 +55,7 @@ async def paging(limit: AnyLimit = None, after: Annotated[Cursor, Query()] = Non
 
 
 async def paging_by_pk(
-    limit: AnyLimit = None,
-    after: Annotated[Cursor, Query(json_schema_extra=PK_SCHEMA)] = None,
+    limit: AnyLimit = None, after: Annotated[Cursor, Query(json_schema_extra=PK_SCHEMA)] = None
 ) -> Paging:
     """The same for a list in the order of pks: its cursor is one."""
     if after is not None and not is_pk(after):

@@ -190,8 +190,11 @@ class OrderStore(Store, Protocol):
     async def list_order(self, order: Order) -> None:
         """Make the order show up in the lists: all orders, and those of its user."""
 
-    async def get(self, pk: str) -> Order:
-        """Return an order that was placed; raise OrderNotFound for any other."""
+    async def get(self, pk: str, user_id: str | None = None) -> Order:
+        """Return an order that was placed, by this user if one is given.
+
+        Raise OrderNotFound for any other.
+        """
 
     async def record(self, pk: str) -> Order | None:
         """Return the order whatever its status, also one that is never shown; None without one.

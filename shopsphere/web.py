@@ -3,19 +3,15 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from contextlib import (
-    AbstractAsyncContextManager,
-    AsyncExitStack,
-    asynccontextmanager,
-    nullcontext,
-)
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext
+from operator import attrgetter
 from typing import Annotated, Any, Literal, TypeVar
 
 import uvicorn
 from fastapi import APIRouter, Depends, FastAPI, Request, Response
 from fastapi.middleware.asyncexitstack import AsyncExitStackMiddleware
 from fastapi_offline import FastAPIOffline
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 from starlette.datastructures import State
 from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.types import ASGIApp
@@ -47,6 +43,18 @@ http_requests_total{method="GET",route="/",status="200"} 3.0
 """
 
 
+class Body(BaseModel):
+    """What comes in: no fields but these, and nothing is taken for what it is not."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class Public(BaseModel):
+    """An answer, read off one of our values."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+
 class Health(BaseModel):
     service: str
     status: Literal["ok"]
@@ -60,7 +68,6 @@ class Health(BaseModel):
 def create_app(
     service: str,
     *,
-    title: str,
     description: str,
     routers: Iterable[APIRouter],
     open_store: Callable[[Settings], Awaitable[Opened[S]]],
@@ -104,7 +111,7 @@ def create_app(
             yield
 
     app = FastAPIOffline(
-        title=title,
+        title=f"ShopSphere {service}s",
         description=description,
         version=__version__,
         openapi_tags=[
@@ -149,9 +156,14 @@ def serve(app: FastAPI, port: int) -> None:
     uvicorn.run(app, host="127.0.0.1", port=port, log_config=None)
 
 
-async def _opened(request: Request) -> Opened[Store]:
-    opened: Opened[Store] = request.app.state.opened
-    return opened
+def of_app(path: str) -> object:
+    """Return the dependency on this part of the app's state, such as `opened.store`."""
+    find = attrgetter(f"app.state.{path}")
+
+    async def part(request: Request) -> object:
+        return find(request)
+
+    return Depends(part)
 
 
 async def seconds_left(request: Request) -> float:
@@ -160,6 +172,7 @@ async def seconds_left(request: Request) -> float:
     return deadline - asyncio.get_running_loop().time()
 
 
+OpenedStore = Annotated[Opened[Store], of_app("opened")]
 SecondsLeft = Annotated[float, Depends(seconds_left)]
 
 _operations = APIRouter(tags=["operations"])
@@ -167,7 +180,7 @@ _operations = APIRouter(tags=["operations"])
 
 @_operations.get("/", summary="Is the process alive?")
 @anyone
-async def health(request: Request, opened: Annotated[Opened[Store], Depends(_opened)]) -> Health:
+async def health(request: Request, opened: OpenedStore) -> Health:
     """Answers whenever the process serves, also while its storage is away."""
     return Health(
         service=request.app.state.service,
@@ -178,13 +191,9 @@ async def health(request: Request, opened: Annotated[Opened[Store], Depends(_ope
     )
 
 
-@_operations.get(
-    "/ready",
-    summary="Can it serve?",
-    responses=errors(StoreUnavailable),
-)
+@_operations.get("/ready", summary="Can it serve?", responses=errors(StoreUnavailable))
 @anyone
-async def ready(request: Request, opened: Annotated[Opened[Store], Depends(_opened)]) -> Health:
+async def ready(request: Request, opened: OpenedStore) -> Health:
     """Answers 200 when the storage does too, 503 otherwise. Other services do not count."""
     await opened.store.ping()
     return await health(request, opened)

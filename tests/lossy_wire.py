@@ -84,5 +84,5 @@ async def connected(server: RedisServer, *, is_lossy: bool = False) -> AsyncIter
         try:
             yield client
         finally:
-            await redis_clients.close(client)
+            await client.close_all()
         assert bool(wire.lost) == is_lossy, "the wire was not as bad as it should be"

@@ -296,6 +296,14 @@ async def test_what_was_never_placed_is_not_found(store: OrderStore, ending: Ord
         assert await status(store, order.pk) is before
 
 
+async def test_an_order_of_somebody_else_is_not_found(store: OrderStore) -> None:
+    theirs, nobodys = await placed(store, "customer 1"), await placed(store)
+    assert await store.get(theirs.pk) == await store.get(theirs.pk, "customer 1") == theirs
+    for order in (theirs, nobodys):
+        with pytest.raises(OrderNotFound):
+            await store.get(order.pk, "customer 2")
+
+
 async def test_of_many_that_race_one_ends_the_order(store: OrderStore) -> None:
     order = await placed(store)
     ended = await asyncio.gather(

@@ -303,7 +303,7 @@ def test_a_lost_node_is_nothing_but_unavailable_and_the_others_serve_on(
         living = next(pk for pk in lives if lives[pk])
         crowd = [store.release(living, new_pk()) for _ in range(500)]
         ends += await asyncio.gather(*crowd, return_exceptions=True)
-        await redis_clients.close(client)
+        await client.close_all()
         assert Counter(map(repr, ends)) == {"None": len(many) + len(crowd)}
         assert outcomes["served"] > outcomes["interrupted"]
 
@@ -413,7 +413,7 @@ def test_a_search_misses_no_product_while_the_index_moves_key_by_key(
         try:
             await move_the_index(client)
         finally:
-            await redis_clients.close(client)
+            await client.close_all()
 
     uvloop.run(connect_and_move())
 
@@ -560,7 +560,7 @@ def connect(url: str) -> None:
 
     async def open_and_close() -> None:
         settings = Settings(use_redis="required", redis_url=SecretStr(url))
-        await redis_clients.close(await redis_clients.connect(settings))
+        await (await redis_clients.connect(settings)).close_all()
 
     asyncio.run(open_and_close())
 

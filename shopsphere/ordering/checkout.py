@@ -15,31 +15,18 @@ from shopsphere.errors import (
     OrderGivenUp,
     OrderIsCancelled,
     OrderIsShipped,
-    OrderNotFound,
     ProductNotFound,
     ProductServiceUnavailable,
     ShopError,
     Unavailable,
 )
-from shopsphere.models import (
-    SEEN,
-    Command,
-    Mark,
-    Order,
-    OrderStatus,
-    Reservation,
-    is_pk,
-    new_pk,
-)
+from shopsphere.models import SEEN, Command, Mark, Order, OrderStatus, Reservation, is_pk, new_pk
 from shopsphere.ordering.figures import OrderFigures
 from shopsphere.stores import OrderStore
 
 log = logging.getLogger("shopsphere.ordering")
 
-ENDED_AS = {
-    Command.CANCELLING: OrderStatus.CANCELLED,
-    Command.SHIPPING: OrderStatus.SHIPPED,
-}
+ENDED_AS = {Command.CANCELLING: OrderStatus.CANCELLED, Command.SHIPPING: OrderStatus.SHIPPED}
 """What a command makes of a PLACED order."""
 
 
@@ -143,9 +130,7 @@ class Checkout:
         With a `user_id`, only an order of that user is found. It succeeds while the product service
         is away, and the stock follows. Raise OrderNotFound or OrderIsShipped.
         """
-        order = await self._orders.get(pk)
-        if user_id is not None and order.user_id != user_id:
-            raise OrderNotFound
+        order = await self._orders.get(pk, user_id)
         return await self._end(Mark(Command.CANCELLING, pk, order.product_id), seconds)
 
     async def ship(self, pk: str, seconds: float) -> Order:

@@ -9,8 +9,6 @@ from typing import Literal, NoReturn, Self
 
 import requests
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from requests.adapters import HTTPAdapter
-from urllib3 import Retry
 
 from shopsphere.errors import (
     InsufficientQuantity,
@@ -20,6 +18,7 @@ from shopsphere.errors import (
 )
 from shopsphere.logs import REQUEST_ID
 from shopsphere.models import Money, Reservation, to_cents
+from shopsphere.sessions import RETRIES, session
 from shopsphere.tokens import SERVICE_TOKEN_SECONDS, Tokens
 
 log = logging.getLogger("shopsphere.product_client")
@@ -27,14 +26,8 @@ log = logging.getLogger("shopsphere.product_client")
 CALLS_AT_ONCE = 32
 """Threads that wait for the product service. What waits for a thread keeps to ORDER_TIMEOUT."""
 
-RETRIES = Retry(
-    total=2,
-    status_forcelist=(502, 503, 504),
-    allowed_methods=None,  # every call of ours is safe to repeat
-    backoff_factor=0.1,
-    backoff_jitter=0.1,
-    respect_retry_after_header=False,
-    raise_on_status=False,
+AGAIN = RETRIES.new(
+    total=2, backoff_factor=0.1, backoff_jitter=0.1, respect_retry_after_header=False
 )
 
 
@@ -51,6 +44,13 @@ class _Reserved(BaseModel):
 class _Refusal(BaseModel):
     code: str
     available: int = 0
+
+
+class _OfThread(threading.local):
+    """What each thread has of its own: a session, as its connections are kept and not shared."""
+
+    def __init__(self) -> None:
+        self.session = session(AGAIN)
 
 
 def _was_repeated(response: requests.Response) -> bool:
@@ -78,11 +78,7 @@ class ProductClient:
     """Reserves stock at the product service. Every call may be sent more than once."""
 
     def __init__(
-        self,
-        url: str,
-        storage: Literal["redis", "memory"],
-        timeout_seconds: float,
-        tokens: Tokens,
+        self, url: str, storage: Literal["redis", "memory"], timeout_seconds: float, tokens: Tokens
     ) -> None:
         self._url = url
         self._tokens = tokens
@@ -91,7 +87,7 @@ class ProductClient:
         self._storage = storage
         self._timeout_seconds = timeout_seconds
         self._threads = ThreadPoolExecutor(CALLS_AT_ONCE, thread_name_prefix="product-service")
-        self._local = threading.local()
+        self._of_thread = _OfThread()
 
     def __enter__(self) -> Self:
         return self
@@ -167,9 +163,8 @@ class ProductClient:
         request = _prepared(method, self._url + path, headers, body)
 
         def send() -> requests.Response:
-            return self._session().send(
-                request, timeout=self._timeout_seconds, allow_redirects=False
-            )
+            asking = self._of_thread.session
+            return asking.send(request, timeout=self._timeout_seconds, allow_redirects=False)
 
         try:
             return await asyncio.get_running_loop().run_in_executor(self._threads, send)
@@ -184,14 +179,3 @@ class ProductClient:
             self._token_made_at = time.time()
             self._service_token = self._tokens.issue_for_service("order-service")
         return self._service_token
-
-    def _session(self) -> requests.Session:
-        """Return this thread's session: connections are kept, and never shared."""
-        session: requests.Session | None = getattr(self._local, "session", None)
-        if session is None:
-            session = requests.Session()
-            session.trust_env = False  # no proxy of the environment between two services
-            session.mount("http://", HTTPAdapter(max_retries=RETRIES))
-            session.mount("https://", HTTPAdapter(max_retries=RETRIES))
-            self._local.session = session
-        return session
