@@ -10,6 +10,7 @@ from asyncio import Transport
 from collections.abc import Callable
 from typing import Any
 
+import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 MAX_HEAD_BYTES = 64 * 1024
@@ -25,6 +26,24 @@ def _counting_anew(handle: Callable[..., None]) -> Callable[..., None]:
 
     return handle_and_count_anew
 
+
+_refuse = H11Protocol.send_400_response
+
+
+def _refuse_once(self: H11Protocol, message: str) -> None:
+    """Answer nonsense where nothing was answered yet, and have nobody answer after that.
+
+    With uvicorn 0.54 the two answers get into each other's way, and each leaves a traceback.
+    """
+    if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+        _refuse(self, message)
+    self.transport.close()
+    if self.cycle is not None:
+        self.cycle.disconnected = True
+        self.cycle.message_event.set()
+
+
+H11Protocol.send_400_response = _refuse_once  # type: ignore[assignment,method-assign]
 
 PROTOCOLS: list[type[Any]] = [H11Protocol]
 try:

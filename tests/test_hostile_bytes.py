@@ -205,6 +205,17 @@ def test_an_offer_of_http_2_is_ignored_on_h11_and_costs_httptools_the_body(
         assert b"body is required" in answer
 
 
+@pytest.mark.parametrize("path", ["/", "/nowhere"])
+@pytest.mark.parametrize("is_answered_before", [False, True])
+def test_a_body_that_breaks_off_in_nonsense_leaves_no_traceback(
+    service: Service, path: str, is_answered_before: bool
+) -> None:
+    head = f"GET {path} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    begin, nonsense = head.encode() + b"1\r\nx\r\n", b"no chunk\r\n\r\n"
+    pieces = [begin, nonsense] if is_answered_before else [begin + nonsense]
+    assert talk(service, pieces, 0.5).count(b"HTTP/1.1") >= 1
+
+
 def test_who_sends_half_a_request_and_goes_leaves_nothing_behind(service: Service) -> None:
     for sent in (b"GET", head(service), head(service, "Content-Length: 50"), b"\x16\x03\x01"):
         with socket.create_connection(("127.0.0.1", service.port)) as connection:
