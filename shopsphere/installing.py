@@ -20,6 +20,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 IS_WINDOWS = os.name == "nt"
+STEPS = r" *((Collecting|Using cached|Downloading|Building) \S+|Installing collected packages)"
+"""What of pip's lines is shown, to say what it is at."""
 
 
 class Trouble(Exception):
@@ -132,8 +134,9 @@ def _run_to_end(
 
 
 def _show_step(line: str) -> None:
-    steps = r" *((Collecting|Using cached|Downloading|Building) \S+|Installing collected packages)"
-    if found := re.match(steps, line):
+    if "WARNING: Retrying" in line:
+        _progress("  the package index does not answer; pip tries again")
+    elif found := re.match(STEPS, line):
         _progress(f"  {found[1]}")
 
 

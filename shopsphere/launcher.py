@@ -45,11 +45,13 @@ SECONDS_OF_PATIENCE = 15
 """So long may a start say no more than that it is one."""
 ENDED_BY_SIGPIPE = 128 + 13
 """The exit status that a shell gives to a program whose reader has ended."""
-GAVE_UP = "Application startup failed"
-"""What uvicorn 0.54 says last of a start that failed. Its reloader then waits for another file."""
+GAVE_UP = ("Application startup failed", "Process SpawnProcess-")
+"""What is said of a start that failed, by uvicorn 0.54 or above a traceback. The reloader of
+`--reload` then waits for another file, and holds the port all the while."""
 LISTENS = "0A"
 """The state of a socket that listens, in Linux's tables of sockets."""
 COLOURS = {"product": "36", "user": "32", "order": "35", "redis": "33"}
+ANOTHER_COLOUR = "34"
 WITHOUT_PROXY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 Health = dict[str, Any]
@@ -63,7 +65,10 @@ def require_free_ports(host: str) -> None:
         if (reason := why_no_port(host, port))
     ]
     if reasons:
-        raise Trouble(f"{'; '.join(reasons)}. End what listens there, then start again.")
+        advice = "End what listens there, then start again."
+        if (health_at(url_of(host, SERVICES[0][1])) or {}).get("service") == SERVICES[0][0]:
+            advice = "A ShopSphere runs there already: use it, or end it, then start again."
+        raise Trouble(f"{'; '.join(reasons)}. {advice}")
 
 
 def why_no_port(host: str, port: int) -> str:
@@ -118,6 +123,16 @@ def service_urls(host: str) -> dict[str, str]:
     return {f"{name.upper()}_SERVICE_URL": url_of(host, port) for name, port in SERVICES}
 
 
+def health_at(url: str) -> Health | None:
+    """Return what a service says of itself, or None while none answers."""
+    try:
+        with WITHOUT_PROXY.open(f"{url}/", timeout=2) as answer:
+            health = json.load(answer)
+            return health if isinstance(health, dict) else None
+    except (OSError, ValueError):
+        return None
+
+
 class Screen:
     """Where the lines of all programs go; those of a start are held back until it went well."""
 
@@ -170,9 +185,10 @@ class Program:
     def _show_lines(self) -> None:
         prefix = f"{self.name:<7} | "
         if sys.stdout.isatty() and not os.environ.get("NO_COLOR"):
-            prefix = f"\033[{COLOURS[self.name]}m{prefix}\033[0m"
+            prefix = f"\033[{COLOURS.get(self.name, ANOTHER_COLOUR)}m{prefix}\033[0m"
         for line in self.process.stdout or ():
             self.last_lines.append(line.rstrip())
+            self._heed(line)
             # The terminal may be gone: go on reading, or the service would block.
             try:
                 # A line of JSON names its service, and is for a program to read.
@@ -181,6 +197,9 @@ class Program:
                 self._is_read = False
             except OSError:
                 pass
+
+    def _heed(self, line: str) -> None:
+        """Notice what a line means."""
 
     def require_alive(self) -> None:
         """Raise Trouble, with its last lines, when the program has ended.
@@ -226,6 +245,7 @@ class Service(Program):
     ) -> None:
         self.url = url_of(options.host, port)
         self._is_reloaded: bool = options.reload
+        self._has_given_up = False
         command = [str(python), "-m", "uvicorn", f"{name}_service:app"]
         command += ["--host", options.host, "--port", str(port)]
         command += ["--reload", "--reload-exclude", REDIS_DATA.name] if options.reload else []
@@ -235,20 +255,21 @@ class Service(Program):
             environment |= {"USE_REDIS": "required", "REDIS_URL": url}
         super().__init__(name, command, environment, screen)
 
+    def _heed(self, line: str) -> None:
+        self._has_given_up |= any(words in line for words in GAVE_UP)
+
     def require_starting(self) -> None:
         """Raise Trouble when it has ended, or has given up its start and left a reloader behind."""
         self.require_alive()
-        if self._is_reloaded and any(GAVE_UP in line for line in self.last_lines.copy()):
+        if self._is_reloaded and self._has_given_up:
+            self._reader.join(0.5)  # a traceback may be on its way
             raise self._trouble("could not start")
 
-    def health(self) -> Health | None:
-        """Return what the service says of itself, or None while it does not answer."""
-        try:
-            with WITHOUT_PROXY.open(f"{self.url}/", timeout=2) as answer:
-                health: Health = json.load(answer)
-                return health
-        except (OSError, ValueError):
-            return None
+    def say_if_it_waits_for_a_change(self) -> None:
+        """Say once that nobody is answered, where a file was changed so that it does not start."""
+        if self._is_reloaded and self._has_given_up:
+            self._has_given_up = False
+            say(f"The {self.name} service does not run. It starts again when a file changes.")
 
 
 def require_redis_can_run(is_windows: bool = IS_WINDOWS) -> None:
@@ -337,7 +358,7 @@ def wait_until_healthy(
     while len(answers) < len(services) and not stop.is_set():
         for service in services:
             service.require_starting()
-            if service not in answers and (health := service.health()):
+            if service not in answers and (health := health_at(service.url)):
                 answers[service] = health
         if time.monotonic() > patience_ends:
             screen.open()
@@ -346,7 +367,7 @@ def wait_until_healthy(
     return answers
 
 
-def show_table(answers: dict[Service, Health], host: str) -> None:
+def show_table(answers: dict[Service, Health], options: argparse.Namespace) -> None:
     """Print where each service is, and which storage it uses."""
     say("\nShopSphere runs. Ctrl-C ends it.\n")
     for service, health in answers.items():
@@ -357,6 +378,9 @@ def show_table(answers: dict[Service, Health], host: str) -> None:
     if any(health.get("fallback") for health in answers.values()):
         or_ours = "" if IS_WINDOWS else ", or add --redis"
         say(f"\nIN MEMORY: all is gone when this ends. To keep it, start Redis first{or_ours}.")
+    if options.redis:
+        say(f"\nRedis keeps it in {REDIS_DATA}")
+    host: str = options.host
     if host in EVERY_ADDRESS:
         say(f"\nOther machines reach them at this one's name or address: {socket.gethostname()}")
     elif host != DEFAULT_HOST:
@@ -402,16 +426,20 @@ def run(python: Path, options: argparse.Namespace) -> None:
             services.append(Service(python, name, port, options, screen))
         answers = wait_until_healthy(services, screen, stop)
         if not stop.is_set():
-            show_table({service: answers[service] for service in services}, options.host)
+            show_table({service: answers[service] for service in services}, options)
             if options.demo:
                 add_demo_products(services[0].url, services[1].url)
         while not stop.wait(0.2):
             require_reader()
             for program in [*redis, *services]:
                 program.require_alive()
+            for service in services:
+                service.say_if_it_waits_for_a_change()
     finally:
         _end(services)
         _end(redis)
+    with contextlib.suppress(OSError):  # the terminal may be gone
+        say("ShopSphere has ended.")
 
 
 def _end(programs: "list[Program] | list[Service]") -> None:
@@ -425,7 +453,9 @@ def _end(programs: "list[Program] | list[Service]") -> None:
 def main(arguments: list[str] | None = None) -> int:
     """Start ShopSphere; return the exit status."""
     parser = argparse.ArgumentParser(
-        prog="start_all_services.py", description="Start the three services of ShopSphere."
+        prog="start_all_services.py",
+        description="Start the three services of ShopSphere: "
+        "products on port 8000, users on 8001, orders on 8002. The README has their settings.",
     )
     parser.add_argument(
         "--demo", action="store_true", help="put a dozen products into an empty shop"
