@@ -137,6 +137,10 @@ class ShopRedis(Redis):
         self._waiting: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
         self._answers: asyncio.Task[list[Any]] | None = None
 
+    async def info_of_all(self) -> list[dict[str, object]]:
+        """Return what each Redis that holds a part of the data says of itself: here one."""
+        return [dict(await self.info())]
+
     async def greet(self) -> None:
         """Return when Redis answers; otherwise raise what redis-py raises."""
         await self.ask("PING")
@@ -277,6 +281,11 @@ class ShopCluster(RedisCluster):
     async def greet(self) -> None:
         """Return when a node of the Cluster answers; otherwise raise what redis-py raises."""
         await self.initialize()
+
+    async def info_of_all(self) -> list[dict[str, object]]:
+        """Return what each master of the Cluster says of itself."""
+        masters = self.get_primaries()
+        return [dict(await self.execute_command("INFO", target_nodes=each)) for each in masters]
 
     async def close_all(self) -> None:
         """Close all connections."""

@@ -5,18 +5,32 @@ should be up is; with `--audit`, only if the stock adds up as well. `--json` pri
 """
 
 import argparse
+import asyncio
 import json
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 TIMEOUT_SECONDS = 5
 AUDITED = ("product service", "order service")
+NO_PK = "0" * 26
+ASKS_FOR_A_TOKEN = {
+    "product": f"/products/{NO_PK}/stock",
+    "user": "/me",
+    "order": f"/orders/{NO_PK}",
+}
+"""What answers 401 to a bad token, and to ours, which is good for little, something else."""
+SETTLED = {
+    "failed": "was never placed, and holds nothing",
+    "released": "holds nothing of this product",
+    "under_way": "is still under way, and was left alone",
+}
 
 
 def _use_own_environment() -> None:
@@ -35,10 +49,13 @@ try:
     import redis
     import requests
 
+    from redis_clients import NothingAnswers, connect
     from shopsphere.audit import Audit, AuditImpossible, Finding, Shop
-    from shopsphere.errors import CannotStart
+    from shopsphere.errors import CannotStart, StoreUnavailable
     from shopsphere.exposure import exposures
+    from shopsphere.sessions import NEVER_AGAIN, session
     from shopsphere.settings import Settings
+    from shopsphere.tokens import Tokens
 except ImportError:
     if __name__ != "__main__":
         raise
@@ -89,50 +106,55 @@ def redis_lines(settings: "Settings") -> Iterator[Line]:
         return
     address = settings.redis_address
     try:
-        with redis.Redis.from_url(  # type: ignore[call-overload]  # types-redis: redis-py 4
-            settings.redis_full_url,
-            socket_timeout=TIMEOUT_SECONDS,
-            socket_connect_timeout=1,
-            protocol=2,  # RESP3, the default of redis-py 8, is unknown to servers before 6
-        ) as client:
-            client.ping()
-            started = time.perf_counter()
-            client.ping()
-            milliseconds = (time.perf_counter() - started) * 1000
-            facts = client.info()
-    except ValueError:
-        yield Line("Redis", False, "REDIS_URL, or REDIS_HOST, is no valid address")
+        milliseconds, servers = asyncio.run(_ask_redis(settings))
+    except CannotStart as error:
+        yield Line("Redis", False, str(error))
         return
-    except redis.AuthenticationError as error:
-        reason = str(error).rstrip(".")
-        yield Line("Redis", False, f"{address} refuses us: {reason}. Check REDIS_PASSWORD.")
-        return
-    except redis.RedisError as error:
+    except (NothingAnswers, TimeoutError) as error:
         is_needed = settings.use_redis == "required"
-        yield Line(
-            "Redis",
-            not is_needed,
-            f"nothing that serves at {address} ({type(error).__name__}). Start Redis, or set "
-            "REDIS_HOST and REDIS_PORT.",
-            is_warning=not is_needed,
-        )
+        text = f"nothing answers at {address}. Start Redis, or set REDIS_URL, or REDIS_HOST and "
+        text += "REDIS_PORT."
+        if isinstance(error, TimeoutError) or isinstance(error.__cause__, redis.TimeoutError):
+            text = f"what listens at {address} gives no answer: it is frozen, or overloaded"
+        yield Line("Redis", not is_needed, text, is_warning=not is_needed)
         return
-    version = facts["redis_version"]
-    yield Line("Redis", True, f"{address}, version {version}, round trip {milliseconds:.1f} ms")
-    yield from _durability_lines(facts)
+    except StoreUnavailable:
+        text = f"{address} answers, but does not say how it keeps its data"
+        yield Line("Redis", True, text, is_warning=True)
+        return
+    versions = " and ".join(sorted({str(server["redis_version"]) for server in servers}))
+    yield Line("Redis", True, f"{address}, version {versions}, round trip {milliseconds:.1f} ms")
+    yield from _durability_lines(servers)
 
 
-def _durability_lines(facts: Mapping[str, object]) -> Iterator[Line]:
+async def _ask_redis(settings: "Settings") -> tuple[float, list[dict[str, object]]]:
+    """Return how long a round trip takes, and what each Redis that holds a part says of itself."""
+    async with asyncio.timeout(2 * TIMEOUT_SECONDS):
+        client = await connect(settings)
+        try:
+            await client.ping()
+            round_trips = []
+            for _ in range(5):
+                started = time.perf_counter()
+                await client.ping()
+                round_trips.append(time.perf_counter() - started)
+            return min(round_trips) * 1000, await client.info_of_all()
+        finally:
+            await client.close_all()
+
+
+def _durability_lines(servers: Sequence[Mapping[str, object]]) -> Iterator[Line]:
     """Yield how Redis keeps its data, and where it would lose orders."""
-    if facts.get("aof_enabled"):
+    if all(server.get("aof_enabled") for server in servers):
         yield Line("  persistence", True, "appendonly is on")
     else:
         text = "appendonly is off: what came after the last snapshot is lost when Redis ends"
         yield Line("  persistence", True, text, is_warning=True)
-    policy = facts.get("maxmemory_policy", "unknown")
-    if policy == "noeviction":
+    policies = {str(server.get("maxmemory_policy", "unknown")) for server in servers}
+    policy = ", ".join(sorted(policies))
+    if policies == {"noeviction"}:
         yield Line("  eviction", True, f"{policy}: nothing is thrown away")
-    elif not facts.get("maxmemory"):
+    elif not any(server.get("maxmemory") for server in servers):
         text = f"{policy}, but no maxmemory is set: nothing is thrown away"
         yield Line("  eviction", True, text)
     else:
@@ -140,56 +162,78 @@ def _durability_lines(facts: Mapping[str, object]) -> Iterator[Line]:
         yield Line("  eviction", True, text, is_warning=True)
 
 
-def service_line(name: str, url: str) -> tuple[Line, str | None]:
-    """Return the line of a service, and the storage it is on if it answers."""
+@dataclass(frozen=True)
+class Looked:
+    """What a look at a service found: its line, its storage, whether its JWT_SECRET is ours."""
+
+    line: Line
+    storage: str | None = None
+    has_our_secret: bool | None = None
+
+
+def look_at(name: str, settings: "Settings") -> Looked:
+    """Look whether a service is there, is ready, and takes a token made with our JWT_SECRET."""
     line_name = f"{name} service"
-    with requests.Session() as session:
-        session.trust_env = False  # no proxy of the environment stands between
+    url: str = getattr(settings, f"{name}_service_url")
+    token = Tokens(settings.jwt_secret.get_secret_value(), 1).issue_for_service("test_connection")
+    with session(NEVER_AGAIN) as http:
         try:
-            health = session.get(f"{url}/", timeout=TIMEOUT_SECONDS).json()
-            ready = session.get(f"{url}/ready", timeout=TIMEOUT_SECONDS)
+            health = http.get(f"{url}/", timeout=TIMEOUT_SECONDS).json()
             is_the_one, storage = health["service"] == name, str(health["storage"])
+            ready = http.get(f"{url}/ready", timeout=settings.order_timeout + TIMEOUT_SECONDS)
+            headers = {"Authorization": f"Bearer {token}"}
+            asked = http.get(url + ASKS_FOR_A_TOKEN[name], headers=headers, timeout=TIMEOUT_SECONDS)
         except requests.ConnectionError:
             text = f"not running at {url}. Start it: see the README."
-            return Line(line_name, False, text, problem="not running"), None
+            return Looked(Line(line_name, False, text, problem="not running"))
         except requests.Timeout:
-            text = f"what listens at {url} gave no answer in {TIMEOUT_SECONDS} s"
-            return Line(line_name, False, text), None
+            return Looked(Line(line_name, False, f"what listens at {url} gives no answer"))
         except (requests.RequestException, ValueError, KeyError, TypeError):
             is_the_one = False
     if not is_the_one:
-        return Line(line_name, False, f"what answers at {url} is not the {line_name}"), None
+        return Looked(Line(line_name, False, f"what answers at {url} is not the {line_name}"))
+    has_our_secret = asked.status_code != requests.codes.unauthorized
     if not ready.ok:
         text = f"{url} runs, but is not ready: its storage is away"
-        return Line(line_name, False, text, problem="not ready"), storage
+        line = Line(line_name, False, text, problem="not ready")
+        return Looked(line, storage, has_our_secret)
     fallback = bool(health.get("fallback"))
     text = f"{url} on {storage}" + (" (no Redis was there when it started)" if fallback else "")
-    return Line(line_name, True, text, is_warning=fallback), storage
+    return Looked(Line(line_name, True, text, is_warning=fallback), storage, has_our_secret)
 
 
 def check(settings: "Settings") -> Iterator[Line]:
     """Yield the whole table, line by line, as it becomes known."""
-    has_redis = False
-    for line in redis_lines(settings):
-        has_redis = has_redis or (line.is_good and line.text.startswith(settings.redis_address))
-        yield line
-    found = [
-        service_line("product", settings.product_service_url),
-        service_line("user", settings.user_service_url),
-        service_line("order", settings.order_service_url),
-    ]
-    storages = {storage for _, storage in found if storage}
+    with ThreadPoolExecutor() as threads:
+        looking = {name: threads.submit(look_at, name, settings) for name in ASKS_FOR_A_TOKEN}
+        has_redis = False
+        for line in redis_lines(settings):
+            has_redis = has_redis or (line.is_good and line.text.startswith(settings.redis_address))
+            yield line
+        found = {name: look.result() for name, look in looking.items()}
+    storages = {looked.storage for looked in found.values() if looked.storage}
     right = "redis" if has_redis else "memory"
-    for line, storage in found:
-        if line.is_good and len(storages) > 1 and storage != right:
-            text = f"{line.text}: another storage than {right}. Restart it."
+    for looked in found.values():
+        line = looked.line
+        if line.is_good and len(storages) > 1 and looked.storage != right:
+            text = f"{line.text}: another storage than {right}. Restart it, with the USE_REDIS and "
+            text += "the address of Redis that the others have."
             line = replace(line, is_good=False, text=text, problem="other storage")
         yield line
     if len(storages) > 1:
         text = "the services are on different storages: orders will be refused"
         yield Line("storage", False, text)
+    others = [name for name, looked in found.items() if looked.has_our_secret is False]
+    have_ours = any(looked.has_our_secret for looked in found.values())
+    if others and have_ours:
+        text = f"another at the {' and the '.join(others)} service than at the rest: tokens of one "
+        yield Line("JWT_SECRET", False, text + "are refused by the other. Restart with the same.")
+    elif others:
+        text = "the services have another than is set here, so theirs is not looked at"
+        yield Line("JWT_SECRET", True, text, is_warning=True)
     for variable, text in exposures(settings):
-        yield Line(variable, True, text, is_warning=True)
+        if not (others and variable == "JWT_SECRET"):
+            yield Line(variable, True, text, is_warning=True)
 
 
 def audit(settings: "Settings", wants_repair: bool, is_sure: bool, show: Show = show) -> bool:
@@ -206,13 +250,13 @@ def audit(settings: "Settings", wants_repair: bool, is_sure: bool, show: Show = 
 
     try:
         with closing(Shop(settings)) as shop:
-            shop.sign_in()
             found = _show_findings(Audit(shop, wait), show)
             strays = [each for each in found if each.order_pk]
             if wants_repair and strays and (is_sure or _agrees(len(strays))):
                 for stray in strays:
                     outcome = shop.settle(str(stray.order_pk), stray.product_id)
-                    show(Line("settled", True, f"order {stray.order_pk}: {outcome}"))
+                    became = SETTLED.get(outcome, f"is {outcome}")
+                    show(Line("settled", True, f"order {stray.order_pk} {became}"))
                 found = _show_findings(Audit(shop, wait), show)
             return not found
     except AuditImpossible as error:
@@ -278,4 +322,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except (BrokenPipeError, KeyboardInterrupt):  # `| head` has seen enough, or Ctrl-C
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)

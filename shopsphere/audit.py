@@ -129,6 +129,7 @@ class Shop:
         self.products_url = settings.product_service_url
         self.orders_url = settings.order_service_url
         self._settings = settings
+        self._may_sign_in = bool(settings.admin_email)
         # Where nothing listens (connect), a person is told at once.
         self._http = session(RETRIES.new(total=4, connect=0, backoff_factor=0.2))
 
@@ -136,11 +137,9 @@ class Shop:
         """Let go of all connections."""
         self._http.close()
 
-    def sign_in(self) -> None:
-        """Become the administrator, where tokens are required and one is set."""
+    def _sign_in(self) -> None:
+        """Become the administrator of the settings."""
         settings = self._settings
-        if not (settings.auth_required and settings.admin_email):
-            return
         password = settings.admin_password.get_secret_value()
         body = {"email": settings.admin_email, "password": password}
         answer = self._ask("POST", f"{settings.user_service_url}/login", json=body)
@@ -183,17 +182,29 @@ class Shop:
         return _read(_Settled, answer).outcome
 
     def _ask(self, method: str, url: str, **options: object) -> requests.Response:
-        """Return a success or 404; raise AuditImpossible for anything else."""
+        """Return a success or 404, signed in if asked to; raise AuditImpossible otherwise."""
         try:
             answer = self._http.request(method, url, timeout=TIMEOUT_SECONDS, **options)  # type: ignore[arg-type]  # a dict of anything
         except requests.RequestException as error:
             raise AuditImpossible(f"{url} does not answer ({type(error).__name__}).") from error
-        if not answer.ok and answer.status_code != 404:
-            hint = (
-                " Set ADMIN_EMAIL and ADMIN_PASSWORD." if answer.status_code in (401, 403) else ""
-            )
-            raise AuditImpossible(f"{url} answers {answer.status_code}: {answer.text[:200]}{hint}")
-        return answer
+        if answer.ok or answer.status_code == 404:
+            return answer
+        if answer.status_code == 401 and self._may_sign_in:
+            self._may_sign_in = False
+            self._sign_in()
+            return self._ask(method, url, **options)
+        hint = ""
+        if answer.status_code in (401, 403):
+            hint = " ADMIN_EMAIL and ADMIN_PASSWORD have to be set here as they are for the shop."
+        raise AuditImpossible(f"{url} answers {answer.status_code}: {_said(answer)}{hint}")
+
+
+def _said(answer: requests.Response) -> str:
+    """Return the sentence of an error, or what is there in the place of one."""
+    try:
+        return str(answer.json()["detail"])
+    except (ValueError, LookupError, TypeError):
+        return answer.text[:200]
 
 
 def _read(kind: type[M], answer: requests.Response) -> M:

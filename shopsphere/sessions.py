@@ -10,6 +10,7 @@ RETRIES = Retry(
     raise_on_status=False,
 )
 """What is sent again; `RETRIES.new(total=...)` says how often."""
+NEVER_AGAIN = Retry(0, raise_on_status=False)
 
 
 def session(retries: Retry) -> requests.Session:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 
+import test_connection
 from shopsphere.exposure import exposures, others_reach
 from shopsphere.settings import Settings
 from tests.launching import BARE_PYTHON, copy_of_the_product, ready_copy
@@ -32,7 +34,8 @@ def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
 def shop(redis: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trio]:
     """The three services on that Redis."""
     folder = tmp_path_factory.mktemp("shop")
-    trio = Trio(folder, USE_REDIS="required", REDIS_PORT=str(redis.port))
+    settings = {"USE_REDIS": "required", "ORDER_TIMEOUT": "2"}
+    trio = Trio(folder, REDIS_PORT=str(redis.port), **settings)
     try:
         yield trio.start()
     finally:
@@ -88,14 +91,70 @@ def test_all_is_well(shop: Trio, redis: RedisServer) -> None:
 
 
 def test_a_secret_that_is_short_or_the_default_is_a_warning(shop: Trio) -> None:
-    for secret in ("", "supersecret", "short enough to guess"):
+    for secret in ("", "supersecret"):
         result = check(shop, JWT_SECRET=secret)
         assert result.returncode == 0
         state, text = state_of("JWT_SECRET", result)
         assert state == "warning"
         assert "make any token" in text
-        assert "short enough" not in result.stdout
-    assert "JWT_SECRET" not in check(shop, JWT_SECRET="x" * 32).stdout
+    for secret in ("short enough to guess", "x" * 31):
+        assert "make any token" in exposed(jwt_secret=secret)["JWT_SECRET"]
+    assert exposed(jwt_secret="x" * 32) == {}
+
+
+def test_a_secret_that_is_not_the_shops_says_nothing_of_the_shops(shop: Trio) -> None:
+    result = check(shop, JWT_SECRET="short enough to guess")
+    assert result.returncode == 0
+    assert state_of("JWT_SECRET", result) == (
+        "warning",
+        "the services have another than is set here, so theirs is not looked at",
+    )
+    assert result.stdout.count("JWT_SECRET") == 1
+    assert "short enough" not in result.stdout
+
+
+def test_a_service_with_another_secret_than_the_rest_fails(
+    shop: Trio, redis: RedisServer, tmp_path: Path
+) -> None:
+    environment = {"REDIS_PORT": str(redis.port), "JWT_SECRET": "another " * 4}
+    other = Service("order", tmp_path / "log", 0, **environment)
+    try:
+        other.start()
+        result = check(shop, ORDER_SERVICE_URL=other.url)
+        assert result.returncode == 1
+        state, text = state_of("JWT_SECRET", result)
+        assert state == "FAILED"
+        assert text.startswith("another at the order service than at the rest:")
+        assert "another " * 2 not in result.stdout
+    finally:
+        other.stop()
+
+
+def test_it_ends_quietly_when_nobody_reads_on(shop: Trio) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with open(writing, "wb") as nobody:
+        result = subprocess.run(
+            [sys.executable, str(ROOT / "test_connection.py")],
+            env=shop.user.environment,
+            stdout=nobody,
+            stderr=subprocess.PIPE,
+            timeout=60,
+        )
+    assert (result.returncode, result.stderr) == (1, b"")
+
+
+def test_a_redis_that_hangs_is_told_from_services_that_hang(shop: Trio, redis: RedisServer) -> None:
+    redis.process.send_signal(signal.SIGSTOP)
+    try:
+        result = check(shop, ORDER_TIMEOUT="2")
+    finally:
+        redis.process.send_signal(signal.SIGCONT)
+    assert result.returncode == 1
+    assert "gives no answer: it is frozen, or overloaded" in state_of("Redis", result)[1]
+    for service in shop.services:
+        text = state_of(f"{service.name} service", result)[1]
+        assert text == f"{service.url} runs, but is not ready: its storage is away"
 
 
 def test_a_shop_on_this_machine_alone_may_be_open(shop: Trio) -> None:
@@ -142,6 +201,13 @@ def test_what_does_not_listen_on_127_0_0_1_alone_is_reached_by_others() -> None:
             assert others_reach(f"http://localhost:{server.getsockname()[1]}") is is_reached
 
 
+def test_one_part_of_a_cluster_that_would_lose_orders_is_a_warning() -> None:
+    whole = {"aof_enabled": 1, "maxmemory": 1, "maxmemory_policy": "noeviction"}
+    for weak in ({"aof_enabled": 0}, {"maxmemory_policy": "allkeys-lru"}):
+        lines = test_connection._durability_lines([whole, {**whole, **weak}])
+        assert sorted(line.state for line in lines) == ["ok", "warning"]
+
+
 def test_a_service_that_is_down_is_not_running(shop: Trio) -> None:
     nowhere = f"http://127.0.0.1:{free_port()}"
     result = check(shop, USER_SERVICE_URL=nowhere)
@@ -174,7 +240,7 @@ def test_services_on_different_storages_fail(shop: Trio, product_in_memory: Serv
     assert state == "FAILED"
     assert text == (
         f"{product_in_memory.url} on memory (no Redis was there when it started): another storage "
-        "than redis. Restart it."
+        "than redis. Restart it, with the USE_REDIS and the address of Redis that the others have."
     )
     assert state_of("user service", result)[0] == state_of("order service", result)[0] == "ok"
     state, text = state_of("storage", result)
@@ -295,7 +361,7 @@ def test_a_redis_that_forgets_or_throws_away_is_a_warning(shop: Trio, redis: Red
 def test_no_redis_is_as_bad_as_the_settings_say(use_redis: str, state: str, shop: Trio) -> None:
     result = check(shop, USE_REDIS=use_redis, REDIS_PORT=str(free_port()))
     assert state_of("Redis", result)[0] == state
-    assert "nothing that serves" in state_of("Redis", result)[1]
+    assert "nothing answers" in state_of("Redis", result)[1]
     assert result.returncode == (1 if state == "FAILED" else 0)
 
 

@@ -29,7 +29,7 @@ MAY_IMPORT = {
     "redis_db": {"redis_clients", SHARED},
     "redis_clients": {SHARED},
     SHARED: {SHARED},
-    "test_connection": {SHARED},
+    "test_connection": {"redis_clients", SHARED},
     "start_all_services": {"shopsphere.launcher"},
     "run_tests": {"start_all_services", "shopsphere.installing"},
 }

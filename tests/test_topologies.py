@@ -20,6 +20,7 @@ from pydantic import SecretStr
 from redis.crc import key_slot
 
 import redis_clients
+import test_connection
 from redis_stores.products import RedisProductStore
 from shopsphere.errors import CannotStart, StoreUnavailable
 from shopsphere.models import Product, new_pk
@@ -149,6 +150,23 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisCluster]:
     nodes = RedisCluster(tmp_path_factory.mktemp("cluster"))
     yield nodes
     nodes.stop()
+
+
+def assert_the_tool_finds(url: str) -> None:
+    """Fail unless `test_connection.py` says how Redis is at this URL, in each of its parts."""
+    settings = Settings(use_redis="required", redis_url=SecretStr(url))
+    redis, persistence, eviction = test_connection.redis_lines(settings)
+    assert re.search(r", version \d+\.\d+\.\d+, round trip ", redis.text)
+    assert (redis.state, persistence.state, eviction.state) == ("ok", "ok", "ok")
+    assert persistence.text == "appendonly is on"
+
+
+def test_the_tool_finds_a_cluster(cluster: RedisCluster) -> None:
+    assert_the_tool_finds(cluster.url)
+
+
+def test_the_tool_finds_the_master_by_its_sentinels(watched_redis: WatchedRedis) -> None:
+    assert_the_tool_finds(watched_redis.url)
 
 
 @pytest.fixture(scope="module")
