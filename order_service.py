@@ -174,7 +174,7 @@ async def list_orders(
 ) -> Response:
     """Your orders, oldest first: the whole list, or a page of it with `limit` and `after`.
 
-    An administrator sees those of everybody.
+    An administrator sees those of everybody; so does whoever asks while AUTH_REQUIRED is false.
     """
     return await listing(request, paging, partial(orders.list_page, caller.sees), ORDERS)
 

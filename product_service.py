@@ -236,7 +236,7 @@ async def search_products(
 ) -> Response:
     """Products whose name contains the text, wherever it stands and whatever its case.
 
-    Ordered by what stands in the name from there on.
+    Sorted by the rest of the name, from the match on.
     """
     search = partial(products.search_page, name[:ENOUGH_TEXT])
     return await listing(request, paging, search, PRODUCTS)

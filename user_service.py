@@ -167,7 +167,7 @@ async def change_password(
     """
     async with failures.attempt(client, user.email):
         if not await passwords.verify(body.current_password, user.password_hash):
-            raise InvalidCredentials
+            raise InvalidCredentials("The current password is wrong.")
     if not await users.set_password(user, await passwords.hash(body.password), user.role):
         raise InvalidCredentials
     return user

@@ -21,6 +21,7 @@ from shopsphere.errors import (
     RequestTimedOut,
     ShopError,
     StoreUnavailable,
+    in_plain_words,
 )
 
 Responses = dict[int | str, dict[str, Any]]
@@ -110,9 +111,7 @@ def _named(error: dict[str, Any]) -> tuple[str, str]:
         "extra_forbidden": "is not a field of this request",
         "model_attributes_type": "must be a JSON object, with Content-Type: application/json",
     }
-    message = messages.get(kind) or error["msg"].removeprefix("Value error, ").removeprefix(
-        "Input "
-    )
+    message = messages.get(kind) or in_plain_words(error["msg"])
     field = ".".join(str(part) for part in loc[1:]) or str(loc[0])
     return field[:64], message[:1].lower() + message[1:]
 

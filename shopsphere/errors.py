@@ -1,6 +1,7 @@
 """Everything that can go wrong in a shop, by name; an error owns its status, code and sentence."""
 
 import math
+import re
 from typing import ClassVar, Self
 
 
@@ -213,6 +214,11 @@ class RequestTimedOut(Unavailable, code="request_timeout"):
         "The request took too long and was given up; what became of it is not known. If it was "
         "an order, send it again with the same Idempotency-Key: it is placed once at most."
     )
+
+
+def in_plain_words(message: str) -> str:
+    """Return what pydantic says of a value as the rest of a sentence that begins with its name."""
+    return re.sub("^(Value error, |Input |String )", "", message).replace("should", "must", 1)
 
 
 class CannotStart(Exception):

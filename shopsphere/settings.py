@@ -21,7 +21,7 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from shopsphere.errors import CannotStart
+from shopsphere.errors import CannotStart, in_plain_words
 
 ENV_FILE = Path(__file__).resolve().parent.parent / ".env"
 MIN_SECRET_BYTES = 32
@@ -185,6 +185,5 @@ def _reason(kind: str, message: str) -> str:
         "int_parsing": "must be a whole number",
         "float_parsing": "must be a number",
         "bool_parsing": "must be true or false",
-    }.get(kind, re.sub("^(Value error, |Input |String )", "", message))
-    reason = reason.replace("should", "must")
+    }.get(kind, in_plain_words(message))
     return f"{reason}. Set it in the environment or in .env; see .env.example."

@@ -102,7 +102,7 @@ def is_drawing(text: str) -> bool:
 
 
 def is_settings(text: str) -> bool:
-    return all(re.match(r"[A-Z_]+=", line) for line in text.splitlines())
+    return all(re.match(r"[A-Z_]+=|# ", line) for line in text.splitlines())
 
 
 def spans(page: Path) -> list[str]:

@@ -191,7 +191,7 @@ def test_an_open_shop_lets_in_everybody_but_where_the_table_is_bold(
 def test_the_docs_are_open_to_everybody(shop: Shop, route: str) -> None:
     path = route.removeprefix("GET ")
     answers = [client.get(path).status_code for client in shop.clients.values()]
-    assert answers == [200, 200, 200]
+    assert set(answers) == {200}
 
 
 @closed
