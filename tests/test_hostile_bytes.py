@@ -184,7 +184,9 @@ def test_a_body_in_tiny_chunks_is_read_to_its_end_however_much_is_sent_around_it
     service: Service,
 ) -> None:
     chunks = b"1;%b\r\n \r\n" % (b"x" * 100) * 5000 + b"2\r\n{}\r\n0\r\nX: y\r\n\r\n"
-    received = talk(service, [head(service, "Transfer-Encoding: chunked") + chunks])
+    received = talk(
+        service, [head(service, "Transfer-Encoding: chunked", "Connection: close") + chunks]
+    )
     assert (statuses(received), code(received)) == ([400], "invalid_request")
 
 
