@@ -64,6 +64,9 @@ class Edge:
         request_id = _request_id(dict(scope["headers"]))
         token = REQUEST_ID.set(request_id.decode())
         status = 0
+        method = scope["method"]
+        if method == "HEAD":  # as GET; the server leaves the body out (RFC 9110, section 9.3.2)
+            scope = {**scope, "method": "GET"}
 
         async def send_with_id(message: Message) -> None:
             nonlocal status
@@ -74,10 +77,11 @@ class Edge:
 
         await self.app(scope, receive, send_with_id)
         seconds = time.perf_counter() - started
+        scope["method"] = method
         self.metrics.count(scope, status, seconds)
         path = scope["raw_path"].decode("ascii", "backslashreplace")
         fields = _fields(scope, path, status, seconds) if self._logs_fields else None
-        log.info("%s %s %s in %.1f ms", scope["method"], path, status, seconds * 1000, extra=fields)
+        log.info("%s %s %s in %.1f ms", method, path, status, seconds * 1000, extra=fields)
         REQUEST_ID.reset(token)
 
 

@@ -129,7 +129,9 @@ async def _on_framework_error(request: Request, error: Exception) -> Response:
 def _allowed(request: Request) -> str:
     """Return all methods of the path; starlette 1.10 names those of one of its routes only."""
     path = request.scope["route"].path
-    methods = request.app.openapi()["paths"].get(path, {"get": None})
+    methods = set(request.app.openapi()["paths"].get(path, ["get"]))
+    if "get" in methods:
+        methods.add("head")
     return ", ".join(sorted(methods)).upper()
 
 

@@ -70,6 +70,14 @@ def talk(service: Service, sent: bytes) -> tuple[int, dict[str, str], bytes]:
     return int(first.split()[1]), headers, body
 
 
+def logged(service: Service, request_id: str) -> dict[str, Any]:
+    """Return the line of the log of the one request with this id, when it is there."""
+    wait_until(lambda: request_id in service.log.read_text())
+    [line] = [line for line in service.log.read_text().splitlines() if request_id in line]
+    entry: dict[str, Any] = json.loads(line)
+    return entry
+
+
 # Health
 
 
@@ -284,9 +292,7 @@ def test_errors_carry_the_request_id_too(client: CheckedClient) -> None:
 
 def test_each_request_is_a_line_of_json_in_the_log_with_its_id(products: Service) -> None:
     products.get("/products/%0Anothing?secret=1", headers={"X-Request-ID": "logged-one"})
-    wait_until(lambda: "logged-one" in products.log.read_text())
-    [line] = [line for line in products.log.read_text().splitlines() if "logged-one" in line]
-    entry = json.loads(line)
+    entry = logged(products, "logged-one")
     assert entry["request_id"] == "logged-one"
     assert entry["service"] == "product"
     assert entry["level"] == "INFO"
@@ -355,7 +361,8 @@ def test_another_method_is_405_and_names_those_there_are(
     for path, operations in openapi_of(service)["paths"].items():
         answer = client.request("TRACE", path)
         assert (answer.status_code, answer.json()["code"]) == (405, "method_not_allowed"), path
-        assert answer.headers["Allow"] == ", ".join(sorted(operations)).upper(), path
+        with_head = {*operations, "head"} if "get" in operations else operations
+        assert answer.headers["Allow"] == ", ".join(sorted(with_head)).upper(), path
 
 
 @pytest.mark.parametrize(
@@ -366,6 +373,33 @@ def test_another_method_on_the_docs_is_405_too(path: str) -> None:
         answer = products.put(path)
     assert (answer.status_code, answer.json()["code"]) == (405, "method_not_allowed")
     assert "GET" in answer.headers["Allow"]
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/", "/ready", "/metrics", "/docs", "/products", "/products?limit=1", "/products/x", "/none"],
+)
+def test_head_is_answered_as_get_is_without_the_body(products: Service, path: str) -> None:
+    products.post("/products", {"name": "Laptop", "price": 1, "quantity": 1})
+    request = f"{path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode()
+    status, headers, body = talk(products, b"HEAD " + request)
+    as_get, headers_of_get, whole = talk(products, b"GET " + request)
+    assert (status, body) == (as_get, b"")
+    assert whole
+    same = {*headers_of_get} - {"date", "x-request-id", "transfer-encoding"}
+    if path == "/metrics":  # which also counts this HEAD
+        same -= {"content-length"}
+    assert {name: headers.get(name) for name in same} == {n: headers_of_get[n] for n in same}
+    entry = logged(products, headers["x-request-id"])
+    assert (entry["method"], entry["status"]) == ("HEAD", status)
+
+
+def test_head_is_405_where_there_is_no_get(products: Service) -> None:
+    status, headers, body = talk(
+        products,
+        b"HEAD /products/x/reservations/y/ship HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
+    )
+    assert (status, headers["allow"], body) == (405, "POST", b"")
 
 
 def test_a_websocket_finds_nothing_here(products: Service) -> None:
