@@ -12,7 +12,6 @@ from enum import Enum, auto
 from itertools import islice
 from typing import Generic, TypeVar
 
-from limits.aio.storage import MemoryStorage, Storage
 from sortedcontainers import SortedDict, SortedSet
 
 from shopsphere import search_index
@@ -97,6 +96,8 @@ class MemoryUserStore(MemoryStore):
     """`UserStore` in memory."""
 
     def __init__(self) -> None:
+        from limits.aio.storage import MemoryStorage, Storage
+
         self.counters: Storage = MemoryStorage()
         self._users: dict[str, User] = {}
         self._pks: dict[str, str] = {}

@@ -1,11 +1,10 @@
-"""What the stores on Redis stand on: the base record, the scripts, the counters of `limits`."""
+"""What the stores on Redis stand on: the base record, the scripts."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from aredis_om import HashModel
-from limits.aio.storage import RedisStorage
 
 from redis_clients import PROBE, ShopRedis, pipeline
 
@@ -61,21 +60,6 @@ class Record(HashModel):
         """Return names and values in turn, as HSET takes them; empty texts are left out."""
         document = self.model_dump(mode="json")
         return [str(part) for pair in document.items() if pair[1] != "" for part in pair]
-
-
-class Counters(RedisStorage):
-    """Where `limits` counts: through our client, and so with our errors, on Sentinel and Cluster.
-
-    A count whose reply is lost may be counted twice, as commands are repeated.
-    """
-
-    def __init__(self, client: ShopRedis, prefix: str) -> None:
-        self._client = client
-        super().__init__("async+redis://", implementation="redispy", key_prefix=prefix)
-
-    def configure_bridge(self) -> None:
-        # limits 5.8 makes a client of its own here, from its URI.
-        self.bridge.connection_getter = lambda _: self._client  # type: ignore[attr-defined]  # of RedispyBridge
 
 
 class RedisStore:

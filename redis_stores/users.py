@@ -1,9 +1,9 @@
 """Users on Redis: a record each, and a key per email that names its user."""
 
-from limits.aio.storage import Storage
+from limits.aio.storage import RedisStorage, Storage
 
 from redis_clients import ShopRedis
-from redis_db import Counters, Record, RedisStore
+from redis_db import Record, RedisStore
 from shopsphere.errors import EmailTaken
 from shopsphere.models import Role, User
 
@@ -15,6 +15,21 @@ class UserRecord(Record, index=True):
 
     class Meta:
         model_key_prefix = "user"
+
+
+class Counters(RedisStorage):
+    """Where `limits` counts: through our client, and so with our errors, on Sentinel and Cluster.
+
+    A count whose reply is lost may be counted twice, as commands are repeated.
+    """
+
+    def __init__(self, client: ShopRedis, prefix: str) -> None:
+        self._client = client
+        super().__init__("async+redis://", implementation="redispy", key_prefix=prefix)
+
+    def configure_bridge(self) -> None:
+        # limits 5.8 makes a client of its own here, from its URI.
+        self.bridge.connection_getter = lambda _: self._client  # type: ignore[attr-defined]  # of RedispyBridge
 
 
 class RedisUserStore(RedisStore):

@@ -9,7 +9,6 @@ from typing import Annotated, Literal, Self
 from urllib.parse import quote, urlsplit
 
 from dotenv import dotenv_values
-from limits import parse_many
 from pydantic import (
     AfterValidator,
     BeforeValidator,
@@ -63,6 +62,8 @@ def _origins(text: str) -> str:
 
 
 def _login_limit(text: str) -> str:
+    from limits import parse_many  # slow to import, and two of the services never need it
+
     try:
         [limit] = parse_many(text)
     except ValueError:
@@ -110,7 +111,9 @@ class Settings(BaseSettings):
     admin_email: str = ""
     admin_password: SecretStr = SecretStr("")
     metrics_token: Annotated[SecretStr, AfterValidator(_metrics_token)] = SecretStr("")
-    login_limit: Annotated[str, AfterValidator(_login_limit)] = "10/minute"
+    login_limit: Annotated[str, AfterValidator(_login_limit)] = Field(
+        default="10/minute", validate_default=False
+    )
     log_level: Annotated[
         Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], BeforeValidator(str.upper)
     ] = "INFO"

@@ -1,9 +1,7 @@
 """What each store promises, whatever it is made of. Every method may raise `StoreUnavailable`."""
 
 from dataclasses import dataclass
-from typing import Generic, Literal, Protocol, TypeVar
-
-import limits.aio.storage
+from typing import TYPE_CHECKING, Generic, Literal, Protocol, TypeVar
 
 from shopsphere.models import (
     Mark,
@@ -16,6 +14,9 @@ from shopsphere.models import (
     Stock,
     User,
 )
+
+if TYPE_CHECKING:
+    from limits.aio.storage import Storage
 
 DAY_SECONDS = 24 * 60 * 60
 REFUSED_SECONDS = 15 * 60
@@ -33,7 +34,7 @@ class Store(Protocol):
 
 
 class UserStore(Store, Protocol):
-    counters: limits.aio.storage.Storage
+    counters: "Storage"
     """Where `limits` counts failed logins. It raises StoreUnavailable as the store does."""
 
     async def add(self, user: User) -> None:

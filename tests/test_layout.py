@@ -132,6 +132,15 @@ def test_nobody_imports_redis_in_a_shop_that_is_all_in_memory() -> None:
     assert answer_of("-c", question) == "[]\n"
 
 
+def test_where_no_redis_answers_only_its_client_was_imported() -> None:
+    question = (
+        "import sys, asyncio, product_service, storage; from shopsphere.settings import Settings;"
+        "asyncio.run(storage.open_product_store(Settings(use_redis='true', redis_port=1)));"
+        "print(sorted({'redis', 'aredis_om', 'redis_db', 'limits'} & set(sys.modules)))"
+    )
+    assert answer_of("-c", question) == "['redis']\n"
+
+
 def answer_of(*arguments: str) -> str:
     return subprocess.run(
         [sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=60
