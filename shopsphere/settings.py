@@ -22,7 +22,9 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from shopsphere.errors import CannotStart, in_plain_words
 
-ENV_FILE = Path(__file__).resolve().parent.parent / ".env"
+ENV_FILE = Path(
+    os.environ.get("SHOPSPHERE_ENV_FILE") or Path(__file__).resolve().parent.parent / ".env"
+)
 MIN_SECRET_BYTES = 32
 YEAR_SECONDS = 366 * 24 * 60 * 60
 
@@ -87,7 +89,7 @@ class Settings(BaseSettings):
     """The settings of a service. `Settings.load()` is the way to get them."""
 
     model_config = SettingsConfigDict(
-        env_file=ENV_FILE, env_file_encoding="utf-8", extra="ignore", env_ignore_empty=True
+        env_file_encoding="utf-8", extra="ignore", env_ignore_empty=True
     )
 
     use_redis: Annotated[Literal["true", "false", "required"], BeforeValidator(str.lower)] = "true"
@@ -139,12 +141,14 @@ class Settings(BaseSettings):
     @classmethod
     def load(cls) -> Self:
         """Read the settings; raise CannotStart naming each wrong variable, without its value."""
+        if "SHOPSPHERE_ENV_FILE" in os.environ and not ENV_FILE.exists():
+            raise CannotStart("SHOPSPHERE_ENV_FILE names a file that is not there.")
         try:
-            return cls()
+            return cls(_env_file=ENV_FILE)  # type: ignore[call-arg]  # mypy sees fields only
         except ValidationError as error:
             raise CannotStart(complaint(error)) from None
         except UnicodeDecodeError:
-            raise CannotStart(".env cannot be read: save it as UTF-8.") from None
+            raise CannotStart(f"{ENV_FILE.name} cannot be read: save it as UTF-8.") from None
 
     @classmethod
     def misspelt(cls) -> Iterator[tuple[str, str]]:

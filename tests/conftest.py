@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+os.environ["SHOPSPHERE_ENV_FILE"] = os.devnull
+
+from shopsphere.settings import Settings  # from here on they are read, so not before
 from tests.moved_clock import MovedClock
 from tests.servers import RedisServer, Trio
 from tests.small_shop import SmallShop, small_shop
@@ -15,13 +18,9 @@ from tests.small_shop import SmallShop, small_shop
 if sys.platform != "win32":
     import fcntl
 
-for variable in (
-    "USE_REDIS", "REDIS_HOST", "REDIS_PORT", "REDIS_PASSWORD", "REDIS_URL", "REDIS_PREFIX",
-    "PRODUCT_SERVICE_URL", "USER_SERVICE_URL", "ORDER_SERVICE_URL", "AUTH_REQUIRED", "JWT_SECRET",
-    "JWT_EXPIRES_MINUTES", "ADMIN_EMAIL", "ADMIN_PASSWORD", "LOGIN_LIMIT", "METRICS_TOKEN",
-    "LOG_LEVEL", "LOG_FORMAT", "CORS_ORIGINS", "WEB_CONCURRENCY",
-):  # fmt: skip
-    os.environ.pop(variable, None)
+for variable in Settings.model_fields:
+    os.environ.pop(variable.upper(), None)
+os.environ.pop("WEB_CONCURRENCY", None)
 os.environ["BCRYPT_ROUNDS"] = "4"
 
 

@@ -121,7 +121,7 @@ def test_a_setting_is_read_from_a_file_and_the_environment_wins(
 ) -> None:
     file = tmp_path / ".env"
     file.write_text("REDIS_PREFIX=from-file\nREDIS_HOST=from-file\nUNKNOWN=1\n", encoding="utf-8")
-    monkeypatch.setitem(Settings.model_config, "env_file", file)
+    monkeypatch.setattr(settings, "ENV_FILE", file)
     monkeypatch.setenv("REDIS_HOST", "from-environment")
 
     loaded = Settings.load()
@@ -134,10 +134,28 @@ def test_a_file_that_is_not_utf_8_is_refused_in_one_line(
 ) -> None:
     file = tmp_path / ".env"
     file.write_text("USE_REDIS=false\n", encoding="utf-16")  # as `>` of PowerShell 5.1 writes it
-    monkeypatch.setitem(Settings.model_config, "env_file", file)
+    monkeypatch.setattr(settings, "ENV_FILE", file)
 
     with pytest.raises(CannotStart, match=r"^\.env .* UTF-8"):
         Settings.load()
+
+
+def test_another_file_can_be_named(tmp_path: Path) -> None:
+    file = tmp_path / "staging"
+    file.write_text("USE_REDIS=false\nAUTH_REQUIRED=true\n")
+    service = Service("user", tmp_path / "log", SHOPSPHERE_ENV_FILE=str(file)).start(wait=False)
+    assert service.process.wait(20) != 0
+    service.stop()
+    assert "JWT_SECRET must be" in service.log.read_text()
+
+
+def test_a_named_file_that_is_not_there_stops_the_start(tmp_path: Path) -> None:
+    service = Service("user", tmp_path / "log", SHOPSPHERE_ENV_FILE="none").start(wait=False)
+    assert service.process.wait(20) != 0
+    service.stop()
+    said = service.log.read_text()
+    assert "SHOPSPHERE_ENV_FILE names a file that is not there." in said
+    assert "Traceback" not in said
 
 
 @pytest.mark.parametrize(
