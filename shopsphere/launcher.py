@@ -22,7 +22,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from shopsphere.demo import PRODUCTS
 from shopsphere.installing import (
     IS_WINDOWS,
     ROOT,
@@ -309,44 +308,14 @@ def _redis_answers() -> bool:
         return False
 
 
-def add_demo_products(product_url: str, user_url: str) -> None:
-    """Put a dozen products into a shop that has none yet, as its administrator if there is one."""
-    try:
-        with WITHOUT_PROXY.open(f"{product_url}/products?limit=1", timeout=10) as answer:
-            if json.load(answer):
-                say("The shop has products already, so --demo adds none.\n")
-                return
-        headers = _administrator(user_url)
-        for name, price, quantity in PRODUCTS:
-            product = {"name": name, "price": price, "quantity": quantity}
-            _post(f"{product_url}/products", product, headers)
-    except urllib.error.HTTPError as error:
-        reason = error.reason
-        if error.code == 401:
-            reason = (
-                "only an administrator may add products, so set ADMIN_EMAIL and ADMIN_PASSWORD in "
-                "the environment"
-            )
-        say(f"--demo added no products: {reason}.\n")
-        return
-    say(f"--demo added {len(PRODUCTS)} products: {product_url}/products\n")
-
-
-def _administrator(user_url: str) -> dict[str, str]:
-    """Return the headers of the administrator that the environment names, if it names one."""
-    email, password = os.environ.get("ADMIN_EMAIL"), os.environ.get("ADMIN_PASSWORD")
-    if not (email and password):
-        return {}
-    answer = _post(f"{user_url}/login", {"email": email, "password": password}, {})
-    return {"Authorization": f"Bearer {answer['access_token']}"}
-
-
-def _post(url: str, body: dict[str, object], headers: dict[str, str]) -> Any:
-    request = urllib.request.Request(
-        url, json.dumps(body).encode(), {"Content-Type": "application/json", **headers}
+def add_demo_products(python: Path, services: "list[Service]") -> None:
+    """Put a dozen products into a shop that has none yet, and say what came of it."""
+    urls = [service.url for service in services if service.name in ("product", "user")]
+    command = [str(python), "-m", "shopsphere.demo", *urls]
+    ended = subprocess.run(
+        command, cwd=ROOT, stdout=subprocess.PIPE, text=True, **own_group(IS_WINDOWS)
     )
-    with WITHOUT_PROXY.open(request, timeout=10) as answer:
-        return json.load(answer)
+    say(ended.stdout)
 
 
 def wait_until_healthy(
@@ -428,7 +397,7 @@ def run(python: Path, options: argparse.Namespace) -> None:
         if not stop.is_set():
             show_table({service: answers[service] for service in services}, options)
             if options.demo:
-                add_demo_products(services[0].url, services[1].url)
+                add_demo_products(python, services)
         while not stop.wait(0.2):
             require_reader()
             for program in [*redis, *services]:

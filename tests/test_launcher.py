@@ -353,16 +353,17 @@ def test_windows_is_told_that_it_has_no_redis_to_start() -> None:
 
 
 @needs_quick_start_ports
-def test_demo_products_need_an_open_shop_or_its_administrator(installed: Path, log: Path) -> None:
-    closed = {
-        "AUTH_REQUIRED": "true",
-        "JWT_SECRET": "a secret of these tests, of 32 bytes and more",
-    }
-    with launched(installed, log, "--demo", **closed) as launcher:
+def test_demo_products_need_an_open_shop_or_its_administrator(
+    installed: Path, log: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "settings"
+    closed = "AUTH_REQUIRED=true\nJWT_SECRET=a secret of these tests, of 32 bytes and more\n"
+    file.write_text(closed)
+    with launched(installed, log, "--demo", SHOPSPHERE_ENV_FILE=str(file)) as launcher:
         launcher.wait_for("--demo added no products: only an administrator may add products, so")
         assert launcher.end() == 0
-    owner = {"ADMIN_EMAIL": "owner@example.com", "ADMIN_PASSWORD": "a long password"}
-    with launched(installed, log, "--demo", **closed, **owner) as launcher:
+    file.write_text(closed + "ADMIN_EMAIL=owner@example.com\nADMIN_PASSWORD=a long password\n")
+    with launched(installed, log, "--demo", SHOPSPHERE_ENV_FILE=str(file)) as launcher:
         launcher.wait_for("--demo added 12 products")
         assert launcher.end() == 0
 

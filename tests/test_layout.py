@@ -18,8 +18,7 @@ LEAVES: dict[str, set[str]] = {
     "shopsphere.models": set(),
     "shopsphere.settings": {"shopsphere.errors"},  # for CannotStart, which names a wrong setting
     "shopsphere.installing": set(),
-    "shopsphere.demo": set(),
-    "shopsphere.launcher": {"shopsphere.installing", "shopsphere.demo"},
+    "shopsphere.launcher": {"shopsphere.installing"},
 }
 MAY_IMPORT = {
     **{service: {"storage", SHARED} for service in SERVICES},
