@@ -3,7 +3,7 @@
 import unicodedata
 from datetime import datetime
 from functools import partial
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Self
 
 from fastapi import APIRouter, Depends, FastAPI, Header, Path, Query, Request, Response
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, model_validator
@@ -40,7 +40,7 @@ from shopsphere.models import (
 )
 from shopsphere.paging import LINK_HEADER, AnyPaging, PagingByPk, listing
 from shopsphere.settings import Settings
-from shopsphere.stores import ProductStore
+from shopsphere.stores import ProductStore, StorageName
 from shopsphere.web import Body, Public, create_app, of_app, serve
 from storage import open_product_store
 
@@ -148,7 +148,7 @@ RESERVATIONS = TypeAdapter(list[ReservationPublic])
 async def _same_storage(
     request: Request,
     x_storage: Annotated[
-        Literal["redis", "memory"] | None,
+        StorageName | None,
         Header(include_in_schema=False),  # where the order service keeps its orders
     ] = None,
 ) -> None:

@@ -22,7 +22,9 @@ from shopsphere.tokens import Caller, Tokens
 
 # It only gives OpenAPI what Swagger's Authorize button needs: `_bearer` reads the header.
 _metrics_token = HTTPBearer(
-    auto_error=False, scheme_name="MetricsToken", description="The METRICS_TOKEN of the settings."
+    auto_error=False,
+    scheme_name="MetricsToken",
+    description="For /metrics alone: the METRICS_TOKEN of the settings.",
 )
 
 

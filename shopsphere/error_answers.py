@@ -157,7 +157,11 @@ def tell_the_truth(app: FastAPI) -> None:
                     for method in route.methods or ():
                         operation = schema["paths"][route.path_format][method.lower()]
                         _correct(operation, has_optional_token)
-            schemas = schema["components"]["schemas"]
+            components = schema["components"]
+            components["securitySchemes"] = dict(  # Swagger's cursor is in the last, AccessToken
+                sorted(components["securitySchemes"].items(), reverse=True)
+            )
+            schemas = components["schemas"]
             schemas["Health"]["properties"]["service"]["examples"] = [app.state.service]
             for unused in ("HTTPValidationError", "ValidationError"):
                 schemas.pop(unused, None)

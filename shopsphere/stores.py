@@ -18,6 +18,8 @@ from shopsphere.models import (
 if TYPE_CHECKING:
     from limits.aio.storage import Storage
 
+StorageName = Literal["redis", "memory"]
+"""Where a store can keep its records. An order and its stock have to be on one of the same name."""
 DAY_SECONDS = 24 * 60 * 60
 REFUSED_SECONDS = 15 * 60
 """How long a refusal of a reservation is remembered (DESIGN section 4)."""
@@ -235,5 +237,5 @@ class Opened(Generic[S_co]):
     """A store that serves. `is_fallback`: it is memory because no Redis was there at start."""
 
     store: S_co
-    storage: Literal["redis", "memory"]
+    storage: StorageName
     is_fallback: bool = False

@@ -25,7 +25,7 @@ from shopsphere.errors import CannotStart, StoreUnavailable
 from shopsphere.logs import configure_logging
 from shopsphere.metrics import CONTENT_TYPE, exposition
 from shopsphere.settings import Settings
-from shopsphere.stores import Opened, Store
+from shopsphere.stores import Opened, StorageName, Store
 from shopsphere.tokens import Tokens
 
 log = logging.getLogger("shopsphere")
@@ -58,7 +58,7 @@ class Public(BaseModel):
 class Health(BaseModel):
     service: str
     status: Literal["ok"]
-    storage: Literal["redis", "memory"] = Field(examples=["redis"])
+    storage: StorageName = Field(examples=["redis"])
     fallback: bool = Field(
         examples=[False], description="It is in memory only because no Redis answered at its start."
     )

@@ -111,11 +111,14 @@ class Swagger:
         self.chrome.execute_cdp_cmd("Input.insertText", {"text": text})
 
     def authorize(self, token: str) -> None:
-        """Paste an access token where the Authorize button asks for it."""
+        """Paste an access token where the cursor is when the Authorize button was pressed."""
         self.press(".btn.authorize")
-        self.write(".auth-container input", token)
-        self.press(".auth-container button.authorize")
-        wait_until(lambda: "Authorized" in self.all(".auth-container")[0].text)
+        box = ".auth-container:has(input:focus)"
+        wait_until(lambda: self.all(box), why="the cursor is in a field")
+        assert "AccessToken" in self.all(box)[0].text
+        self.write(f"{box} input", token)
+        self.press(f"{box} button.authorize")
+        wait_until(lambda: "Authorized" in self.all(".auth-container")[-1].text)
         self.press(".btn-done")
 
     def try_out(self, method: str, path: str, body: object = None, **parameters: str) -> Shown:

@@ -50,8 +50,10 @@ def needs_quick_start_ports(test: Test) -> Test:
 
 
 def copy_of_the_product(folder: Path) -> Path:
-    """Copy what a fresh clone holds, without anybody's `.env` and `.venv`."""
-    leave = shutil.ignore_patterns(".*", "__pycache__", "tests", "benchmarks", "build")
+    """Copy what a fresh clone holds, without anybody's `.env`, `.venv` and `redis-data`."""
+    leave = shutil.ignore_patterns(
+        ".*", "__pycache__", "tests", "benchmarks", "build", "redis-data"
+    )
     shutil.copytree(ROOT, folder, ignore=leave)
     return folder
 

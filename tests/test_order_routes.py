@@ -402,3 +402,17 @@ def test_the_product_service_is_told_request_id_storage_and_quantity(
     assert "X-Request-ID: passed on" in headers
     assert f"X-Storage: {shop.storage}" in headers
     assert json.loads(body) == {"quantity": 3}
+
+
+def test_every_figure_of_orders_is_there_before_there_is_anything_to_count(
+    orders: CheckedClient, shop: Shop
+) -> None:
+    figures = orders.get("/metrics").text
+    for labels in ('refused_total{reason="insufficient_quantity"}', "placed_total"):
+        assert f"orders_{labels} 0.0\n" in figures
+    for outcome in ("placed", "failed", "cancelled", "shipped"):
+        assert f'orders_settled_total{{outcome="{outcome}"}} 0.0\n' in figures
+
+    orders.post("/order", json={"product_id": shop.add(quantity=1)["pk"], "quantity": 2})
+    figures = orders.get("/metrics").text
+    assert 'orders_refused_total{reason="insufficient_quantity"} 1.0\n' in figures

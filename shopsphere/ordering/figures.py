@@ -1,10 +1,15 @@
 """What became of orders, counted for Prometheus."""
 
+from shopsphere.errors import InsufficientQuantity, ProductNotFound
 from shopsphere.metrics import CollectorRegistry, Counter, Gauge
+from shopsphere.models import OrderStatus
 
 
 class OrderFigures:
-    """The counters of this service, and how many orders are unsettled in the whole shop."""
+    """The counters of this service, and how many orders are unsettled in the whole shop.
+
+    Each is there from the start, at 0: Prometheus sees no increase in what begins with 1.
+    """
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.placed = Counter("orders_placed", "Orders placed.", registry=registry)
@@ -15,6 +20,10 @@ class OrderFigures:
             ["outcome"],
             registry=registry,
         )
+        for refusal in (InsufficientQuantity, ProductNotFound):
+            self.refused.labels(refusal.code)
+        for outcome in set(OrderStatus) - {OrderStatus.PENDING}:
+            self.settled.labels(outcome.lower())
         self.unsettled = Gauge(
             "orders_unsettled",
             "Orders being placed, cancelled or shipped now, or left so; NaN when not known.",

@@ -5,7 +5,7 @@ import logging
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from typing import Literal, NoReturn, Self
+from typing import NoReturn, Self
 
 import requests
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -19,6 +19,7 @@ from shopsphere.errors import (
 from shopsphere.logs import REQUEST_ID
 from shopsphere.models import Money, Reservation, to_cents
 from shopsphere.sessions import RETRIES, session
+from shopsphere.stores import StorageName
 from shopsphere.tokens import SERVICE_TOKEN_SECONDS, Tokens
 
 log = logging.getLogger("shopsphere.product_client")
@@ -78,7 +79,7 @@ class ProductClient:
     """Reserves stock at the product service. Every call may be sent more than once."""
 
     def __init__(
-        self, url: str, storage: Literal["redis", "memory"], timeout_seconds: float, tokens: Tokens
+        self, url: str, storage: StorageName, timeout_seconds: float, tokens: Tokens
     ) -> None:
         self._url = url
         self._tokens = tokens
