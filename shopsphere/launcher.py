@@ -30,6 +30,7 @@ from shopsphere.installing import (
     own_group,
     say,
     set_up,
+    takes_escapes,
 )
 
 SERVICES = (("product", 8000), ("user", 8001), ("order", 8002))
@@ -122,7 +123,7 @@ def url_of(host: str, port: int) -> str:
 
 def service_urls(host: str) -> dict[str, str]:
     """Return the settings with which the services find each other where `--host` puts them."""
-    if host == DEFAULT_HOST:
+    if EVERY_ADDRESS.get(host, host) == DEFAULT_HOST:
         return {}
     return {f"{name.upper()}_SERVICE_URL": url_of(host, port) for name, port in SERVICES}
 
@@ -188,7 +189,7 @@ class Program:
 
     def _show_lines(self) -> None:
         prefix = f"{self.name:<7} | "
-        if sys.stdout.isatty() and not os.environ.get("NO_COLOR"):
+        if takes_escapes() and not os.environ.get("NO_COLOR"):
             prefix = f"\033[{COLOURS.get(self.name, ANOTHER_COLOUR)}m{prefix}\033[0m"
         for line in self.process.stdout or ():
             self.last_lines.append(line.rstrip())
@@ -352,11 +353,9 @@ def show_table(answers: dict[Service, Health], options: argparse.Namespace) -> N
         say(f"\nIN MEMORY: all is gone when this ends. To keep it, start Redis first{or_ours}.")
     if options.redis:
         say(f"\nRedis keeps it in {REDIS_DATA}")
-    host: str = options.host
-    if host in EVERY_ADDRESS:
+    if options.host in EVERY_ADDRESS:
         say(f"\nOther machines reach them at this one's name or address: {socket.gethostname()}")
-    elif host != DEFAULT_HOST:
-        urls = " ".join(f"{name}={url}" for name, url in service_urls(host).items())
+    if urls := " ".join(f"{name}={url}" for name, url in service_urls(options.host).items()):
         say(f"\nTo look at them: {urls} python test_connection.py")
     say("")
 
@@ -372,7 +371,7 @@ def require_reader() -> None:
 
 def when_told_to_stop(react: Callable[[int], object]) -> None:
     """Call this, with the signal's number, for Ctrl-C and whatever else asks us to end."""
-    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK"):
+    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGBREAK"):
         number = getattr(signal, name, None)
         if number is None or (name == "SIGHUP" and signal.getsignal(number) is signal.SIG_IGN):
             continue  # another system, or nohup wants us to live on
@@ -451,9 +450,9 @@ def main(arguments: list[str] | None = None) -> int:
         if options.redis:
             require_redis_can_run()
         run(set_up(requirements), options)
-    except Trouble as trouble:
-        print(f"ShopSphere cannot run: {trouble}", file=sys.stderr, flush=True)
-        return 1
     except BrokenPipeError:
         return ENDED_BY_SIGPIPE
+    except (Trouble, OSError) as trouble:
+        print(f"ShopSphere cannot run: {trouble}", file=sys.stderr, flush=True)
+        return 1
     return 0

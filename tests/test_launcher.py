@@ -1,5 +1,6 @@
 """`python start_all_services.py`, started and interrupted for real."""
 
+import argparse
 import os
 import re
 import shlex
@@ -26,6 +27,8 @@ from shopsphere.launcher import (
     Screen,
     require_free_ports,
     require_redis_can_run,
+    service_urls,
+    show_table,
     url_of,
     why_no_port,
 )
@@ -45,7 +48,7 @@ from tests.launching import (
 )
 from tests.servers import ROOT, RedisServer, free_port, wait_until
 
-ENDINGS = ["SIGINT", "SIGTERM", "SIGHUP"]
+ENDINGS = ["SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT"]
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="uses the signals of POSIX")
 
 
@@ -287,6 +290,18 @@ def test_with_another_host_the_services_still_find_each_other(installed: Path, l
         assert launcher.end() == 0
 
 
+def test_the_services_find_each_other_without_settings_at_their_default_addresses() -> None:
+    assert service_urls("127.0.0.1") == service_urls("0.0.0.0") == {}
+
+
+def test_open_to_ipv6_it_says_how_to_look_at_the_services(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    show_table({}, argparse.Namespace(host="::", redis=False))
+    hint = "To look at them: PRODUCT_SERVICE_URL=http://[::1]:8000 USER_SERVICE_URL="
+    assert hint in capsys.readouterr().out
+
+
 @needs_quick_start_ports
 def test_open_to_other_machines_it_says_how_they_reach_it(installed: Path, log: Path) -> None:
     with launched(installed, log, "--host", "0.0.0.0") as launcher:
@@ -436,16 +451,21 @@ def test_the_lines_of_a_start_are_held_back_and_lose_nothing(
 
 
 @pytest.mark.parametrize(
-    ("no_color", "shown"), [("", "\033[35morder   | \033[0ma line\n"), ("1", "order   | a line\n")]
+    ("environment", "shown"),
+    [
+        ({"NO_COLOR": ""}, "\033[35morder   | \033[0ma line\n"),
+        ({"NO_COLOR": "1"}, "order   | a line\n"),
+        ({"TERM": "dumb"}, "order   | a line\n"),
+    ],
 )
 def test_a_terminal_shows_the_services_in_colours_unless_told_not_to(
-    no_color: str, shown: str
+    environment: dict[str, str], shown: str
 ) -> None:
     code = (
         "from shopsphere.launcher import Screen; from tests.test_launcher import run_to_end;"
         "screen = Screen(); screen.open(); run_to_end('print(\"a line\")', screen)"
     )
-    assert said_on_a_terminal(code, NO_COLOR=no_color) == shown
+    assert said_on_a_terminal(code, **environment) == shown
 
 
 def test_a_service_of_ones_own_has_a_colour_too() -> None:
@@ -461,6 +481,7 @@ def test_a_service_of_ones_own_has_a_colour_too() -> None:
 def test_a_terminal_shows_what_pip_is_at_in_one_line_of_its_width() -> None:
     code = "from shopsphere.installing import _progress; _progress('x' * 99); _progress('')"
     assert said_on_a_terminal(code) == f"\r\033[K{'x' * 79}\r\033[K"
+    assert said_on_a_terminal(code, TERM="dumb") == "x" * 99 + "\n"
 
 
 def run_to_end(code: str, screen: Screen) -> None:
@@ -488,6 +509,18 @@ def test_a_port_in_use_is_said_in_one_sentence(name: str, installed: Path) -> No
     assert f"the {name} service needs it" in complaint
     assert complaint.count("\n") == 1
     assert processes_of(installed) == {}
+
+
+@needs_quick_start_ports
+def test_what_the_system_refuses_is_said_in_one_sentence(own_copy: Path) -> None:
+    (own_copy / "redis-data").write_text("a file in the place of the folder")
+    complaint = complaint_of(own_copy, "--redis")
+    assert re.fullmatch(r"ShopSphere cannot run: .*File exists.*redis-data'\n", complaint)
+    venv_python(own_copy / ".venv").unlink()
+    venv_python(own_copy / ".venv").write_text("no program")
+    complaint = complaint_of(own_copy)
+    assert re.fullmatch(r"ShopSphere cannot run: .*Permission denied.*\n", complaint)
+    assert_nothing_is_left(own_copy)
 
 
 @needs_quick_start_ports
