@@ -282,10 +282,8 @@ def _count(count: int, what: str) -> str:
 
 def _agrees(count: int) -> bool:
     try:
-        return input(f"Have the order service settle {_count(count, 'order')}? [y/N] ") in (
-            "y",
-            "Y",
-        )
+        question = f"Have the order service settle {_count(count, 'order')}? [y/N] "
+        return input(question).lower() == "y"
     except EOFError:  # nobody is there to ask
         return False
 

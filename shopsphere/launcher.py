@@ -170,6 +170,7 @@ class Program:
         self, name: str, command: list[str], environment: Mapping[str, str], screen: Screen
     ) -> None:
         self.name = name
+        self._title = "Redis" if name == "redis" else f"the {name} service"
         self._screen = screen
         self.last_lines: deque[str] = deque(maxlen=30)
         self._is_read = True
@@ -220,9 +221,8 @@ class Program:
             raise self._trouble(f"ended ({how})")
 
     def _trouble(self, what_it_did: str) -> Trouble:
-        what = "Redis" if self.name == "redis" else f"the {self.name} service"
         lines = "\n  ".join(self.last_lines)
-        return Trouble(f"{what} {what_it_did}. Its last lines:\n  {lines}")
+        return Trouble(f"{self._title} {what_it_did}. Its last lines:\n  {lines}")
 
     def ask_to_end(self) -> None:
         """Let it finish what it is answering, and end."""
@@ -234,7 +234,7 @@ class Program:
             self.process.wait(min(2, max(0, deadline - time.monotonic())))
         except subprocess.TimeoutExpired:
             with contextlib.suppress(OSError):
-                say(f"Waiting for the {self.name} service to end what it does.")
+                say(f"Waiting for {self._title} to end what it does.")
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.process.wait(max(0, deadline - time.monotonic()))
         end_group(self.process, force=True)
@@ -387,10 +387,8 @@ def run(python: Path, options: argparse.Namespace) -> None:
     services: list[Service] = []
     try:
         if options.redis:
-            for variable in OF_ANOTHER_REDIS & os.environ.keys():
-                say(
-                    f"--redis: the shop uses a Redis of its own, and {variable} counts for nothing."
-                )
+            for variable in sorted(OF_ANOTHER_REDIS & os.environ.keys()):
+                say(f"--redis: the shop has a Redis of its own; {variable} counts for nothing.")
             redis.append(start_redis(python, screen, stop))
         say("starting the services")
         for name, port in SERVICES:

@@ -490,6 +490,19 @@ def run_to_end(code: str, screen: Screen) -> None:
         program.make_sure_it_ended(time.monotonic() + 10)
 
 
+@pytest.mark.parametrize(("name", "title"), [("redis", "Redis"), ("user", "the user service")])
+def test_what_does_not_end_when_asked_is_waited_for_by_name_and_then_ended(
+    name: str, title: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    deaf = Program(name, ["sh", "-c", "trap '' TERM; echo deaf; sleep 60"], os.environ, Screen())
+    with deaf.process:
+        wait_until(lambda: "deaf" in deaf.last_lines)
+        deaf.ask_to_end()
+        deaf.make_sure_it_ended(time.monotonic())
+    assert deaf.process.returncode == -signal.SIGKILL
+    assert capfd.readouterr().out == f"Waiting for {title} to end what it does.\n"
+
+
 def test_ctrl_c_before_it_has_begun_is_no_traceback() -> None:
     launcher = (ROOT / "start_all_services.py").read_text(encoding="utf-8")
     early = launcher.replace("from shopsphere.launcher import main", "raise KeyboardInterrupt")
