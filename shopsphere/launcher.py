@@ -78,18 +78,21 @@ def require_free_ports(host: str) -> None:
 
 def why_no_port(host: str, port: int) -> str:
     """Return why nothing of ours can listen there, or an empty string if it can."""
+    no_address = Trouble(
+        f"--host {host} is no address of this machine. 127.0.0.1 is for programs here only, "
+        "0.0.0.0 for other machines too."
+    )
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         if not IS_WINDOWS:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
+        except (socket.gaierror, TypeError):  # TypeError: a name that IDNA does not take
+            raise no_address from None
         except OSError as error:
-            if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
-                raise Trouble(
-                    f"--host {host} is no address of this machine. 127.0.0.1 is for programs here "
-                    "only, 0.0.0.0 for other machines too."
-                ) from None
+            if error.errno == errno.EADDRNOTAVAIL:
+                raise no_address from None
             if error.errno == errno.EADDRINUSE:
                 return f"port {port} is in use{_by_whom(port)}"
             return f"port {port} cannot be had on {host} ({error.strerror})"

@@ -426,7 +426,7 @@ def test_every_port_in_use_is_named_at_once() -> None:
         assert f"the {name} service needs it" in str(trouble.value)
 
 
-@pytest.mark.parametrize("host", ["192.0.2.1", "no such host"])
+@pytest.mark.parametrize("host", ["192.0.2.1", "no such host", "..ä"])
 def test_an_address_of_another_machine_is_not_called_a_port_in_use(host: str) -> None:
     with pytest.raises(Trouble, match=f"--host {host} is no address of this machine"):
         why_no_port(host, 8000)
