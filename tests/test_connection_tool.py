@@ -209,7 +209,7 @@ def test_what_does_not_listen_on_127_0_0_1_alone_is_reached_by_others() -> None:
 def test_one_part_of_a_cluster_that_would_lose_orders_is_a_warning() -> None:
     whole = {"aof_enabled": 1, "maxmemory": 1, "maxmemory_policy": "noeviction"}
     for weak in ({"aof_enabled": 0}, {"maxmemory_policy": "allkeys-lru"}):
-        lines = test_connection._durability_lines([whole, {**whole, **weak}])
+        lines = test_connection._durability_lines([{**whole, "maxmemory": 0}, {**whole, **weak}])
         assert sorted(line.state for line in lines) == ["ok", "warning"]
 
 
@@ -236,6 +236,16 @@ def test_a_service_that_is_frozen_is_not_called_one_that_does_not_run(
         shop.order.process.send_signal(signal.SIGCONT)
     assert line.text == f"what listens at {shop.order.url} gives no answer"
     assert line.state == "failed"
+
+
+def test_a_service_that_found_no_redis_at_its_start_is_a_warning(
+    product_in_memory: Service,
+) -> None:
+    url = product_in_memory.url
+    settings = Settings(product_service_url=url, jwt_secret=SecretStr("x" * 32))
+    line = test_connection.look_at("product", settings).line
+    assert line.state == "warning"
+    assert line.text == f"{url} on memory (no Redis was there when it started)"
 
 
 @pytest.mark.parametrize(
