@@ -50,7 +50,7 @@ try:
     import requests
 
     from redis_clients import NothingAnswers, connect
-    from shopsphere.audit import Audit, AuditImpossible, Finding, Shop
+    from shopsphere.audit import Audit, AuditImpossible, Finding, Health, Shop
     from shopsphere.errors import CannotStart, StoreUnavailable
     from shopsphere.exposure import exposures
     from shopsphere.sessions import NEVER_AGAIN, session
@@ -178,8 +178,8 @@ def look_at(name: str, settings: "Settings") -> Looked:
     token = Tokens(settings.jwt_secret.get_secret_value(), 1).issue_for_service("test_connection")
     with session(NEVER_AGAIN) as http:
         try:
-            health = http.get(f"{url}/", timeout=TIMEOUT_SECONDS).json()
-            is_the_one, storage = health["service"] == name, str(health["storage"])
+            answer = http.get(f"{url}/", timeout=TIMEOUT_SECONDS)
+            health = Health.model_validate_json(answer.content)
             ready = http.get(f"{url}/ready", timeout=settings.order_timeout + TIMEOUT_SECONDS)
             headers = {"Authorization": f"Bearer {token}"}
             asked = http.get(url + ASKS_FOR_A_TOKEN[name], headers=headers, timeout=TIMEOUT_SECONDS)
@@ -188,18 +188,19 @@ def look_at(name: str, settings: "Settings") -> Looked:
             return Looked(Line(line_name, False, text, problem="not running"))
         except requests.Timeout:
             return Looked(Line(line_name, False, f"what listens at {url} gives no answer"))
-        except (requests.RequestException, ValueError, KeyError, TypeError):
-            is_the_one = False
-    if not is_the_one:
+        except (requests.RequestException, ValueError):
+            health = None
+    if health is None or health.service != name:
         return Looked(Line(line_name, False, f"what answers at {url} is not the {line_name}"))
     has_our_secret = asked.status_code != requests.codes.unauthorized
     if not ready.ok:
         text = f"{url} runs, but is not ready: its storage is away"
         line = Line(line_name, False, text, problem="not ready")
-        return Looked(line, storage, has_our_secret)
-    fallback = bool(health.get("fallback"))
-    text = f"{url} on {storage}" + (" (no Redis was there when it started)" if fallback else "")
-    return Looked(Line(line_name, True, text, is_warning=fallback), storage, has_our_secret)
+        return Looked(line, health.storage, has_our_secret)
+    text = f"{url} on {health.storage}"
+    text += " (no Redis was there when it started)" if health.fallback else ""
+    line = Line(line_name, True, text, is_warning=health.fallback)
+    return Looked(line, health.storage, has_our_secret)
 
 
 def check(settings: "Settings") -> Iterator[Line]:
@@ -208,7 +209,7 @@ def check(settings: "Settings") -> Iterator[Line]:
         looking = {name: threads.submit(look_at, name, settings) for name in ASKS_FOR_A_TOKEN}
         has_redis = False
         for line in redis_lines(settings):
-            has_redis = has_redis or (line.is_good and line.text.startswith(settings.redis_address))
+            has_redis |= line.is_good and line.text.startswith(settings.redis_address)
             yield line
         found = {name: look.result() for name, look in looking.items()}
     storages = {looked.storage for looked in found.values() if looked.storage}
@@ -281,10 +282,8 @@ def _count(count: int, what: str) -> str:
 
 def _agrees(count: int) -> bool:
     try:
-        return input(f"Have the order service settle {_count(count, 'order')}? [y/N] ") in (
-            "y",
-            "Y",
-        )
+        question = f"Have the order service settle {_count(count, 'order')}? [y/N] "
+        return input(question).lower() == "y"
     except EOFError:  # nobody is there to ask
         return False
 

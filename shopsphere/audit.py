@@ -49,8 +49,12 @@ class AuditImpossible(Exception):
     """The services cannot be compared; the message says why, and what a person can do."""
 
 
-class _Health(BaseModel):
-    storage: str
+class Health(BaseModel):
+    """What a service says of itself."""
+
+    service: str
+    storage: Literal["redis", "memory"]
+    fallback: bool = False
 
 
 class _Token(BaseModel):
@@ -85,6 +89,7 @@ class _Settled(BaseModel):
 
 
 M = TypeVar("M", bound=BaseModel)
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +153,7 @@ class Shop:
     def require_one_storage(self) -> None:
         """Raise AuditImpossible where an order and its stock live in different worlds."""
         products, orders = (
-            _read(_Health, self._ask("GET", f"{url}/")).storage
+            _read(Health, self._ask("GET", f"{url}/")).storage
             for url in (self.products_url, self.orders_url)
         )
         if products != orders:
@@ -159,13 +164,13 @@ class Shop:
 
     def pages(self, url: str, kind: type[M]) -> Iterator[list[M]]:
         """Yield a list in pages; nothing where it does not exist."""
-        read = TypeAdapter(list[kind])  # type: ignore[valid-type]  # mypy: a type is no variable
+        page: type[list[M]] = list[kind]  # type: ignore[valid-type]  # mypy: a type is no variable
         after: str | None = None
         while True:
             answer = self._ask("GET", url, params={"limit": PAGE, "after": after})
             if answer.status_code == 404:
                 return
-            yield read.validate_json(answer.content)
+            yield _read(page, answer)
             if "next" not in answer.links:
                 return
             [after] = parse_qs(urlsplit(answer.links["next"]["url"]).query)["after"]
@@ -207,9 +212,9 @@ def _said(answer: requests.Response) -> str:
         return answer.text[:200]
 
 
-def _read(kind: type[M], answer: requests.Response) -> M:
+def _read(kind: type[T], answer: requests.Response) -> T:
     try:
-        return kind.model_validate_json(answer.content)
+        return TypeAdapter(kind).validate_json(answer.content)
     except ValidationError as error:
         raise AuditImpossible(f"what answers at {answer.url} is no service of ours") from error
 

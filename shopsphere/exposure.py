@@ -1,6 +1,7 @@
 """What of the checklist in SECURITY.md can be seen from where the shop runs."""
 
 import ipaddress
+import re
 import socket
 from collections.abc import Iterator
 from urllib.parse import urlsplit
@@ -22,25 +23,27 @@ def exposures(settings: Settings) -> Iterator[tuple[str, str]]:
     if reached and not settings.auth_required:
         yield "AUTH_REQUIRED", f"false, and others can reach {reached[0]}: they may do everything"
     redis_url = settings.redis_full_url
-    has_password = bool(urlsplit(redis_url).password)
+    has_password = bool(re.match(r"[\w+]+://[^@]*:[^@]+@", redis_url))
     if settings.use_redis != "false" and not has_password and others_reach(redis_url):
         yield "REDIS_PASSWORD", "empty, and others can reach Redis: who reaches it owns the shop"
 
 
 def others_reach(url: str) -> bool:
     """Tell whether what listens there also does where other machines can come to it."""
-    parts = urlsplit(url)
-    host = parts.hostname
-    if host is None:  # a socket in the file system
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # said to be no address elsewhere
+        return False
+    if parts.hostname is None:  # a socket in the file system
         return False
     port = parts.netloc.rpartition(":")[2]
-    return not _is_this_machine(host) or _listens_on_all_addresses(port)
+    return not _is_this_machine(parts.hostname) or _listens_on_all_addresses(port)
 
 
 def _is_this_machine(host: str) -> bool:
     try:
         found = socket.getaddrinfo(host, None)
-    except OSError:  # nobody knows this name
+    except (OSError, UnicodeError):  # nobody knows this name
         return True
     return all(
         ipaddress.ip_address(str(each[4][0]).partition("%")[0]).is_loopback for each in found

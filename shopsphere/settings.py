@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Literal, Self
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 from dotenv import dotenv_values
 from pydantic import (
@@ -30,7 +30,7 @@ YEAR_SECONDS = 366 * 24 * 60 * 60
 
 
 def _service_url(url: str) -> str:
-    if not re.fullmatch(r"https?://[^\s/?#@]+(/[^\s?#]*)?", url):
+    if not re.fullmatch(r"https?://([\w.-]+|\[[\w.:%]+\])(:\d{1,5})?(/[^\s?#]*)?", url):
         raise ValueError("must be http://host:port or https://host:port, without credentials")
     return url.rstrip("/")
 
@@ -141,14 +141,18 @@ class Settings(BaseSettings):
     @classmethod
     def load(cls) -> Self:
         """Read the settings; raise CannotStart naming each wrong variable, without its value."""
-        if "SHOPSPHERE_ENV_FILE" in os.environ and not ENV_FILE.exists():
-            raise CannotStart("SHOPSPHERE_ENV_FILE names a file that is not there.")
         try:
+            if "SHOPSPHERE_ENV_FILE" in os.environ and not ENV_FILE.exists():
+                raise CannotStart("SHOPSPHERE_ENV_FILE names a file that is not there.")
+            if ENV_FILE.is_dir():
+                raise CannotStart(f"{ENV_FILE.name} is a folder, where a file is expected.")
             return cls(_env_file=ENV_FILE)  # type: ignore[call-arg]  # mypy sees fields only
         except ValidationError as error:
             raise CannotStart(complaint(error)) from None
         except UnicodeDecodeError:
             raise CannotStart(f"{ENV_FILE.name} cannot be read: save it as UTF-8.") from None
+        except PermissionError:
+            raise CannotStart(f"{ENV_FILE.name} must not be read by this user.") from None
 
     @classmethod
     def misspelt(cls) -> Iterator[tuple[str, str]]:
@@ -165,8 +169,8 @@ class Settings(BaseSettings):
         url = self.redis_url.get_secret_value()
         if not url:
             return f"{self.redis_host}:{self.redis_port}"
-        parts = urlsplit(url)
-        return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+        scheme, _, rest = url.partition("://")
+        return f"{scheme}://{rest.partition('?')[0].rpartition('@')[2]}"
 
     @property
     def redis_full_url(self) -> str:

@@ -109,7 +109,7 @@ def said_on_a_terminal(code: str, **environment: str) -> str:
         subprocess.run(
             [sys.executable, "-c", code],
             cwd=ROOT,
-            env={**os.environ, "COLUMNS": "80", **environment},
+            env={**os.environ, "COLUMNS": "80", "TERM": "xterm", **environment},
             stdout=writing,
             stderr=writing,
             timeout=60,

@@ -16,7 +16,7 @@ from shopsphere import audit
 from shopsphere.models import new_pk
 from shopsphere.settings import Settings
 from tests.load import send
-from tests.servers import ROOT, RedisServer, Service, free_port
+from tests.servers import ROOT, RedisServer, Service, answering, free_port
 from tests.shop import Shop
 
 SETTLING = {"ORDER_TIMEOUT": "2", "SETTLE_AFTER": "0.2", "SETTLE_INTERVAL": "0.1"}
@@ -292,6 +292,12 @@ def test_an_audit_without_a_service_says_which_one(
     lonely = settings.model_copy(update={"order_service_url": nowhere})
     assert not test_connection.audit(lonely, wants_repair=False, is_sure=False)
     assert f"FAILED   {nowhere}/ does not answer" in capsys.readouterr().out
+
+
+def test_nonsense_in_the_place_of_a_page_is_said_to_be_no_service_of_ours() -> None:
+    refused = pytest.raises(audit.AuditImpossible, match="is no service of ours")
+    with answering(b"<html>") as url, closing(audit.Shop(Settings())) as asked, refused:
+        list(asked.pages(f"{url}/orders", audit._Order))
 
 
 @in_memory

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 
 import test_connection
 from shopsphere.exposure import exposures, others_reach
 from shopsphere.settings import Settings
 from tests.launching import BARE_PYTHON, copy_of_the_product, ready_copy
-from tests.servers import ROOT, RedisServer, Service, Trio, free_port
+from tests.servers import ROOT, RedisServer, Service, Trio, answering, free_port
 
 Result = subprocess.CompletedProcess[str]
 
@@ -188,6 +189,8 @@ def test_an_open_shop_that_others_can_reach_is_a_warning(service: str) -> None:
         ("redis://[::1]:1/0", ""),
         ("unix:///nowhere/redis.sock", ""),
         ("redis://no-such-name.invalid/0", ""),
+        ("redis://[::1:6379", ""),
+        ("redis://..ä:6379", ""),
     ],
 )
 def test_a_redis_without_password_that_others_can_reach_is_a_warning(url: str, state: str) -> None:
@@ -206,7 +209,7 @@ def test_what_does_not_listen_on_127_0_0_1_alone_is_reached_by_others() -> None:
 def test_one_part_of_a_cluster_that_would_lose_orders_is_a_warning() -> None:
     whole = {"aof_enabled": 1, "maxmemory": 1, "maxmemory_policy": "noeviction"}
     for weak in ({"aof_enabled": 0}, {"maxmemory_policy": "allkeys-lru"}):
-        lines = test_connection._durability_lines([whole, {**whole, **weak}])
+        lines = test_connection._durability_lines([{**whole, "maxmemory": 0}, {**whole, **weak}])
         assert sorted(line.state for line in lines) == ["ok", "warning"]
 
 
@@ -218,6 +221,41 @@ def test_a_service_that_is_down_is_not_running(shop: Trio) -> None:
     assert state == "FAILED"
     assert text.startswith(f"not running at {nowhere}")
     assert state_of("order service", result)[0] == "ok"
+
+
+def test_a_service_that_is_frozen_is_not_called_one_that_does_not_run(
+    shop: Trio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(test_connection, "TIMEOUT_SECONDS", 0.2)
+    secret = SecretStr("x" * 32)
+    settings = Settings(order_service_url=shop.order.url, order_timeout=0.2, jwt_secret=secret)
+    shop.order.process.send_signal(signal.SIGSTOP)
+    try:
+        line = test_connection.look_at("order", settings).line
+    finally:
+        shop.order.process.send_signal(signal.SIGCONT)
+    assert line.text == f"what listens at {shop.order.url} gives no answer"
+    assert line.state == "failed"
+
+
+def test_a_service_that_found_no_redis_at_its_start_is_a_warning(
+    product_in_memory: Service,
+) -> None:
+    url = product_in_memory.url
+    settings = Settings(product_service_url=url, jwt_secret=SecretStr("x" * 32))
+    line = test_connection.look_at("product", settings).line
+    assert line.state == "warning"
+    assert line.text == f"{url} on memory (no Redis was there when it started)"
+
+
+@pytest.mark.parametrize(
+    "body", [b"<html>", b"[1]", b"[" * 9999, b'{"service": "order", "storage": {}}']
+)
+def test_what_answers_nonsense_is_not_taken_for_a_service(body: bytes) -> None:
+    with answering(body) as url:
+        settings = Settings(order_service_url=url, jwt_secret=SecretStr("x" * 32))
+        line = test_connection.look_at("order", settings).line
+    assert line.text == f"what answers at {url} is not the order service"
 
 
 def test_another_service_at_the_address_is_not_taken_for_the_right_one(shop: Trio) -> None:

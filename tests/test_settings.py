@@ -1,5 +1,6 @@
 """Every setting: its default, and the one line that a wrong value gets."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,8 @@ def _nothing_but_what_the_test_sets(monkeypatch: pytest.MonkeyPatch) -> None:
         ("REDIS_PREFIX", "{shop}", "letters, digits"),
         ("REDIS_PREFIX", "s" * 65, "1 to 64"),
         ("PRODUCT_SERVICE_URL", "127.0.0.1:8000", "http://host:port"),
+        ("PRODUCT_SERVICE_URL", "http://[::1:8000", "http://host:port"),
+        ("PRODUCT_SERVICE_URL", "http://localhost:eight", "http://host:port"),
         ("USER_SERVICE_URL", "ftp://127.0.0.1:8001", "http://host:port"),
         ("ORDER_SERVICE_URL", f"http://me:{SECRET}@127.0.0.1:8002", "without credentials"),
         ("PRODUCT_SERVICE_TIMEOUT", "0", "greater than 0"),
@@ -80,6 +83,7 @@ def test_a_wrong_value_is_refused_in_one_line_that_says_what_it_may_be(
         ("REDIS_HOST", "bücher.example", "bücher.example"),
         ("REDIS_PREFIX", "shop:test-1.a_b", "shop:test-1.a_b"),
         ("PRODUCT_SERVICE_URL", "https://shop.example/products/", "https://shop.example/products"),
+        ("PRODUCT_SERVICE_URL", "http://[::1]:8000", "http://[::1]:8000"),
         ("ORDER_TIMEOUT", "0.5", 0.5),
         ("LOG_LEVEL", "debug", "DEBUG"),
         ("LOG_FORMAT", "JSON", "json"),
@@ -129,6 +133,25 @@ def test_a_setting_is_read_from_a_file_and_the_environment_wins(
     assert (loaded.redis_prefix, loaded.redis_host) == ("from-file", "from-environment")
 
 
+def test_a_folder_or_a_file_of_somebody_else_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(settings, "ENV_FILE", tmp_path)
+    with pytest.raises(CannotStart, match="is a folder, where a file is expected"):
+        Settings.load()
+    file = tmp_path / ".env"
+    file.touch(0)
+    monkeypatch.setattr(settings, "ENV_FILE", file)
+    me = os.geteuid()
+    try:
+        if me == 0:
+            os.seteuid(65534)
+        with pytest.raises(CannotStart, match=r"^\.env must not be read by this user"):
+            Settings.load()
+    finally:
+        os.seteuid(me)
+
+
 def test_a_file_that_is_not_utf_8_is_refused_in_one_line(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -165,6 +188,9 @@ def test_a_named_file_that_is_not_there_stops_the_start(tmp_path: Path) -> None:
         (f"redis://:{SECRET}@cache.example", "redis://cache.example"),
         (f"rediss://shop:{SECRET}@[::1]:6380/0?ssl_cert_reqs=none", "rediss://[::1]:6380/0"),
         (f"redis://shop:{SECRET}@more@cache.example:6380", "redis://cache.example:6380"),
+        (f"redis://shop:0/{SECRET}@cache.example", "redis://cache.example"),
+        ("redis+cluster://a:1,[::1]:2", "redis+cluster://a:1,[::1]:2"),
+        ("redis://[::1", "redis://[::1"),
         (f"redis://cache.example?password={SECRET}", "redis://cache.example"),
         (f"unix:///run/redis.sock?db=1&password=a@{SECRET}", "unix:///run/redis.sock"),
         (f"unix://shop:{SECRET}@/run/redis.sock", "unix:///run/redis.sock"),
