@@ -10,6 +10,7 @@ from typing import Any, Self
 from urllib.parse import unquote
 
 from redis._parsers import AsyncCommandsParser
+from redis._parsers.socket import SERVER_CLOSED_CONNECTION_ERROR
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.client import Pipeline
 from redis.asyncio.cluster import ClusterNode, ClusterPipeline, RedisCluster
@@ -448,6 +449,11 @@ async def _serves(client: ShopRedis, probe: str) -> bool:
             ) from error
         if is_there and _cannot_serve(error):
             log.warning("Redis answers, but cannot write now: %s", error)
+        elif any(_was_closed(cause) for cause in causes):
+            raise CannotStart(
+                "What listens at REDIS_URL, or REDIS_HOST, REDIS_PORT, closes our connections. Is "
+                "it for TLS (rediss://)? Has it as many clients as it takes (maxclients)?"
+            ) from error
         elif any(isinstance(cause, (ConnectionError, TimeoutError)) for cause in causes):
             raise NothingAnswers from error
         else:
@@ -462,6 +468,11 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
     while error:
         yield error
         error = error.__cause__ or error.__context__
+
+
+def _was_closed(error: object) -> bool:
+    """Tell whether somebody listens there: where nobody does, a connection is refused, or late."""
+    return isinstance(error, ConnectionResetError) or str(error) == SERVER_CLOSED_CONNECTION_ERROR
 
 
 def _is_refusal(error: object) -> bool:

@@ -18,6 +18,7 @@ from tqdm import tqdm
 from shopsphere.models import OrderStatus
 from shopsphere.sessions import RETRIES, session
 from shopsphere.settings import Settings
+from shopsphere.stores import StorageName
 
 PAGE = 1000
 TIMEOUT_SECONDS = 30
@@ -53,7 +54,7 @@ class Health(BaseModel):
     """What a service says of itself."""
 
     service: str
-    storage: Literal["redis", "memory"]
+    storage: StorageName
     fallback: bool = False
 
 

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from socketserver import StreamRequestHandler, ThreadingTCPServer
+from socketserver import BaseRequestHandler, StreamRequestHandler, ThreadingTCPServer
 
 import pytest
 import redis
@@ -274,6 +274,21 @@ class TestRefusal:
 
         line = self.opened(redis_url=f"redis://shop:{SECRET}@127.0.0.1:{own_redis.port}")
         assert "permissions" in line
+
+    def test_no_room_for_another_client(self, own_redis: RedisServer) -> None:
+        own_redis.client.config_set("maxclients", 1)
+        for _ in range(20):  # now and then Redis can say why before it closes the connection
+            assert "clients" in self.opened(redis_port=own_redis.port)
+
+    def test_a_listener_that_closes_every_connection(self) -> None:
+        """As the port of Redis for TLS does when it hears no TLS."""
+        with ThreadingTCPServer(("127.0.0.1", 0), BaseRequestHandler) as server:
+            server.daemon_threads = True
+            threading.Thread(target=server.serve_forever, args=[0.01]).start()
+            line = self.opened(redis_host="127.0.0.1", redis_port=server.server_address[1])
+            server.shutdown()
+
+        assert "rediss://" in line
 
     def test_a_database_that_this_redis_does_not_have(self, redis_server: RedisServer) -> None:
         line = self.opened(redis_url=f"redis://:@127.0.0.1:{redis_server.port}/99")
