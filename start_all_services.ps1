@@ -7,11 +7,21 @@ Finds Python 3.11 or newer and hands over to start_all_services.py, which sets e
 starts the services. All arguments are passed on, and its exit status is passed back. Ctrl-C ends
 all three services.
 
-.EXAMPLE
-.\start_all_services.ps1
+The arguments are those of start_all_services.py: --demo puts a dozen products into an empty shop,
+--host takes the address to listen on, --reload starts anew when a Python file changes, --help shows
+them all.
 
 .EXAMPLE
-.\start_all_services.ps1 --reload
+.\start_all_services.ps1
+Starts the shop for this machine alone.
+
+.EXAMPLE
+.\start_all_services.ps1 --demo
+Starts it with products to look at.
+
+.EXAMPLE
+.\start_all_services.ps1 --host 0.0.0.0
+Lets other machines in.
 
 .LINK
 https://www.python.org/downloads/

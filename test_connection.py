@@ -222,7 +222,9 @@ def check(settings: "Settings") -> Iterator[Line]:
             line = replace(line, is_good=False, text=text, problem="other storage")
         yield line
     if len(storages) > 1:
-        text = "the services are on different storages: orders will be refused"
+        text = "the services are on different storages"
+        if found["product"].storage != found["order"].storage:
+            text += ": orders will be refused"
         yield Line("storage", False, text)
     others = [name for name, looked in found.items() if looked.has_our_secret is False]
     have_ours = any(looked.has_our_secret for looked in found.values())

@@ -1,6 +1,7 @@
 """The administrator whom the settings name, made at the start of the user service."""
 
 import contextlib
+import logging
 
 from pydantic import BaseModel, ValidationError
 
@@ -9,6 +10,8 @@ from shopsphere.models import Email, Password, Role, User, new_pk
 from shopsphere.passwords import Passwords
 from shopsphere.settings import Settings, complaint
 from shopsphere.stores import UserStore
+
+log = logging.getLogger("shopsphere.administrator")
 
 
 class _Administrator(BaseModel):
@@ -24,6 +27,10 @@ async def ensure_administrator(settings: Settings, users: UserStore, passwords: 
     who was named before stays an administrator. Raise CannotStart where it cannot be done.
     """
     if not settings.admin_email:
+        if settings.auth_required:
+            log.warning(
+                "ADMIN_EMAIL is empty: if there never was an administrator, nobody can add products"
+            )
         return
     email, password = settings.admin_email, settings.admin_password.get_secret_value()
     try:

@@ -95,7 +95,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something that is off with a product, and the order to settle where it is about one."""
+    """Something that is off with a product, and the order to settle where that puts it right."""
 
     product_id: str
     text: str
@@ -377,7 +377,7 @@ def _found_twice(
     if too_many:
         yield Finding(pk, f"reserved is {reserved}, {_by(too_many)} for its PLACED orders")
     for order_pk, placed, held in strays:
-        yield Finding(pk, _stray(order_pk, placed, held), order_pk)
+        yield Finding(pk, _stray(order_pk, placed, held), None if placed else order_pk)
     # An order is SHIPPED first, and counted after that. So of two looks the orders of the second
     # are never behind the figure of the first, nor the figure behind the orders of the first.
     too_many = max(first.shipped - second.sent, 0) or min(second.shipped - first.sent, 0)
@@ -393,5 +393,5 @@ def _stray(order_pk: str, placed: int, held: int) -> str:
     if not placed:
         return f"the reservation of order {order_pk} ({held}) belongs to no PLACED order"
     if not held:
-        return f"the PLACED order {order_pk} ({placed}) has no reservation"
+        return f"the PLACED order {order_pk} ({placed}) has no reservation: cancel it"
     return f"the PLACED order {order_pk} is of {placed}, its reservation of {held}"

@@ -108,6 +108,8 @@ def _named(error: dict[str, Any]) -> tuple[str, str]:
         return "body", f"is not valid JSON (at character {loc[-1]})"
     messages = {
         "missing": "is required",
+        "int_type": "must be a whole number",
+        "string_type": "must be a text",
         "extra_forbidden": "is not a field of this request",
         "model_attributes_type": "must be a JSON object, with Content-Type: application/json",
     }

@@ -132,8 +132,8 @@ def test_a_placed_order_without_a_reservation_is_named_and_stays(shop: Shop, run
     is_exact, printed = run(repair=True)
     assert not is_exact
     assert f"product {product}: reserved is 0, 2 too few for its PLACED orders\n" in printed
-    assert f"the PLACED order {order} (2) has no reservation\n" in printed
-    assert f"order {order} is placed\n" in printed
+    assert f"the PLACED order {order} (2) has no reservation: cancel it\n" in printed
+    assert "settled" not in printed  # it is placed, and stays so
     assert shop.cancel(order).status == 200
     assert run()[0]
 
@@ -160,7 +160,9 @@ def test_every_page_is_read(shop: Shop, run: Run, monkeypatch: pytest.MonkeyPatc
     give_back(shop, products[0], placed[-1])
     printed = run()[1]
     assert f"{products[0]}: the reservation of order {last} (1)" in printed
-    assert f"{products[0]}: the PLACED order {placed[-1]} (1) has no reservation" in printed
+    assert (
+        f"{products[0]}: the PLACED order {placed[-1]} (1) has no reservation: cancel it" in printed
+    )
     assert "reserved is 5," not in printed  # one too many and one too few
     assert f"{products[-1]}: the reservation of order {last} (1)" in printed
     assert shop.cancel(placed[-1]).status == 200

@@ -283,9 +283,19 @@ def test_services_on_different_storages_fail(shop: Trio, product_in_memory: Serv
         "than redis. Restart it, with the USE_REDIS and the address of Redis that the others have."
     )
     assert state_of("user service", result)[0] == state_of("order service", result)[0] == "ok"
-    state, text = state_of("storage", result)
-    assert state == "FAILED"
-    assert "different storages" in text
+    assert state_of("storage", result) == (
+        "FAILED", "the services are on different storages: orders will be refused"
+    )  # fmt: skip
+
+
+def test_users_on_another_storage_fail_but_hinder_no_order(shop: Trio, tmp_path: Path) -> None:
+    users = Service("user", tmp_path / "log", USE_REDIS="false")
+    try:
+        result = check(shop, USER_SERVICE_URL=users.start().url)
+    finally:
+        users.stop()
+    assert result.returncode == 1
+    assert state_of("storage", result) == ("FAILED", "the services are on different storages")
 
 
 def in_json(shop: Trio, *options: str, **environment: str) -> tuple[int, dict[str, Any]]:

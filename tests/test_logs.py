@@ -136,6 +136,18 @@ def test_a_start_that_fails_says_so_in_json(trio: Trio) -> None:
     assert error["level"] == "ERROR"
 
 
+@pytest.mark.parametrize(
+    "administrator", [{}, {"ADMIN_EMAIL": "a@shop.example", "ADMIN_PASSWORD": "a long password"}]
+)
+def test_a_closed_shop_that_may_have_no_administrator_says_so(
+    administrator: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    closed = {"USE_REDIS": "false", "AUTH_REQUIRED": "true", "JWT_SECRET": CLOSED["JWT_SECRET"]}
+    with running("user", closed | administrator):
+        pass
+    assert ("ADMIN_EMAIL is empty" in capsys.readouterr().err) is not bool(administrator)
+
+
 def test_text_is_for_people(capsys: pytest.CaptureFixture[str]) -> None:
     with running("product", {"USE_REDIS": "false"}) as products:
         products.get("/products/1", headers={"X-Request-ID": "mine"})
