@@ -277,7 +277,7 @@ class TestRefusal:
 
     def test_no_room_for_another_client(self, own_redis: RedisServer) -> None:
         own_redis.client.config_set("maxclients", 1)
-        for _ in range(20):  # now and then Redis can say why before it closes the connection
+        for _ in range(6):  # now and then Redis can say why before it closes the connection
             assert "clients" in self.opened(redis_port=own_redis.port)
 
     def test_a_listener_that_closes_every_connection(self) -> None:
