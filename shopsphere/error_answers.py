@@ -108,12 +108,10 @@ def _named(error: dict[str, Any]) -> tuple[str, str]:
         return "body", f"is not valid JSON (at character {loc[-1]})"
     messages = {
         "missing": "is required",
-        "int_type": "must be a whole number",
-        "string_type": "must be a text",
         "extra_forbidden": "is not a field of this request",
         "model_attributes_type": "must be a JSON object, with Content-Type: application/json",
     }
-    message = messages.get(kind) or in_plain_words(error["msg"])
+    message = messages.get(kind) or in_plain_words(kind, error["msg"])
     field = ".".join(str(part) for part in loc[1:]) or str(loc[0])
     return field[:64], message[:1].lower() + message[1:]
 

@@ -216,9 +216,20 @@ class RequestTimedOut(Unavailable, code="request_timeout"):
     )
 
 
-def in_plain_words(message: str) -> str:
+_PLAINER = {
+    "int_type": "must be a whole number",
+    "int_parsing": "must be a whole number",
+    "float_parsing": "must be a number",
+    "bool_parsing": "must be true or false",
+    "string_type": "must be a text",
+}
+
+
+def in_plain_words(kind: str, message: str) -> str:
     """Return what pydantic says of a value as the rest of a sentence that begins with its name."""
-    return re.sub("^(Value error, |Input |String )", "", message).replace("should", "must", 1)
+    return _PLAINER.get(kind) or re.sub("^(Value error, |Input |String )", "", message).replace(
+        "should", "must", 1
+    )
 
 
 class CannotStart(Exception):

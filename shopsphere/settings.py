@@ -142,7 +142,7 @@ class Settings(BaseSettings):
     def load(cls) -> Self:
         """Read the settings; raise CannotStart naming each wrong variable, without its value."""
         try:
-            if "SHOPSPHERE_ENV_FILE" in os.environ and not ENV_FILE.exists():
+            if os.environ.get("SHOPSPHERE_ENV_FILE") and not ENV_FILE.exists():
                 raise CannotStart("SHOPSPHERE_ENV_FILE names a file that is not there.")
             if ENV_FILE.is_dir():
                 raise CannotStart(f"{ENV_FILE.name} is a folder, where a file is expected.")
@@ -187,14 +187,8 @@ class Settings(BaseSettings):
 def complaint(error: ValidationError) -> str:
     """Return one line that names each variable that is wrong, and says what it may be."""
     return " ".join(
-        f"{each['loc'][0]} ".upper() + _reason(each["type"], each["msg"]) for each in error.errors()
+        f"{each['loc'][0]} ".upper()
+        + in_plain_words(each["type"], each["msg"])
+        + ". Set it in the environment or in .env; see .env.example."
+        for each in error.errors()
     )
-
-
-def _reason(kind: str, message: str) -> str:
-    reason = {
-        "int_parsing": "must be a whole number",
-        "float_parsing": "must be a number",
-        "bool_parsing": "must be true or false",
-    }.get(kind, in_plain_words(message))
-    return f"{reason}. Set it in the environment or in .env; see .env.example."

@@ -177,6 +177,15 @@ def test_a_pk_in_a_body_is_refused_by_name(products: CheckedClient, lamp: dict[s
     assert products.get("/products").json() == [lamp]
 
 
+def test_what_is_wrong_is_said_in_plain_words(products: CheckedClient) -> None:
+    response = products.post("/products", json={"name": 5, "quantity": "5"})
+    assert {error["field"]: error["message"] for error in response.json()["errors"]} == {
+        "name": "must be a text",
+        "price": "is required",
+        "quantity": "must be a whole number",
+    }
+
+
 def test_of_a_repeated_field_the_last_one_counts(products: CheckedClient) -> None:
     body = '{"name": "A", "name": "B", "price": "x", "price": 1, "quantity": 1}'
     assert products.send_text("POST", "/products", body).json()["name"] == "B"

@@ -133,12 +133,18 @@ def test_a_setting_is_read_from_a_file_and_the_environment_wins(
     assert (loaded.redis_prefix, loaded.redis_host) == ("from-file", "from-environment")
 
 
-def test_a_folder_or_a_file_of_somebody_else_is_refused(
+def test_a_folder_in_the_place_of_the_file_is_refused(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(settings, "ENV_FILE", tmp_path)
     with pytest.raises(CannotStart, match="is a folder, where a file is expected"):
         Settings.load()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="takes away a right as POSIX does")
+def test_a_file_of_somebody_else_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     file = tmp_path / ".env"
     file.touch(0)
     monkeypatch.setattr(settings, "ENV_FILE", file)
@@ -170,6 +176,14 @@ def test_another_file_can_be_named(tmp_path: Path) -> None:
     assert service.process.wait(20) != 0
     service.stop()
     assert "JWT_SECRET must be" in service.log.read_text()
+
+
+def test_an_empty_name_of_a_file_counts_as_none(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("SHOPSPHERE_ENV_FILE", "")
+    monkeypatch.setattr(settings, "ENV_FILE", tmp_path / "none")
+    assert Settings.load().redis_port == 6379
 
 
 def test_a_named_file_that_is_not_there_stops_the_start(tmp_path: Path) -> None:

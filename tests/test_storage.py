@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from socketserver import BaseRequestHandler, StreamRequestHandler, ThreadingTCPServer
 
@@ -237,6 +238,18 @@ class TestWorkers:
             service.stop()
 
 
+@contextmanager
+def listening(handler: type[BaseRequestHandler]) -> Iterator[int]:
+    """Yield the port of a program that does this with each connection."""
+    with ThreadingTCPServer(("127.0.0.1", 0), handler) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, args=[0.01]).start()
+        try:
+            yield server.server_address[1]
+        finally:
+            server.shutdown()
+
+
 class TestRefusal:
     """Opened in this process: the many ways in which what is there can be of no use."""
 
@@ -282,13 +295,8 @@ class TestRefusal:
 
     def test_a_listener_that_closes_every_connection(self) -> None:
         """As the port of Redis for TLS does when it hears no TLS."""
-        with ThreadingTCPServer(("127.0.0.1", 0), BaseRequestHandler) as server:
-            server.daemon_threads = True
-            threading.Thread(target=server.serve_forever, args=[0.01]).start()
-            line = self.opened(redis_host="127.0.0.1", redis_port=server.server_address[1])
-            server.shutdown()
-
-        assert "rediss://" in line
+        with listening(BaseRequestHandler) as port:
+            assert "rediss://" in self.opened(redis_host="127.0.0.1", redis_port=port)
 
     def test_a_database_that_this_redis_does_not_have(self, redis_server: RedisServer) -> None:
         line = self.opened(redis_url=f"redis://:@127.0.0.1:{redis_server.port}/99")
@@ -307,13 +315,8 @@ class TestRefusal:
             def handle(self) -> None:
                 self.wfile.write(b"HTTP/1.1 418 I am a teapot\r\n\r\n")
 
-        with ThreadingTCPServer(("127.0.0.1", 0), Teapot) as server:
-            server.daemon_threads = True
-            threading.Thread(target=server.serve_forever, args=[0.01]).start()
-            line = self.opened(redis_host="127.0.0.1", redis_port=server.server_address[1])
-            server.shutdown()
-
-        assert "REDIS_HOST" in line
+        with listening(Teapot) as port:
+            assert "REDIS_HOST" in self.opened(redis_host="127.0.0.1", redis_port=port)
 
 
 @pytest.fixture
