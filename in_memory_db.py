@@ -1,89 +1,135 @@
-"""The three stores in memory, for one process: all is gone when it ends.
+"""Storage in memory, for one process: everything is lost when it ends.
 
 Methods are `async` and never await inside, so each is one atomic step on the event loop.
 """
 
-import heapq
+import asyncio
 import time
-from collections import defaultdict
-from collections.abc import Callable, Hashable
-from dataclasses import dataclass, field, replace
-from enum import Enum, auto
+from collections import OrderedDict, defaultdict
+from collections.abc import Callable, Collection, Sequence
+from functools import cached_property
 from itertools import islice
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple
 
 from sortedcontainers import SortedDict, SortedSet
 
-from shopsphere import search_index
-from shopsphere.errors import (
-    EmailTaken,
-    IdempotencyKeyReused,
-    InsufficientQuantity,
-    OrderNotFound,
-    ProductNotFound,
-    ReservationConflict,
-    ReservationRefused,
-    ReservationReleased,
-    ReservationShipped,
-    StockLimit,
-)
-from shopsphere.models import (
-    MAX_ON_HAND,
-    SEEN,
-    Command,
-    Mark,
-    Order,
-    OrderStatus,
-    Page,
-    Product,
-    Reservation,
-    Role,
-    Stock,
-    User,
-)
-from shopsphere.stores import DAY_SECONDS, REFUSED_SECONDS, Claim
+from shopsphere.domain.errors import RequestTimedOut, ShopError
+from shopsphere.domain.records import Record
+from shopsphere.records import NEVER, Entry, Listing, Note, slot_of
+
+if TYPE_CHECKING:
+    from limits.aio.storage import Storage
 
 Clock = Callable[[], float]
-K = TypeVar("K", bound=Hashable)
-V = TypeVar("V")
+Key = tuple[str, str]
+R = TypeVar("R", bound=Record)
+Rs = TypeVarTuple("Rs")
+T = TypeVar("T")
 
 
-class ExpiringDict(Generic[K, V]):
-    """A dict whose entries can be set to go away, as Redis keys do."""
+class MemoryRecords:
+    """`Records` in memory. A record that is kept is never changed, only replaced."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock = time.time) -> None:
+        """`clock` tells seconds since 1970."""
         self._clock = clock
-        self._values: dict[K, V] = {}
-        self._expires: dict[K, float] = {}
-        self._queue: list[tuple[float, K]] = []
+        self._records: dict[Key, Record] = {}
+        self._live: dict[Key, SortedSet[str]] = {}
+        self._expiring: defaultdict[int, OrderedDict[Key, float]] = defaultdict(OrderedDict)
+        self._positions: defaultdict[Listing, dict[str, int]] = defaultdict(dict)
+        self._entries: defaultdict[Listing, SortedDict[int, str]] = defaultdict(SortedDict)
+        self._last_position = 0
+        self._names: SortedSet[str] = SortedSet()
+        self._notes: dict[str, float] = {}
 
-    def get(self, key: K) -> V | None:
+    @cached_property
+    def counters(self) -> "Storage":
+        from limits.aio.storage import MemoryStorage  # slow to import, and for users alone
+
+        return MemoryStorage()
+
+    async def read(self, *wanted: R) -> list[R]:
         self._drop_expired()
-        return self._values.get(key)
+        return [self._kept(each) for each in wanted]
 
-    def set(self, key: K, value: V, seconds: float | None = None) -> None:
-        """Keep the value for good, or for so many seconds."""
+    async def change(
+        self,
+        rule: Callable[[float, *Rs], T | ShopError],
+        *wanted: *Rs,
+        within: float = NEVER,
+    ) -> T:
+        if asyncio.get_running_loop().time() > within:
+            raise RequestTimedOut
         self._drop_expired()
-        self._values[key] = value
-        self._expires.pop(key, None)
-        if seconds is not None:
-            self._expires[key] = self._clock() + seconds
-            heapq.heappush(self._queue, (self._expires[key], key))
+        records: tuple[Any, ...] = wanted
+        copies: Any = [self._kept(each).model_copy() for each in records]
+        outcome = rule(self._clock(), *copies)
+        for copy in copies:
+            self._keep(copy)
+        if isinstance(outcome, ShopError):
+            raise outcome
+        return outcome
 
-    def drop(self, key: K) -> None:
-        """Let the entry go now; its place in the queue then means nothing."""
-        self._values.pop(key, None)
-        self._expires.pop(key, None)
+    async def live(self, kind: type[R], slot: str, after: str, limit: int) -> list[R]:
+        pks = self._live.get((kind.kind, slot), SortedSet())
+        found = islice(pks.irange(minimum=f"{slot}:{after}", inclusive=(False, True)), limit)
+        return await self.read(*(kind(pk=pk) for pk in found))
 
-    def _drop_expired(self) -> None:
-        while self._queue and self._queue[0][0] <= self._clock():
-            at, key = heapq.heappop(self._queue)
-            if self._expires.get(key) == at:
-                del self._expires[key], self._values[key]
+    async def enter(
+        self,
+        member: str,
+        into: Sequence[Listing],
+        *,
+        leaving: Sequence[Listing] = (),
+        unless_in: Sequence[Listing] = (),
+    ) -> None:
+        if any(member in self._positions.get(listing, ()) for listing in unless_in):
+            return
+        for listing in leaving:
+            await self.leave(listing, member)
+        entering = [listing for listing in into if member not in self._positions[listing]]
+        if entering:
+            self._last_position = max(int(self._clock() * 1_000_000), self._last_position + 1)
+        for listing in entering:
+            self._positions[listing][member] = self._last_position
+            self._entries[listing][self._last_position] = member
 
+    async def leave(self, listing: Listing, member: str) -> None:
+        position = self._positions.get(listing, {}).pop(member, None)
+        if position is not None:
+            del self._entries[listing][position]
 
-class MemoryStore:
-    """What the memory stores have in common: they always serve, and there is nothing to close."""
+    async def entries(self, listing: Listing, after: int, limit: int) -> list[Entry]:
+        entries = self._entries.get(listing, SortedDict())
+        positions = islice(entries.irange(minimum=after, inclusive=(False, True)), limit)
+        return [Entry(entries[position], position) for position in positions]
+
+    async def position(self, listing: Listing, member: str) -> int | None:
+        return self._positions.get(listing, {}).get(member)
+
+    async def add_names(self, names: Collection[str]) -> None:
+        self._names.update(names)
+
+    async def remove_names(self, names: Collection[str]) -> None:
+        self._names.difference_update(names)
+
+    async def names(self, start: str, prefix: str, limit: int) -> list[str]:
+        found = islice(self._names.irange(minimum=start), limit)
+        return [name for name in found if name.startswith(prefix)]
+
+    async def add_note(self, text: str) -> None:
+        self._notes[text] = self._clock()
+
+    async def remove_note(self, text: str) -> bool:
+        return self._notes.pop(text, None) is not None
+
+    async def notes(self, skip: int, limit: int) -> list[Note]:
+        now = self._clock()
+        oldest_first = sorted((since, text) for text, since in self._notes.items())
+        return [Note(text, now - since) for since, text in oldest_first[skip : skip + limit]]
+
+    async def count_notes(self) -> int:
+        return len(self._notes)
 
     async def ping(self) -> None:
         return
@@ -91,343 +137,42 @@ class MemoryStore:
     async def close(self) -> None:
         return
 
+    def _kept(self, wanted: R) -> R:
+        kept: Any = self._records.get((wanted.kind, wanted.pk), wanted)
+        record: R = kept
+        return record
 
-class MemoryUserStore(MemoryStore):
-    """`UserStore` in memory."""
-
-    def __init__(self) -> None:
-        from limits.aio.storage import MemoryStorage, Storage
-
-        self.counters: Storage = MemoryStorage()
-        self._users: dict[str, User] = {}
-        self._pks: dict[str, str] = {}
-
-    async def add(self, user: User) -> None:
-        if user.email in self._pks:
-            raise EmailTaken
-        self._users[user.pk] = user
-        self._pks[user.email] = user.pk
-
-    async def get(self, pk: str) -> User | None:
-        return self._users.get(pk)
-
-    async def find(self, email: str) -> User | None:
-        return self._users.get(self._pks.get(email, ""))
-
-    async def set_password(self, user: User, password_hash: str, role: Role) -> bool:
-        now = self._users.get(user.pk)
-        if now is None or now.password_hash != user.password_hash:
-            return False
-        self._users[user.pk] = replace(now, password_hash=password_hash, role=role)
-        return True
-
-
-class _State(Enum):
-    HELD = auto()
-    SHIPPED = auto()
-    RELEASED = auto()
-    REFUSED = auto()
-
-
-@dataclass(frozen=True, slots=True)
-class _Mark:
-    """What is known of one order at one product. `available` is what a refusal answered."""
-
-    state: _State
-    reservation: Reservation | None = None
-    available: int = 0
-
-
-@dataclass(slots=True)
-class _Shelf:
-    """A product with its figures and its live reservations."""
-
-    product: Product
-    stock: Stock
-    is_deleted: bool = False
-    live: SortedDict[str, Reservation] = field(default_factory=SortedDict)
-
-
-class MemoryProductStore(MemoryStore):
-    """`ProductStore` in memory."""
-
-    def __init__(self, clock: Clock = time.monotonic) -> None:
-        self._shelves: dict[str, _Shelf] = {}
-        self._pks: SortedSet[str] = SortedSet()
-        self._index: SortedSet[str] = SortedSet()
-        self._marks: ExpiringDict[tuple[str, str], _Mark] = ExpiringDict(clock)
-        self._changes: ExpiringDict[tuple[str, str], int] = ExpiringDict(clock)
-
-    async def add(self, product: Product) -> None:
-        stock = Stock(product.quantity, product.quantity, 0, 0)
-        self._shelves[product.pk] = _Shelf(product, stock)
-        self._pks.add(product.pk)
-        self._index.update(_entries(product))
-
-    async def get(self, pk: str) -> Product:
-        return self._shelf(pk).product
-
-    async def list_page(self, after: str | None, limit: int) -> Page[Product]:
-        return _page(self._pks, after, limit, lambda pk: self._shelves[pk].product)
-
-    async def search_page(self, text: str, after: str | None, limit: int) -> Page[Product]:
-        folded = search_index.fold(text)
-        prefix = search_index.prefix(folded)
-        start = search_index.from_cursor(after, folded) if after else prefix
-        found: list[Product] = []
-        cursor = ""
-        for entry in self._index.irange(minimum=start):
-            if not entry.startswith(prefix):
-                break
-            suffix, pk, _ = search_index.split(entry)
-            product = self._shelves[pk].product
-            if search_index.is_first_match(search_index.fold(product.name), folded, suffix):
-                if len(found) == limit:
-                    return Page(found, cursor)
-                found.append(product)
-                cursor = search_index.to_cursor(suffix, pk)
-        return Page(found, None)
-
-    async def update(self, pk: str, name: str | None, price_cents: int | None) -> Product:
-        shelf = self._shelf(pk)
-        if price_cents is not None:
-            shelf.product = replace(shelf.product, price_cents=price_cents)
-        if name is not None:
-            self._index.difference_update(_entries(shelf.product))
-            shelf.product = replace(shelf.product, name=name)
-            self._index.update(_entries(shelf.product))
-        return shelf.product
-
-    async def change_stock(
-        self, pk: str, change: int, key: str | None = None
-    ) -> tuple[Product, bool]:
-        shelf = self._shelf(pk)
-        stock = shelf.stock
-        before = self._changes.get((pk, key)) if key else None
-        if before is not None:
-            if before != change:
-                raise IdempotencyKeyReused
-            return shelf.product, True
-        if stock.available + change < 0:
-            raise InsufficientQuantity(stock.available)
-        if change > 0 and stock.available + stock.reserved + change > MAX_ON_HAND:
-            raise StockLimit
-        _count(shelf, received=change, available=change)
-        if key:
-            self._changes.set((pk, key), change, DAY_SECONDS)
-        return shelf.product, False
-
-    async def delete(self, pk: str) -> None:
-        shelf = self._shelf(pk)
-        shelf.is_deleted = True
-        self._pks.remove(pk)
-        self._index.difference_update(_entries(shelf.product))
-
-    async def stock(self, pk: str) -> Stock:
-        return self._shelf(pk, also_deleted=True).stock
-
-    async def reservations_page(self, pk: str, after: str | None, limit: int) -> Page[Reservation]:
-        live = self._shelf(pk, also_deleted=True).live
-        return _page(live, after, limit, live.__getitem__)
-
-    async def reserve(self, pk: str, order_pk: str, quantity: int) -> tuple[Reservation, bool]:
-        shelf = self._shelf(pk)
-        match self._marks.get((pk, order_pk)):
-            case _Mark(_State.REFUSED, available=available):
-                raise ReservationRefused(available)
-            case _Mark(_State.RELEASED):
-                raise ReservationReleased
-            case _Mark(reservation=Reservation() as before):
-                if before.quantity != quantity:
-                    raise ReservationConflict
-                return before, False
-        available = shelf.stock.available
-        if available < quantity:
-            refusal = _Mark(_State.REFUSED, available=available)
-            self._marks.set((pk, order_pk), refusal, REFUSED_SECONDS)
-            raise ReservationRefused(available)
-        product = shelf.product
-        taken = Reservation(pk, order_pk, quantity, product.price_cents, product.name)
-        _count(shelf, available=-quantity, reserved=quantity)
-        shelf.live[order_pk] = taken
-        self._marks.set((pk, order_pk), _Mark(_State.HELD, taken))
-        return taken, True
-
-    async def release(self, pk: str, order_pk: str) -> None:
-        mark = self._marks.get((pk, order_pk))
-        if mark and mark.state is _State.RELEASED:
+    def _keep(self, record: Record) -> None:
+        """Keep a record, or forget it if it equals its defaults; see that it expires."""
+        key = record.kind, record.pk
+        missing = type(record)(pk=record.pk)
+        if record == self._records.get(key, missing):
             return
-        if mark and mark.state is _State.SHIPPED:
-            raise ReservationShipped
-        if mark and mark.reservation:
-            shelf = self._shelves[pk]
-            _count(shelf, available=mark.reservation.quantity, reserved=-mark.reservation.quantity)
-            del shelf.live[order_pk]
-        self._marks.set((pk, order_pk), _Mark(_State.RELEASED), DAY_SECONDS)
-
-    async def ship(self, pk: str, order_pk: str) -> None:
-        mark = self._marks.get((pk, order_pk))
-        if mark is None or mark.state is _State.SHIPPED:
+        self._forget(key)
+        if record == missing:
             return
-        if mark.state is not _State.HELD or mark.reservation is None:
-            raise ReservationReleased
-        shelf = self._shelves[pk]
-        _count(shelf, reserved=-mark.reservation.quantity, shipped=mark.reservation.quantity)
-        del shelf.live[order_pk]
-        self._marks.set((pk, order_pk), replace(mark, state=_State.SHIPPED), DAY_SECONDS)
+        self._records[key] = record
+        if record.is_listed:
+            self._live.setdefault((record.kind, slot_of(record.pk)), SortedSet()).add(record.pk)
+        if record.kept_seconds is not None:
+            self._expiring[record.kept_seconds][key] = self._clock() + record.kept_seconds
 
-    def _shelf(self, pk: str, *, also_deleted: bool = False) -> _Shelf:
-        shelf = self._shelves.get(pk)
-        if shelf is None or (shelf.is_deleted and not also_deleted):
-            raise ProductNotFound
-        return shelf
+    def _forget(self, key: Key) -> None:
+        before = self._records.pop(key, None)
+        if before is None:
+            return
+        if before.kept_seconds is not None:
+            self._expiring[before.kept_seconds].pop(key)
+        if before.is_listed:
+            kind, pk = key
+            live = self._live[kind, slot_of(pk)]
+            live.remove(pk)
+            if not live:
+                del self._live[kind, slot_of(pk)]
 
-
-def _entries(product: Product) -> set[str]:
-    """Return the index entries of a product, which in memory always has its present name."""
-    return search_index.entries(product.name, product.pk, revision="")
-
-
-def _count(shelf: _Shelf, **units: int) -> None:
-    """Add to these figures of a product; `quantity` follows what is available."""
-    figures = {figure: getattr(shelf.stock, figure) + more for figure, more in units.items()}
-    shelf.stock = replace(shelf.stock, **figures)
-    shelf.product = replace(shelf.product, quantity=shelf.stock.available)
-
-
-@dataclass(slots=True)
-class _Key:
-    """An idempotency key: what it came with, the order it is bound to, who holds it how long."""
-
-    request: str
-    order_pk: str
-    owner: str | None
-    held_until: float
-
-
-class MemoryOrderStore(MemoryStore):
-    """`OrderStore` in memory."""
-
-    def __init__(self, clock: Clock = time.monotonic) -> None:
-        self._clock = clock
-        self._orders: ExpiringDict[str, Order] = ExpiringDict(clock)
-        self._place_by: dict[str, float] = {}
-        self._marks: dict[Mark, float] = {}
-        self._lists: defaultdict[str | None, SortedSet[str]] = defaultdict(SortedSet)
-        self._keys: ExpiringDict[str, _Key] = ExpiringDict(clock)
-
-    async def mark(self, mark: Mark) -> None:
-        self._marks.pop(mark, None)  # so that the oldest always comes first
-        self._marks[mark] = self._clock()
-
-    async def unmark(self, mark: Mark) -> bool:
-        return self._marks.pop(mark, None) is not None
-
-    async def old_marks(self, seconds: float) -> list[Mark]:
-        latest = self._clock() - seconds
-        return [mark for mark, since in self._marks.items() if since <= latest]
-
-    async def marks_of(self, pk: str, product_id: str) -> dict[Mark, float]:
-        marks = (Mark(command, pk, product_id) for command in Command)
-        return {mark: self._clock() - self._marks[mark] for mark in marks if mark in self._marks}
-
-    async def count_marks(self) -> int:
-        return len(self._marks)
-
-    async def create(self, order: Order, seconds: float) -> OrderStatus:
-        record = self._orders.get(order.pk)
-        if record is None:
-            record = order
-            self._orders.set(order.pk, order)
-        if record.status is OrderStatus.PENDING:
-            self._place_by[order.pk] = self._clock() + seconds
-        return record.status
-
-    async def place(self, pk: str, reservation: Reservation) -> Order | None:
-        order = self._orders.get(pk)
-        is_pending = order is not None and order.status is OrderStatus.PENDING
-        if order and is_pending and self._clock() <= self._place_by[pk]:
-            order = replace(
-                order,
-                status=OrderStatus.PLACED,
-                product_name=reservation.product_name,
-                unit_price_cents=reservation.unit_price_cents,
-            )
-            self._orders.set(pk, order)
-            del self._place_by[pk]
-        return order if order and order.status in SEEN else None
-
-    async def fail(self, pk: str) -> OrderStatus:
-        order = self._orders.get(pk) or Order(pk, "", "", 0, 0, OrderStatus.FAILED, None)
-        if order.status not in SEEN:
-            order = replace(order, status=OrderStatus.FAILED)
-            self._orders.set(pk, order, DAY_SECONDS)
-            self._place_by.pop(pk, None)
-        return order.status
-
-    async def move(self, pk: str, status: OrderStatus) -> Order:
-        order = self._placed(pk)
-        if order.status is OrderStatus.PLACED:
-            order = replace(order, status=status)
-            self._orders.set(pk, order)
-        return order
-
-    async def list_order(self, order: Order) -> None:
-        self._lists[None].add(order.pk)
-        if order.user_id:
-            self._lists[order.user_id].add(order.pk)
-
-    async def get(self, pk: str, user_id: str | None = None) -> Order:
-        order = self._placed(pk)
-        if user_id not in (None, order.user_id):
-            raise OrderNotFound
-        return order
-
-    async def record(self, pk: str) -> Order | None:
-        return self._orders.get(pk)
-
-    async def list_page(self, user_id: str | None, after: str | None, limit: int) -> Page[Order]:
-        listed = self._lists.get(user_id, SortedSet())
-        return _page(listed, after, limit, self._placed)
-
-    async def claim(
-        self, key: str, request: str, owner: str, order_pk: str, seconds: float
-    ) -> Claim:
+    def _drop_expired(self) -> None:
+        """Forget what has expired: of those kept equally long, the oldest come first."""
         now = self._clock()
-        held = self._keys.get(key) or _Key(request, order_pk, None, now)
-        if held.request != request:
-            raise IdempotencyKeyReused
-        if held.owner not in (None, owner) and now < held.held_until:
-            return Claim(held.order_pk, is_mine=False, seconds_left=held.held_until - now)
-        self._keys.set(key, _Key(request, held.order_pk, owner, now + seconds), DAY_SECONDS)
-        return Claim(held.order_pk, is_mine=True)
-
-    async def rebind(self, key: str, owner: str, order_pk: str) -> bool:
-        held = self._keys.get(key)
-        if held is None or held.owner != owner:
-            return False
-        held.order_pk = order_pk
-        return True
-
-    async def end_claim(self, key: str, owner: str, *, forget: bool) -> None:
-        held = self._keys.get(key)
-        if held is None or held.owner != owner:
-            return
-        held.owner = None
-        if forget:
-            self._keys.drop(key)
-
-    def _placed(self, pk: str) -> Order:
-        order = self._orders.get(pk)
-        if order is None or order.status not in SEEN:
-            raise OrderNotFound
-        return order
-
-
-def _page(
-    pks: SortedSet[str] | SortedDict[str, V], after: str | None, limit: int, get: Callable[[str], V]
-) -> Page[V]:
-    """Return up to `limit` of the things whose pks are above `after`."""
-    found = list(islice(pks.irange(minimum=after, inclusive=(False, True)), limit + 1))
-    next_after = found[limit - 1] if len(found) > limit else None
-    return Page([get(pk) for pk in found[:limit]], next_after)
+        for expiring in self._expiring.values():
+            while expiring and (key := next(iter(expiring))) and expiring[key] <= now:
+                self._forget(key)

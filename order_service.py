@@ -10,12 +10,11 @@ from functools import partial
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, FastAPI, Path, Request, Response
-from pydantic import BaseModel, Field, TypeAdapter
+from pydantic import AliasPath, BaseModel, Field, TypeAdapter
 from starlette.datastructures import State
 
 from shopsphere.access import ADMINISTRATOR, Customer
-from shopsphere.error_answers import errors
-from shopsphere.errors import (
+from shopsphere.domain.errors import (
     IdempotencyKeyReused,
     InsufficientQuantity,
     InvalidRequest,
@@ -29,19 +28,24 @@ from shopsphere.errors import (
     StorageMismatch,
     StoreUnavailable,
 )
+from shopsphere.domain.values import MAX_ORDER_QUANTITY, Item, Order
+from shopsphere.error_answers import errors
 from shopsphere.examples import ORDER_MADE_AT, ORDER_PK, PRODUCT_PK, USER_PK, shown
 from shopsphere.idempotency_key import REPLAY_HEADER, IdempotencyKey, show_replay
-from shopsphere.models import MAX_ORDER_QUANTITY, PK_SCHEMA, Order, pk_of, pk_or
-from shopsphere.ordering.checkout import Checkout, Wish
+from shopsphere.models import PK_SCHEMA, pk_of, pk_or
+from shopsphere.ordering.checkout import Checkout
 from shopsphere.ordering.figures import OrderFigures
-from shopsphere.ordering.idempotency import IdempotentCheckout
+from shopsphere.ordering.idempotency import LEASE_MARGIN_SECONDS, IdempotentCheckout
+from shopsphere.ordering.notes import Notes
+from shopsphere.ordering.orders import Orders
 from shopsphere.ordering.product_client import ProductClient
 from shopsphere.ordering.settling import Outcome, Settling
-from shopsphere.paging import LINK_HEADER, PagingByPk, listing
+from shopsphere.ordering.telling import Telling
+from shopsphere.paging import LINK_HEADER, PagingByEntry, listing
+from shopsphere.records import Records
 from shopsphere.settings import Settings
-from shopsphere.stores import OrderStore
-from shopsphere.web import Body, Public, SecondsLeft, create_app, of_app, serve
-from storage import open_order_store
+from shopsphere.web import Body, Public, RequestDeadline, create_app, of_app, serve
+from storage import open_storage
 
 log = logging.getLogger("shopsphere.order")
 
@@ -84,21 +88,26 @@ class Settled(BaseModel):
     )
 
 
+def _of_item(name: str) -> AliasPath:
+    """Return where a field of the order's only item is found."""
+    return AliasPath("items", 0, name)
+
+
 class OrderPublic(Public):
     pk: str = Field(examples=[ORDER_PK])
-    product_id: str = Field(examples=[PRODUCT_PK])
-    product_name: str = Field(examples=["Laptop"])
-    quantity: int = Field(examples=[2])
-    unit_price: float = Field(examples=[999.99])
+    product_id: str = Field(validation_alias=_of_item("product_pk"), examples=[PRODUCT_PK])
+    product_name: str = Field(validation_alias=_of_item("product_name"), examples=["Laptop"])
+    quantity: int = Field(validation_alias=_of_item("quantity"), examples=[2])
+    unit_price: float = Field(validation_alias=_of_item("unit_price"), examples=[999.99])
     total: float = Field(examples=[1999.98])
     status: Literal["PLACED", "CANCELLED", "SHIPPED"] = Field(examples=["PLACED"])
-    user_id: str | None = Field(examples=[USER_PK])
+    user_id: str | None = Field(validation_alias="user_pk", examples=[USER_PK])
     created_at: datetime = Field(examples=[ORDER_MADE_AT])
 
 
 ORDERS = TypeAdapter(list[OrderPublic])
 
-Orders = Annotated[OrderStore, of_app("opened.store")]
+AllOrders = Annotated[Orders, of_app("orders")]
 OF_AN_ORDER = "The `pk` of an order, from the answer that made it or the list."
 Pk = Annotated[str, pk_or(OrderNotFound), Path(description=OF_AN_ORDER)]
 SettledPk = Annotated[
@@ -137,27 +146,27 @@ async def place_order(
     caller: Customer,
     key: IdempotencyKey,
     checkout: PlacesOrders,
-    seconds: SecondsLeft,
+    deadline: RequestDeadline,
     response: Response,
 ) -> Order:
     """Order some units of a product: they are taken from its stock, or the order is refused.
 
-    A 503 does not mean that nothing was placed: an answer may have been lost on the way. So send
-    an `Idempotency-Key`, and send the order again with the same key until you know:
+    A 503 with an `order_id` does not say whether the order was placed. If it was,
+    `GET /orders/{order_id}` finds it; if it is not there ORDER_TIMEOUT seconds after the 503, it
+    never will be. Or send an `Idempotency-Key`, and send the order again with the same key:
 
     - The same key and the same product and quantity: the same order as it is now, 201, with
       `Idempotent-Replayed: true`.
     - The same key with another product or quantity: 422.
-    - While the first request is still running: 409 with `Retry-After`. If its process died, that
-      ends 2 seconds after the longest time that a request may take; a 503 ends it at once.
+    - While the first request may still be running: 409 with `Retry-After`. If its process died,
+      that ends 2 seconds after ORDER_TIMEOUT; a 503 ends it at once.
     - After a refusal (400, 404) the key is free again.
-    - After a 503 or a crash, the same order is continued; if it was given up meanwhile, a new one
-      takes its place. Never two.
+    - After a 503 or a crash, a new order takes the place of one that was not placed. Never two.
 
-    A key is kept for 24 hours from its last use, separately for each user.
+    A key is kept for 24 hours from its last order, separately for each user.
     """
-    wish = Wish(body.product_id, body.quantity, caller.user_id)
-    order, is_replay = await checkout.place(key, wish, seconds)
+    items = [Item(body.product_id, body.quantity)]
+    order, is_replay = await checkout.place(key, items, caller.user_id, deadline)
     response.headers["Location"] = f"/orders/{order.pk}"
     show_replay(response, is_replay)
     return order
@@ -170,13 +179,13 @@ async def place_order(
     responses={200: {"headers": LINK_HEADER}},
 )
 async def list_orders(
-    caller: Customer, request: Request, paging: PagingByPk, orders: Orders
+    caller: Customer, request: Request, paging: PagingByEntry, orders: AllOrders
 ) -> Response:
     """Your orders, oldest first: the whole list, or a page of it with `limit` and `after`.
 
     An administrator sees those of everybody; so does whoever asks while AUTH_REQUIRED is false.
     """
-    return await listing(request, paging, partial(orders.list_page, caller.sees), ORDERS)
+    return await listing(request, paging, partial(orders.page, caller.sees), ORDERS)
 
 
 @ordering.get(
@@ -185,7 +194,7 @@ async def list_orders(
     response_model=OrderPublic,
     responses=errors(OrderNotFound),
 )
-async def get_order(caller: Customer, pk: Pk, orders: Orders) -> Order:
+async def get_order(caller: Customer, pk: Pk, orders: AllOrders) -> Order:
     """One of your orders; an administrator gets everybody's."""
     return await orders.get(pk, caller.sees)
 
@@ -200,14 +209,14 @@ async def get_order(caller: Customer, pk: Pk, orders: Orders) -> Order:
     },
 )
 async def cancel_order(
-    caller: Customer, pk: Pk, checkout: EndsOrders, seconds: SecondsLeft
+    caller: Customer, pk: Pk, checkout: EndsOrders, deadline: RequestDeadline
 ) -> Order:
     """Cancel one of your orders: its stock goes back, once, however often this is called.
 
     An administrator cancels anybody's. It also works while the product service is away; then the
     stock follows when that is back.
     """
-    return await checkout.cancel(pk, caller.sees, seconds)
+    return await checkout.cancel(pk, caller.sees, deadline)
 
 
 @fulfilment.post(
@@ -220,12 +229,12 @@ async def cancel_order(
         **errors(OrderNotFound, OrderIsCancelled),
     },
 )
-async def ship_order(pk: Pk, checkout: EndsOrders, seconds: SecondsLeft) -> Order:
+async def ship_order(pk: Pk, checkout: EndsOrders, deadline: RequestDeadline) -> Order:
     """The order has left the house, which is final. Its units count as shipped, once.
 
     It also works while the product service is away; then the figures follow when that is back.
     """
-    return await checkout.ship(pk, seconds)
+    return await checkout.ship(pk, deadline)
 
 
 @fulfilment.post(
@@ -247,14 +256,16 @@ async def settle_order(pk: SettledPk, body: Settle, settling: SettlesOrders) -> 
 @asynccontextmanager
 async def _ordering(state: State) -> AsyncIterator[None]:
     settings: Settings = state.settings
-    orders: OrderStore = state.opened.store
+    records: Records = state.opened.records
     figures: OrderFigures = state.figures
     if settings.settle_after <= settings.order_timeout:
         log.warning("SETTLE_AFTER is not above ORDER_TIMEOUT: orders that are only slow will fail")
 
+    notes = Notes(records)
+
     async def refresh_figures() -> None:
         try:
-            figures.unsettled.set(await orders.count_marks())
+            figures.unsettled.set(await notes.count())
         except StoreUnavailable:
             figures.unsettled.set(math.nan)
 
@@ -264,10 +275,15 @@ async def _ordering(state: State) -> AsyncIterator[None]:
         settings.product_service_timeout,
         state.tokens,
     ) as products:
-        checkout = Checkout(orders, products, figures)
+        telling = Telling(products, figures)
+        checkout = Checkout(records, products, telling, figures)
+        state.orders = Orders(records)
         state.checkout = checkout
-        state.idempotent_checkout = IdempotentCheckout(orders, checkout, settings.order_timeout)
-        state.settling = Settling(orders, products, figures, settings.settle_after)
+        lease_seconds = settings.order_timeout + LEASE_MARGIN_SECONDS
+        state.idempotent_checkout = IdempotentCheckout(
+            records, checkout, telling, lease_seconds
+        )
+        state.settling = Settling(records, telling, figures, settings.settle_after)
         state.refresh_figures = refresh_figures
         running = asyncio.create_task(state.settling.run(settings.settle_interval))
         try:
@@ -285,7 +301,7 @@ def build(settings: Settings | None = None) -> FastAPI:
         description=DESCRIPTION,
         tags=TAGS,
         routers=[ordering, fulfilment],
-        open_store=open_order_store,
+        open_storage=open_storage,
         around=_ordering,
         settings=settings,
     )

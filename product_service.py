@@ -1,16 +1,19 @@
 """The product service, port 8000: the catalogue, and the stock, which it alone owns."""
 
 import unicodedata
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import datetime
 from functools import partial
 from typing import Annotated, Any, Self
 
 from fastapi import APIRouter, Depends, FastAPI, Header, Path, Query, Request, Response
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, model_validator
+from starlette.datastructures import State
 
 from shopsphere.access import ADMINISTRATOR, ADMINISTRATOR_OR_ORDER_SERVICE, ORDER_SERVICE, anyone
-from shopsphere.error_answers import errors
-from shopsphere.errors import (
+from shopsphere.catalogue.products import Products
+from shopsphere.domain.errors import (
     IdempotencyKeyReused,
     InsufficientQuantity,
     InvalidRequest,
@@ -23,26 +26,16 @@ from shopsphere.errors import (
     StorageMismatch,
     StoreUnavailable,
 )
+from shopsphere.domain.values import MAX_ON_HAND, MAX_ORDER_QUANTITY, Product, Reservation, Stock
+from shopsphere.error_answers import errors
 from shopsphere.examples import ORDER_PK, PRODUCT_MADE_AT, PRODUCT_PK, shown
 from shopsphere.idempotency_key import REPLAY_HEADER, IdempotencyKey, show_replay
-from shopsphere.models import (
-    MAX_ON_HAND,
-    MAX_ORDER_QUANTITY,
-    PK_SCHEMA,
-    Money,
-    Product,
-    Reservation,
-    Stock,
-    new_pk,
-    pk_of,
-    pk_or,
-    to_cents,
-)
-from shopsphere.paging import LINK_HEADER, AnyPaging, PagingByPk, listing
+from shopsphere.models import PK_SCHEMA, Money, pk_of, pk_or, to_cents
+from shopsphere.paging import LINK_HEADER, AnyPaging, PagingByEntry, PagingByPk, listing
+from shopsphere.records import StorageName
 from shopsphere.settings import Settings
-from shopsphere.stores import ProductStore, StorageName
 from shopsphere.web import Body, Public, create_app, of_app, serve
-from storage import open_product_store
+from storage import open_storage
 
 PORT = 8000
 DESCRIPTION = """
@@ -134,8 +127,8 @@ class StockPublic(Public):
 
 
 class ReservationPublic(Public):
-    product_id: str = Field(examples=[PRODUCT_PK])
-    order_id: str = Field(examples=[ORDER_PK])
+    product_id: str = Field(validation_alias="product_pk", examples=[PRODUCT_PK])
+    order_id: str = Field(validation_alias="order_pk", examples=[ORDER_PK])
     quantity: int = Field(examples=[2])
     unit_price: float = Field(examples=[999.99])
     product_name: str = Field(examples=["Laptop"])
@@ -156,7 +149,7 @@ async def _same_storage(
         raise StorageMismatch
 
 
-Products = Annotated[ProductStore, of_app("opened.store")]
+Catalogue = Annotated[Products, of_app("products")]
 Pk = Annotated[
     str,
     pk_or(ProductNotFound),
@@ -190,14 +183,13 @@ reservations = APIRouter(
     dependencies=[ADMINISTRATOR],
 )
 async def create_product(
-    body: ProductCreate, products: Products, request: Request, response: Response
+    body: ProductCreate, products: Catalogue, request: Request, response: Response
 ) -> Product:
     """Add a product with its price and the units there are of it.
 
     The `pk` in the answer is its name from here on: it is what you order it by.
     """
-    product = Product(new_pk(), body.name, to_cents(body.price), body.quantity)
-    await products.add(product)
+    product = await products.create(body.name, to_cents(body.price), body.quantity)
     response.headers["Location"] = f"/products/{product.pk}"
     return product
 
@@ -209,9 +201,9 @@ async def create_product(
     responses={200: {"headers": LINK_HEADER}},
 )
 @anyone
-async def list_products(request: Request, paging: PagingByPk, products: Products) -> Response:
+async def list_products(request: Request, paging: PagingByEntry, products: Catalogue) -> Response:
     """All products, oldest first: the whole list, or a page of it with `limit` and `after`."""
-    return await listing(request, paging, products.list_page, PRODUCTS)
+    return await listing(request, paging, products.page, PRODUCTS)
 
 
 @catalogue.get(
@@ -224,7 +216,7 @@ async def list_products(request: Request, paging: PagingByPk, products: Products
 async def search_products(
     request: Request,
     paging: AnyPaging,
-    products: Products,
+    products: Catalogue,
     name: Annotated[
         str,
         Query(
@@ -252,7 +244,7 @@ async def search_products(
 async def get_product(pk: Pk, request: Request) -> Product:
     """One product: its name, its price, and how many can be ordered now."""
     # The route that is asked most does without a dependency, which costs 12 µs.
-    products: ProductStore = request.app.state.opened.store
+    products: Products = request.app.state.products
     return await products.get(pk)
 
 
@@ -266,7 +258,7 @@ async def get_product(pk: Pk, request: Request) -> Product:
         **errors(ProductNotFound),
     },
 )
-async def update_product(pk: Pk, body: ProductUpdate, products: Products) -> Product:
+async def update_product(pk: Pk, body: ProductUpdate, products: Catalogue) -> Product:
     """Change name, price or both. Orders keep the name and the price they were placed with."""
     price_cents = None if body.price is None else to_cents(body.price)
     return await products.update(pk, body.name, price_cents)
@@ -279,7 +271,7 @@ async def update_product(pk: Pk, body: ProductUpdate, products: Products) -> Pro
     dependencies=[ADMINISTRATOR],
     responses=errors(ProductNotFound),
 )
-async def delete_product(pk: Pk, products: Products) -> None:
+async def delete_product(pk: Pk, products: Catalogue) -> None:
     """Take a product out of the catalogue. Its orders stay, and can still be cancelled."""
     await products.delete(pk)
 
@@ -295,7 +287,7 @@ async def delete_product(pk: Pk, products: Products) -> None:
     },
 )
 async def change_stock(
-    pk: Pk, body: StockChange, products: Products, key: IdempotencyKey, response: Response
+    pk: Pk, body: StockChange, products: Catalogue, key: IdempotencyKey, response: Response
 ) -> Product:
     """Book units in, or out when negative: never below zero, nor above 1,000,000,000 on hand.
 
@@ -317,7 +309,7 @@ async def change_stock(
     dependencies=[ADMINISTRATOR_OR_ORDER_SERVICE],
     responses=errors(ProductNotFound),
 )
-async def get_stock(pk: Pk, products: Products) -> Stock:
+async def get_stock(pk: Pk, products: Catalogue) -> Stock:
     """Of all units ever `received`, some are `available`, some `reserved`, some `shipped`.
 
     They always add up: `received = available + reserved + shipped`.
@@ -333,7 +325,7 @@ async def get_stock(pk: Pk, products: Products) -> Stock:
     responses={200: {"headers": LINK_HEADER}, **errors(ProductNotFound)},
 )
 async def list_reservations(
-    pk: Pk, request: Request, paging: PagingByPk, products: Products
+    pk: Pk, request: Request, paging: PagingByPk, products: Catalogue
 ) -> Response:
     """The live reservations, by order: neither released nor shipped."""
     return await listing(request, paging, partial(products.reservations_page, pk), RESERVATIONS)
@@ -350,11 +342,11 @@ async def list_reservations(
     },
 )
 async def reserve(
-    pk: Pk, order_pk: OrderPk, body: ReservationCreate, products: Products, response: Response
+    pk: Pk, order_pk: OrderPk, body: ReservationCreate, products: Catalogue, response: Response
 ) -> Reservation:
     """Hold units for an order: checked and taken in one step, once per order.
 
-    The same again answers 200 and takes nothing. A refusal is final for this order for 15 minutes,
+    The same again answers 200 and takes nothing. A refusal is final for this order,
     even if stock comes in.
     """
     reservation, is_new = await products.reserve(pk, order_pk, body.quantity)
@@ -368,10 +360,10 @@ async def reserve(
     status_code=204,
     responses=errors(ProductNotFound, ReservationShipped),
 )
-async def release(pk: Pk, order_pk: OrderPk, products: Products) -> None:
+async def release(pk: Pk, order_pk: OrderPk, products: Catalogue) -> None:
     """The units are available again, once, however often this is called.
 
-    For a day afterwards this order cannot reserve again.
+    This order cannot reserve them again. The product need not exist.
     """
     await products.release(pk, order_pk)
 
@@ -382,9 +374,15 @@ async def release(pk: Pk, order_pk: OrderPk, products: Products) -> None:
     status_code=204,
     responses=errors(ProductNotFound, ReservationReleased),
 )
-async def ship(pk: Pk, order_pk: OrderPk, products: Products) -> None:
+async def ship(pk: Pk, order_pk: OrderPk, products: Catalogue) -> None:
     """The units have left the house: `reserved` falls and `shipped` rises, once."""
     await products.ship(pk, order_pk)
+
+
+@asynccontextmanager
+async def _catalogue(state: State) -> AsyncIterator[None]:
+    state.products = Products(state.opened.records)
+    yield
 
 
 def build(settings: Settings | None = None) -> FastAPI:
@@ -394,7 +392,8 @@ def build(settings: Settings | None = None) -> FastAPI:
         description=DESCRIPTION,
         tags=TAGS,
         routers=[catalogue, stock, reservations],
-        open_store=open_product_store,
+        open_storage=open_storage,
+        around=_catalogue,
         settings=settings,
     )
 

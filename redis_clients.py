@@ -40,7 +40,7 @@ from redis.exceptions import (  # type: ignore[attr-defined]  # types-redis: Out
     TryAgainError,
 )
 
-from shopsphere.errors import CannotStart, StoreUnavailable
+from shopsphere.domain.errors import CannotStart, StoreUnavailable
 from shopsphere.settings import Settings
 
 log = logging.getLogger("shopsphere.redis")

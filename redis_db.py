@@ -1,90 +1,702 @@
-"""What the stores on Redis stand on: the base record, the scripts."""
+"""Storage on Redis: redis-om's models of what is kept, and the port `Records` over them.
 
-from collections.abc import Iterable, Sequence
-from pathlib import Path
-from typing import Any, ClassVar, Self
+Each step touches keys of one slot, and scripts touch declared keys only, so the same code runs on
+one Redis, behind Sentinels and on a Cluster.
+"""
+
+import asyncio
+import logging
+import secrets
+from collections import OrderedDict, deque
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Self, TypeVar, TypeVarTuple
 
 from aredis_om import HashModel
+from pydantic import ValidationError
+from redis.commands.core import AsyncScript
 
 from redis_clients import PROBE, ShopRedis, pipeline
+from shopsphere.domain.errors import CannotStart, RequestTimedOut, ShopError, StoreUnavailable
+from shopsphere.domain.records import (
+    Address,
+    Hold,
+    KeyRecord,
+    OrderRecord,
+    ProductRecord,
+    ProductUpdate,
+    Record,
+    StockChange,
+    UserRecord,
+)
+from shopsphere.records import NEVER, Entry, Listing, Note, slot_of
 
-SCRIPTS = Path(__file__).parent / "redis_stores"
+if TYPE_CHECKING:
+    from limits.aio.storage import Storage
+
+log = logging.getLogger("shopsphere.redis")
+
+R = TypeVar("R", bound=Record)
+Rs = TypeVarTuple("Rs")
+T = TypeVar("T")
+
+FORMAT = "2"
+"""The format of what is kept. It goes up with every change of that; 0.1.0 kept no number."""
+
+KINDS_OF_0_1_0 = frozenset(
+    "product products {product-names} reservation reservations stock-change update order orders "  # noqa: SIM905
+    "orders-placing orders-cancelling orders-shipping idempotency-key user email".split()
+)
+"""What stands after the prefix in the keys of 0.1.0."""
+
+STEPS_AT_ONCE = 64
+"""Steps of one slot that share a read and a write."""
+
+SEEN_RECORDS = 4096
+"""Records of which this process remembers how it saw them last."""
+
+FULL_BUCKET = 100
+"""Names that fill a bucket: below the 128 up to which Redis keeps a sorted set packed."""
+
+STEP = """
+-- Change records of one slot if each still has the version it was seen with, nobody else has the
+-- slot to itself, and the clock is within a second of the time that the rules were given.
+-- Returns {-1, seconds, microseconds}; if refused, {microseconds to wait, seconds, microseconds,
+-- records...}.
+-- Who asks for it then has the slot to itself for 20 ms, by an end time and not by an expiry, which
+-- a clock that goes back would stretch.
+-- KEYS: records, turn, live records of the slot. ARGV: time, new version, process, whether it asks
+-- for the slot; a version for each record; then for each record: how many names and values to set
+-- (-1: no change, -2: delete), how many names to delete, expiry in ms ('keep': for good, '': as it
+-- is), member to list, member to unlist; names and values to set; names to delete.
+local n = #KEYS - 2
+local time = redis.call('TIME')
+local now = time[1] * 1000000 + time[2]
+local wait = 0
+local turn = redis.call('GET', KEYS[n + 1])
+if turn then
+  local process, ends = string.match(turn, '(%S+) (%S+)')
+  local left = ends - now
+  if process ~= ARGV[3] and left > 0 and left <= 20000 then
+    wait = left
+  end
+end
+local is_fresh = wait == 0 and math.abs(now - ARGV[1]) <= 1000000
+for i = 1, n do
+  is_fresh = is_fresh and (redis.call('HGET', KEYS[i], 'version') or '') == ARGV[4 + i]
+end
+if not is_fresh then
+  if ARGV[4] == '1' and wait == 0 then
+    local ends = string.format('%.0f', now + 20000)
+    redis.call('SET', KEYS[n + 1], ARGV[3] .. ' ' .. ends, 'PX', 1000)
+  end
+  local found = {wait, time[1], time[2]}
+  for i = 1, n do
+    table.insert(found, redis.call('HGETALL', KEYS[i]))
+  end
+  return found
+end
+local at = 5 + n
+for i = 1, n do
+  local setting, deleting, expiry = tonumber(ARGV[at]), tonumber(ARGV[at + 1]), ARGV[at + 2]
+  local listed, unlisted = ARGV[at + 3], ARGV[at + 4]
+  at = at + 5
+  if setting >= 0 then
+    redis.call('HSET', KEYS[i], 'version', ARGV[2], unpack(ARGV, at, at + setting - 1))
+    at = at + setting
+    if deleting > 0 then
+      redis.call('HDEL', KEYS[i], unpack(ARGV, at, at + deleting - 1))
+      at = at + deleting
+    end
+    if expiry == 'keep' then
+      redis.call('PERSIST', KEYS[i])
+    elseif expiry ~= '' then
+      redis.call('PEXPIRE', KEYS[i], expiry)
+    end
+  elseif setting == -2 then
+    redis.call('DEL', KEYS[i])
+  end
+  if listed ~= '' then
+    redis.call('ZADD', KEYS[n + 2], 0, listed)
+  end
+  if unlisted ~= '' then
+    redis.call('ZREM', KEYS[n + 2], unlisted)
+  end
+end
+return {-1, time[1], time[2]}
+"""
+
+ENTER = """
+-- Add a member to lists of one slot and remove it from others, unless it is in one of some.
+-- KEYS: last position in this slot; lists it must not be in, lists to leave, lists to enter.
+-- ARGV: member, how many lists it must not be in, how many to leave.
+local forbidden, leaving = tonumber(ARGV[2]), tonumber(ARGV[3])
+for i = 2, 1 + forbidden do
+  if redis.call('ZSCORE', KEYS[i], ARGV[1]) then
+    return
+  end
+end
+local time = redis.call('TIME')
+local last = tonumber(redis.call('GET', KEYS[1]) or '0')
+local position = string.format('%.0f', math.max(time[1] * 1000000 + time[2], last + 1))
+for i = 2 + forbidden + leaving, #KEYS do
+  if redis.call('ZADD', KEYS[i], 'NX', position, ARGV[1]) == 1 then
+    redis.call('SET', KEYS[1], position)
+  end
+end
+for i = 2 + forbidden, 1 + forbidden + leaving do
+  redis.call('ZREM', KEYS[i], ARGV[1])
+end
+"""
+
+ADD_NAMES = """
+-- Add names to a bucket of the search index until it is packed full. Returns a name to split it at
+-- if it is full, otherwise '', then the names that were not added or belong in another bucket.
+-- The index is one sorted list in buckets, small enough for Redis to keep them packed. A bucket is
+-- named by a lower bound; the directory holds the bounds of all buckets but the first, whose is ''.
+-- KEYS: directory, bucket. ARGV: the bucket's bound, names that fill a bucket, names to add.
+local result = {''}
+local size = redis.call('ZCARD', KEYS[2])
+for i = 3, #ARGV do
+  local bound = redis.call('ZREVRANGEBYLEX', KEYS[1], '[' .. ARGV[i], '-', 'LIMIT', 0, 1)[1] or ''
+  if bound == ARGV[1] and size < 126 then
+    size = size + redis.call('ZADD', KEYS[2], 0, ARGV[i])
+  else
+    table.insert(result, ARGV[i])
+  end
+end
+if size >= tonumber(ARGV[2]) then
+  result[1] = redis.call('ZRANGE', KEYS[2], math.floor(size / 2), math.floor(size / 2))[1]
+end
+return result
+"""
+
+SPLIT_BUCKET = """
+-- Move the names from a bound on to a bucket of their own, if the bucket is still full.
+-- KEYS: directory, bucket, new bucket. ARGV: bound of the new bucket, names that fill a bucket.
+local rank = redis.call('ZRANK', KEYS[2], ARGV[1])
+if rank and rank > 0 and redis.call('ZCARD', KEYS[2]) >= tonumber(ARGV[2]) then
+  redis.call('ZUNIONSTORE', KEYS[3], 1, KEYS[2])
+  redis.call('ZREMRANGEBYRANK', KEYS[3], 0, rank - 1)
+  redis.call('ZADD', KEYS[1], 0, ARGV[1])
+  redis.call('ZREMRANGEBYRANK', KEYS[2], rank, -1)
+end
+"""
+
+REMOVE_NAMES = """
+-- Remove names from a bucket, and its bound from the directory once it is empty. Returns '', then
+-- the names that belong in other buckets.
+-- KEYS: directory, bucket. ARGV: the bucket's bound, unused, names to remove.
+local result = {''}
+for i = 3, #ARGV do
+  local bound = redis.call('ZREVRANGEBYLEX', KEYS[1], '[' .. ARGV[i], '-', 'LIMIT', 0, 1)[1] or ''
+  if bound == ARGV[1] then
+    redis.call('ZREM', KEYS[2], ARGV[i])
+  else
+    table.insert(result, ARGV[i])
+  end
+end
+if redis.call('EXISTS', KEYS[2]) == 0 then
+  redis.call('ZREM', KEYS[1], ARGV[1])
+end
+return result
+"""
+
+ADD_NOTE = """
+-- KEYS: notes. ARGV: text.
+local time = redis.call('TIME')
+redis.call('ZADD', KEYS[1], string.format('%.0f', time[1] * 1000000 + time[2]), ARGV[1])
+"""
+
+NOTES = """
+-- Returns {seconds, microseconds, texts and times in turn}. KEYS: notes. ARGV: first and last rank.
+local time = redis.call('TIME')
+return {time[1], time[2], redis.call('ZRANGE', KEYS[1], ARGV[1], ARGV[2], 'WITHSCORES')}
+"""
 
 
-class Record(HashModel):
-    """The base of every redis-om record: one client per process, the pk as the hash tag."""
+class RedisModel(HashModel):  # type: ignore[misc]  # mypy does not follow aredis_om
+    """A record as redis-om names its key, validates it and serialises it.
 
-    _client: ClassVar[ShopRedis]
-    _prefix: ClassVar[str]
+    `save()` is not atomic in redis-om 1.2.0, so records are read and written by `RedisRecords`.
+    """
 
+    @classmethod
+    def make_primary_key(cls, pk: Any) -> str:
+        """Return the key without the shop's prefix; the slot is its hash tag."""
+        slot, colon, rest = str(pk).partition(":")
+        return f"{cls._meta.model_key_prefix}:{{{slot}}}{colon}{rest}"
+
+
+class ProductModel(RedisModel, ProductRecord, index=True):
     class Meta:
-        primary_key_pattern = "{{{pk}}}"
+        model_key_prefix = ProductRecord.kind
+
+
+class HoldModel(RedisModel, Hold, index=True):
+    class Meta:
+        model_key_prefix = Hold.kind
+
+
+class StockChangeModel(RedisModel, StockChange, index=True):
+    class Meta:
+        model_key_prefix = StockChange.kind
+
+
+class ProductUpdateModel(RedisModel, ProductUpdate, index=True):
+    class Meta:
+        model_key_prefix = ProductUpdate.kind
+
+
+class OrderModel(RedisModel, OrderRecord, index=True):
+    class Meta:
+        model_key_prefix = OrderRecord.kind
+
+
+class KeyModel(RedisModel, KeyRecord, index=True):
+    class Meta:
+        model_key_prefix = KeyRecord.kind
+
+
+class UserModel(RedisModel, UserRecord, index=True):
+    class Meta:
+        model_key_prefix = UserRecord.kind
+
+
+class AddressModel(RedisModel, Address, index=True):
+    class Meta:
+        model_key_prefix = Address.kind
+
+
+MODELS: dict[str, type[Any]] = {
+    model.kind: model
+    for model in (
+        ProductModel, HoldModel, StockChangeModel, ProductUpdateModel, OrderModel, KeyModel,
+        UserModel, AddressModel,
+    )
+}  # fmt: skip
+
+
+def _validated(wanted: R, kept: Mapping[str, str]) -> R:
+    """Return the wanted record as a hash keeps it; raise ValidationError."""
+    record: R = MODELS[wanted.kind].model_validate({**kept, "pk": wanted.pk})
+    return record
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """A record as it was seen: its version, its fields in Redis, and what they make."""
+
+    version: str
+    fields: Mapping[str, str]
+    record: Any
+    """A record; a ValidationError if the fields do not make one."""
 
     @classmethod
-    def key_of(cls, pk: str) -> str:
-        """Return the key of the record with this pk."""
-        return str(cls.make_primary_key(pk))
-
-    @classmethod
-    def use(cls, client: ShopRedis, prefix: str) -> None:
-        """Have the records of this class live in this Redis, under this prefix."""
-        cls._client = client
-        cls._prefix = prefix
-
-    @classmethod
-    def db(cls) -> ShopRedis:
-        # redis-om 1.2.0 copies Meta.database at class definition, before there is a client.
-        return cls._client
-
-    @classmethod
-    def make_key(cls, part: str) -> str:
-        return f"{cls._prefix}:{cls._meta.model_key_prefix}:{part}"
-
-    @classmethod
-    async def fetch(cls, pks: Sequence[str]) -> list[Self | None]:
-        """Return the records of these pks in one round trip, None for each that is not there."""
-        if not pks:
-            return []
-        async with pipeline(cls.db()) as pipe:
-            for pk in pks:
-                pipe.hgetall(cls.key_of(pk))
-            found = await pipe.execute()
-        return [cls.model_validate(fields) if fields else None for fields in found]
-
-    @classmethod
-    def from_flat(cls, answer: Sequence[str]) -> Self:
-        """Return the record of an HGETALL that a script made: names and values in turn."""
-        return cls.model_validate(dict(zip(answer[::2], answer[1::2], strict=True)))
-
-    def flat(self) -> list[str]:
-        """Return names and values in turn, as HSET takes them; empty texts are left out."""
-        document = self.model_dump(mode="json")
-        return [str(part) for pair in document.items() if pair[1] != "" for part in pair]
+    def of(cls, wanted: Record, kept: Mapping[str, str]) -> Self:
+        """Return what a hash holds of the wanted record."""
+        fields = dict(kept)
+        version = fields.pop("version", "")
+        try:
+            record = MODELS[wanted.kind].model_validate({**fields, "pk": wanted.pk})
+        except ValidationError as error:
+            record = error
+        return cls(version, fields, record)
 
 
-class RedisStore:
-    """What the Redis stores have in common."""
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """A rule that waits to be applied."""
+
+    rule: Callable[..., Any]
+    wanted: tuple[Record, ...]
+    within: float
+    outcome: asyncio.Future[Any]
+
+
+class RedisRecords:
+    """`Records` on Redis.
+
+    A step writes first, on what this process saw last, and reads only if that was refused: a
+    refusal returns what is there. Steps that wait for the same slot go together.
+    """
 
     def __init__(self, client: ShopRedis, prefix: str) -> None:
         self._client = client
         self._prefix = prefix
-        self._scripts = {
-            file.stem: client.register_script(file.read_text(encoding="utf-8"))
-            for file in SCRIPTS.glob("*.lua")
+        self._process = secrets.token_urlsafe(6)
+        self._step = client.register_script(STEP)
+        self._enter = client.register_script(ENTER)
+        self._add_names = client.register_script(ADD_NAMES)
+        self._split_bucket = client.register_script(SPLIT_BUCKET)
+        self._remove_names = client.register_script(REMOVE_NAMES)
+        self._add_note = client.register_script(ADD_NOTE)
+        self._list_notes = client.register_script(NOTES)
+        self._queues: dict[str, deque[_Step]] = {}
+        self._leaders: set[asyncio.Task[None]] = set()
+        self._seen: OrderedDict[str, _Seen] = OrderedDict()
+        self._clock_offset = 0.0
+        self._index_turn = asyncio.Lock()
+
+    @cached_property
+    def counters(self) -> "Storage":
+        from limits.aio.storage import RedisStorage  # slow to import, and for users alone
+
+        client = self._client
+
+        class Counters(RedisStorage):
+            """Counts through our client, and so with our errors, on Sentinel and Cluster.
+
+            A count whose reply is lost may be counted twice, as commands are repeated.
+            """
+
+            def configure_bridge(self) -> None:
+                # limits 5.8 makes a client of its own here, from its URI.
+                self.bridge.connection_getter = lambda _: client  # type: ignore[attr-defined]  # of RedispyBridge
+
+        return Counters("async+redis://", implementation="redispy", key_prefix=self._prefix)
+
+    async def read(self, *wanted: R) -> list[R]:
+        if len(wanted) == 1:
+            hashes = [await self._client.hgetall(self._key(wanted[0]))]
+        elif wanted:
+            async with pipeline(self._client) as pipe:
+                for each in wanted:
+                    pipe.hgetall(self._key(each))
+                hashes = await pipe.execute()
+        else:
+            hashes = []
+        return [_validated(each, found) for each, found in zip(wanted, hashes, strict=True)]
+
+    async def change(
+        self,
+        rule: Callable[[float, *Rs], T | ShopError],
+        *wanted: *Rs,
+        within: float = NEVER,
+    ) -> T:
+        records: tuple[Any, ...] = wanted
+        slot = slot_of(records[0].pk)
+        step = _Step(rule, records, within, asyncio.get_running_loop().create_future())
+        if slot in self._queues:
+            self._queues[slot].append(step)
+        else:
+            self._queues[slot] = deque([step])
+            leader = asyncio.create_task(self._lead(slot))
+            self._leaders.add(leader)
+            leader.add_done_callback(self._leaders.discard)
+        outcome: T = await step.outcome
+        return outcome
+
+    async def _lead(self, slot: str) -> None:
+        """Apply the steps that wait for a slot until there are no more, or Redis cannot serve."""
+        queue = self._queues[slot]
+        error: BaseException = StoreUnavailable()
+        try:
+            while queue:
+                await self._apply(slot, list(islice(queue, STEPS_AT_ONCE)))
+                while queue and queue[0].outcome.done():
+                    queue.popleft()
+        except BaseException as failure:
+            error = failure
+            if not isinstance(failure, StoreUnavailable):
+                raise
+        finally:
+            del self._queues[slot]
+            for step in queue:
+                if not step.outcome.done():
+                    step.outcome.set_exception(error)
+
+    async def _apply(self, slot: str, steps: Sequence[_Step]) -> None:
+        """Apply these steps, all in one write, and set their outcomes."""
+        wanted = {self._key(record): record for step in steps for record in step.wanted}
+        seen = {key: self._seen.get(key) or _Seen.of(record, {}) for key, record in wanted.items()}
+        slot_keys = [f"{self._prefix}:turn:{{{slot}}}", f"{self._prefix}:live:{{{slot}}}"]
+        is_guess = True
+        while True:
+            now = asyncio.get_running_loop().time() + self._clock_offset
+            changed, outcomes = self._rehearse(now, steps, seen)
+            if not changed and not is_guess:
+                break
+            version = secrets.token_urlsafe(6)
+            wait, seconds, microseconds, *hashes = await self._step(
+                keys=[*seen, *slot_keys],
+                args=[
+                    int(now * 1_000_000), version, self._process, int(not is_guess),
+                    *(each.version for each in seen.values()), *_writes(seen, changed),
+                ],
+            )  # fmt: skip
+            time = int(seconds) + int(microseconds) / 1_000_000
+            self._clock_offset = time - asyncio.get_running_loop().time()
+            if wait < 0:
+                seen |= {key: _Seen(version, _fields(it), it) for key, it in changed.items()}
+                break
+            is_guess = False
+            seen = {
+                key: _Seen.of(record, dict(zip(found[::2], found[1::2], strict=True)))
+                for (key, record), found in zip(wanted.items(), hashes, strict=True)
+            }
+            await asyncio.sleep(wait / 1_000_000)
+        self._remember(seen)
+        for step, outcome in outcomes:
+            if step.outcome.done():
+                continue
+            if isinstance(outcome, Exception):
+                step.outcome.set_exception(outcome)
+            else:
+                step.outcome.set_result(outcome)
+
+    def _rehearse(
+        self, now: float, steps: Sequence[_Step], seen: Mapping[str, _Seen]
+    ) -> tuple[dict[str, Record], list[tuple[_Step, Any]]]:
+        """Apply the rules of these steps, in turn, to copies of what was seen.
+
+        Return the records that changed, and the outcome of each step that was not cancelled.
+        """
+        copies = {
+            key: each.record.model_copy()
+            for key, each in seen.items()
+            if not isinstance(each.record, ValidationError)
         }
+        outcomes: list[tuple[_Step, Any]] = []
+        for step in steps:
+            if step.outcome.done():
+                continue
+            keys = [self._key(record) for record in step.wanted]
+            unreadable = [seen[key].record for key in keys if key not in copies]
+            if unreadable:
+                outcomes.append((step, unreadable[0]))
+            elif asyncio.get_running_loop().time() > step.within:
+                outcomes.append((step, RequestTimedOut()))
+            else:
+                records = [copies[key] for key in keys]
+                outcomes.append((step, _apply_one(step.rule, now, records)))
+        changed = {
+            key: copy for key, copy in copies.items() if copy.__dict__ != seen[key].record.__dict__
+        }
+        return changed, outcomes
+
+    def _remember(self, seen: Mapping[str, _Seen]) -> None:
+        for key, each in seen.items():
+            self._seen.pop(key, None)
+            if each.version:
+                self._seen[key] = each
+        while len(self._seen) > SEEN_RECORDS:
+            self._seen.popitem(last=False)
+
+    async def live(self, kind: type[R], slot: str, after: str, limit: int) -> list[R]:
+        members: Iterable[str] = await self._client.zrangebylex(
+            f"{self._prefix}:live:{{{slot}}}", f"({after}" if after else "-", "+", 0, limit
+        )
+        return await self.read(*(kind(pk=f"{slot}:{member}") for member in members))
+
+    async def enter(
+        self,
+        member: str,
+        into: Sequence[Listing],
+        *,
+        leaving: Sequence[Listing] = (),
+        unless_in: Sequence[Listing] = (),
+    ) -> None:
+        await self._enter(
+            keys=[
+                f"{self._prefix}:position:{{{into[0].slot}}}",
+                *(self._list(listing) for listing in (*unless_in, *leaving, *into)),
+            ],
+            args=[member, len(unless_in), len(leaving)],
+        )
+
+    async def leave(self, listing: Listing, member: str) -> None:
+        await self._client.zrem(self._list(listing), member)
+
+    async def entries(self, listing: Listing, after: int, limit: int) -> list[Entry]:
+        found: Iterable[tuple[str, float]] = await self._client.zrangebyscore(
+            self._list(listing), f"({after}", "+inf", 0, limit, withscores=True
+        )
+        return [Entry(member, int(position)) for member, position in found]
+
+    async def position(self, listing: Listing, member: str) -> int | None:
+        position = await self._client.zscore(self._list(listing), member)
+        return None if position is None else int(position)
+
+    async def add_names(self, names: Collection[str]) -> None:
+        await self._in_buckets(self._add_names, names)
+
+    async def remove_names(self, names: Collection[str]) -> None:
+        await self._in_buckets(self._remove_names, names)
+
+    async def names(self, start: str, prefix: str, limit: int) -> list[str]:
+        """The bound of the next bucket is read after a bucket, so that a split hides nothing."""
+        low, high = b"[" + start.encode(), b"(" + prefix.encode() + b"\xff"
+        [[bound]] = await self._bounds([start])
+        found: list[str] = []
+        while True:
+            async with pipeline(self._client) as pipe:
+                pipe.zrangebylex(self._bucket(bound), low, high, 0, limit - len(found))
+                pipe.zrangebylex(self._bucket(), f"({bound}", high, 0, 1)
+                names, next_bounds = await pipe.execute()
+            found += names
+            if len(found) == limit or not next_bounds:
+                return found
+            [bound] = next_bounds
+            if names:
+                low = b"(" + names[-1].encode()
+
+    async def _in_buckets(self, script: AsyncScript, names: Collection[str]) -> None:
+        """Run a script on the buckets of these names, again for those that moved meanwhile."""
+        async with self._index_turn:
+            while names:
+                buckets: dict[str, list[str]] = {}
+                for name, [bound] in zip(names, await self._bounds(names), strict=True):
+                    buckets.setdefault(bound, []).append(name)
+                left = await asyncio.gather(
+                    *(self._in_bucket(script, bound, group) for bound, group in buckets.items())
+                )
+                names = [name for each in left for name in each]
+
+    async def _in_bucket(
+        self, script: AsyncScript, bound: str, names: Collection[str]
+    ) -> Collection[str]:
+        """Run a script on one bucket, and split it if it is full; return the names left over."""
+        keys = [self._bucket(), self._bucket(bound)]
+        split_at, *left = await script(keys=keys, args=[bound, FULL_BUCKET, *names])
+        if split_at:
+            keys.append(self._bucket(split_at))
+            await self._split_bucket(keys=keys, args=[split_at, FULL_BUCKET])
+        return list(left)
+
+    async def _bounds(self, names: Collection[str]) -> list[list[str]]:
+        """Return for each name the bound of its bucket; of the first bucket it is empty."""
+        async with pipeline(self._client) as pipe:
+            for name in names:
+                pipe.zrevrangebylex(self._bucket(), f"[{name}", "-", 0, 1)
+            found: list[list[str]] = await pipe.execute()
+        return [bounds or [""] for bounds in found]
+
+    async def add_note(self, text: str) -> None:
+        await self._add_note(keys=[self._notes], args=[text])
+
+    async def remove_note(self, text: str) -> bool:
+        return bool(await self._client.zrem(self._notes, text))
+
+    async def notes(self, skip: int, limit: int) -> list[Note]:
+        seconds, microseconds, found = await self._list_notes(
+            keys=[self._notes], args=[skip, skip + limit - 1]
+        )
+        now = int(seconds) + int(microseconds) / 1_000_000
+        return [
+            Note(text, now - int(since) / 1_000_000)
+            for text, since in zip(found[::2], found[1::2], strict=True)
+        ]
+
+    async def count_notes(self) -> int:
+        return int(await self._client.zcard(self._notes))
 
     async def ping(self) -> None:
         await self._client.execute_command("EVAL", PROBE, 1, f"{self._prefix}:probe")
 
     async def close(self) -> None:
+        if self._leaders:
+            await asyncio.wait(self._leaders)
         await self._client.close_all()
 
-    async def _run(self, script: str, keys: list[str], *args: str | bytes | float) -> Any:
-        """Run the Lua script of this name, whose keys are of one slot: it is one step."""
-        return await self._scripts[script](keys=keys, args=args)
+    @property
+    def _notes(self) -> str:
+        return f"{self._prefix}:notes:{{notes}}"
 
-    async def _list_above(self, key: str, after: str | None, count: int) -> list[str]:
-        """Return up to `count` members of a list of pks that are above `after`."""
-        low = f"({after}" if after else "-"
-        members: Iterable[str] = await self._client.zrangebylex(key, low, "+", 0, count)
-        return list(members)
+    def _key(self, record: Record) -> str:
+        return f"{self._prefix}:{MODELS[record.kind].make_primary_key(record.pk)}"
+
+    def _list(self, listing: Listing) -> str:
+        return f"{self._prefix}:list:{{{listing.slot}}}:{listing.name}"
+
+    def _bucket(self, bound: str | None = None) -> str:
+        """Return the key of a bucket of the search index; without a bound, of the directory."""
+        directory = f"{self._prefix}:names:{{names}}"
+        return directory if bound is None else f"{directory}:{bound}"
+
+
+def _apply_one(rule: Callable[..., Any], now: float, records: Sequence[Record]) -> Any:
+    """Return what a rule returns; undo what it did if it raises, which is a bug of that rule."""
+    before = [dict(record.__dict__) for record in records]
+    try:
+        return rule(now, *records)
+    except Exception as bug:  # noqa: BLE001  # an error to this step alone
+        for record, fields in zip(records, before, strict=True):
+            record.__dict__.update(fields)
+        return bug
+
+
+def _fields(record: Record) -> dict[str, str]:
+    """Return what is kept of a record: the fields that are not at their defaults, as text."""
+    document = record.model_dump(mode="json", exclude={"pk"}, exclude_defaults=True)
+    return {name: str(value) for name, value in document.items()}
+
+
+def _writes(seen: Mapping[str, _Seen], changed: Mapping[str, Record]) -> list[str | int]:
+    """Return what the script STEP is told to write of each record."""
+    args: list[str | int] = []
+    for key, before in seen.items():
+        record = changed.get(key)
+        if record is None or isinstance(before.record, ValidationError):
+            args += [-1, 0, "", "", ""]
+            continue
+        fields = _fields(record)
+        to_set = [item for item in fields.items() if before.fields.get(item[0]) != item[1]]
+        to_delete = [name for name in before.fields if name not in fields]
+        member = record.pk.partition(":")[2]
+        args += [
+            2 * len(to_set) if fields else -2,
+            len(to_delete),
+            _expiry(before.record.kept_seconds, record.kept_seconds),
+            member if record.is_listed and not before.record.is_listed else "",
+            member if before.record.is_listed and not record.is_listed else "",
+        ]
+        if fields:
+            args += [part for item in to_set for part in item]
+            args += to_delete
+    return args
+
+
+def _expiry(before: int | None, after: int | None) -> str | int:
+    if after is not None:
+        return after * 1000
+    return "" if before is None else "keep"
+
+
+async def open_records(client: ShopRedis, prefix: str) -> RedisRecords:
+    """Return the records that this client reads and writes under a prefix.
+
+    Raise CannotStart when there is data of another format.
+    """
+    try:
+        await _check_format(client, prefix)
+    except StoreUnavailable:
+        log.warning("the format of the data in Redis could not be checked")
+    except BaseException:
+        await client.close_all()
+        raise
+    return RedisRecords(client, prefix)
+
+
+async def _check_format(client: ShopRedis, prefix: str) -> None:
+    """Raise CannotStart if the data under this prefix is of another format; name a new one's."""
+    key = f"{prefix}:format"
+    kept = await client.get(key)
+    if kept is None and not await _has_data_of_0_1_0(client, prefix):
+        await client.set(key, FORMAT, nx=True)
+        kept = await client.get(key)
+    if kept != FORMAT:
+        raise CannotStart(
+            f"Redis keeps data of another version of ShopSphere under REDIS_PREFIX={prefix}. "
+            "Set another REDIS_PREFIX, or delete the keys that begin with it."
+        )
+
+
+async def _has_data_of_0_1_0(client: ShopRedis, prefix: str) -> bool:
+    async for key in client.scan_iter(match=f"{prefix}:*", count=1000):
+        if key.removeprefix(f"{prefix}:").partition(":")[0] in KINDS_OF_0_1_0:
+            # Another service may have started, and written, since the format was looked for.
+            return await client.get(f"{prefix}:format") is None
+    return False

@@ -51,7 +51,7 @@ try:
 
     from redis_clients import NothingAnswers, connect
     from shopsphere.audit import Audit, AuditImpossible, Finding, Health, Shop
-    from shopsphere.errors import CannotStart, StoreUnavailable
+    from shopsphere.domain.errors import CannotStart, StoreUnavailable
     from shopsphere.exposure import exposures
     from shopsphere.sessions import NEVER_AGAIN, session
     from shopsphere.settings import Settings

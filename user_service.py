@@ -10,24 +10,25 @@ from pydantic import BaseModel, Field
 from starlette.datastructures import State
 
 from shopsphere.access import SignedIn, anyone
+from shopsphere.accounts.users import Users
 from shopsphere.administrator import ensure_administrator
-from shopsphere.error_answers import errors
-from shopsphere.errors import (
+from shopsphere.domain.errors import (
     EmailTaken,
     InvalidCredentials,
     StoreUnavailable,
     TooManyLogins,
     UserNotFound,
 )
+from shopsphere.domain.values import User
+from shopsphere.error_answers import errors
 from shopsphere.examples import USER_MADE_AT, USER_PK
 from shopsphere.failed_logins import FailedLogins, client_of
-from shopsphere.models import MAX_PASSWORD_LENGTH, Email, Password, Role, User, new_pk
+from shopsphere.models import MAX_PASSWORD_LENGTH, Email, Password
 from shopsphere.passwords import Passwords
 from shopsphere.settings import Settings
-from shopsphere.stores import UserStore
 from shopsphere.tokens import Tokens
 from shopsphere.web import Body, Public, create_app, of_app, serve
-from storage import open_user_store
+from storage import open_storage
 
 PORT = 8001
 DESCRIPTION = """
@@ -73,7 +74,7 @@ async def _client(request: Request) -> str:
     return client_of(request.client.host if request.client else "")
 
 
-Users = Annotated[UserStore, of_app("opened.store")]
+AllUsers = Annotated[Users, of_app("users")]
 Hashing = Annotated[Passwords, of_app("passwords")]
 Signing = Annotated[Tokens, of_app("tokens")]
 Failures = Annotated[FailedLogins, of_app("failed_logins")]
@@ -91,21 +92,19 @@ own = APIRouter(tags=["me"], responses=errors(StoreUnavailable))
     responses=errors(EmailTaken),
 )
 @anyone
-async def register(body: UserCreate, users: Users, passwords: Hashing) -> User:
+async def register(body: UserCreate, users: AllUsers, passwords: Hashing) -> User:
     """Make an account with an email address and a password of 8 to 128 characters.
 
     The address is kept in lower case. One that is registered already is refused: log in with it.
     """
-    user = User(new_pk(), body.email, await passwords.hash(body.password), Role.USER)
-    await users.add(user)
-    return user
+    return await users.register(body.email, await passwords.hash(body.password))
 
 
 @accounts.post("/login", summary="Get a token", responses=errors(InvalidCredentials, TooManyLogins))
 @anyone
 async def login(
     body: Login,
-    users: Users,
+    users: AllUsers,
     passwords: Hashing,
     tokens: Signing,
     failures: Failures,
@@ -128,7 +127,7 @@ async def login(
     )
 
 
-async def _me(caller: SignedIn, users: Users) -> User:
+async def _me(caller: SignedIn, users: AllUsers) -> User:
     user = await users.get(caller.user_id)
     if user is None:
         raise UserNotFound
@@ -156,7 +155,7 @@ async def change_password(
     caller: SignedIn,
     user: Me,
     body: PasswordChange,
-    users: Users,
+    users: AllUsers,
     passwords: Hashing,
     failures: Failures,
     client: Client,
@@ -176,11 +175,11 @@ async def change_password(
 @asynccontextmanager
 async def _accounts(state: State) -> AsyncIterator[None]:
     settings: Settings = state.settings
-    users: UserStore = state.opened.store
+    state.users = Users(state.opened.records)
     with Passwords(settings.bcrypt_rounds) as passwords:
-        await ensure_administrator(settings, users, passwords)
+        await ensure_administrator(settings, state.users, passwords)
         state.passwords = passwords
-        state.failed_logins = FailedLogins(users.counters, settings.login_limit)
+        state.failed_logins = FailedLogins(state.opened.records.counters, settings.login_limit)
         yield
 
 
@@ -191,7 +190,7 @@ def build(settings: Settings | None = None) -> FastAPI:
         description=DESCRIPTION,
         tags=TAGS,
         routers=[accounts, own],
-        open_store=open_user_store,
+        open_storage=open_storage,
         around=_accounts,
         settings=settings,
     )

@@ -13,16 +13,18 @@ from typing import Any
 
 from fastapi import FastAPI
 from pydantic import SecretStr
+from redis_stores.orders import RedisOrderStore
+from redis_stores.products import RedisProductStore
+from shopsphere.stores import OrderStore, ProductStore
 
 import order_service
 import product_service
 from in_memory_db import MemoryProductStore
 from redis_clients import connect
-from redis_stores.orders import RedisOrderStore
-from redis_stores.products import RedisProductStore
-from shopsphere.models import Command, Mark, Order, OrderStatus, Product, new_pk
+from shopsphere.domain.pks import new_pk
+from shopsphere.domain.values import Order, OrderStatus, Product
+from shopsphere.models import Command, Mark
 from shopsphere.settings import Settings
-from shopsphere.stores import OrderStore, ProductStore
 
 HITS = 20
 NEEDLE = "zephyr"

@@ -15,8 +15,8 @@ from fastapi.routing import APIRoute
 from fastapi.security import HTTPBearer
 from fastapi.security.base import SecurityBase
 
-from shopsphere.errors import Forbidden, InvalidToken
-from shopsphere.models import Role
+from shopsphere.domain.errors import Forbidden, InvalidToken
+from shopsphere.domain.values import Role
 from shopsphere.settings import Settings
 from shopsphere.tokens import Caller, Tokens
 

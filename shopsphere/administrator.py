@@ -5,11 +5,12 @@ import logging
 
 from pydantic import BaseModel, ValidationError
 
-from shopsphere.errors import CannotStart, EmailTaken, StoreUnavailable
-from shopsphere.models import Email, Password, Role, User, new_pk
+from shopsphere.accounts.users import Users
+from shopsphere.domain.errors import CannotStart, EmailTaken, StoreUnavailable
+from shopsphere.domain.values import Role
+from shopsphere.models import Email, Password
 from shopsphere.passwords import Passwords
 from shopsphere.settings import Settings, complaint
-from shopsphere.stores import UserStore
 
 log = logging.getLogger("shopsphere.administrator")
 
@@ -19,7 +20,7 @@ class _Administrator(BaseModel):
     admin_password: Password
 
 
-async def ensure_administrator(settings: Settings, users: UserStore, passwords: Passwords) -> None:
+async def ensure_administrator(settings: Settings, users: Users, passwords: Passwords) -> None:
     """Return when ADMIN_EMAIL is an administrator's, who has ADMIN_PASSWORD; or is not set.
 
     Several workers may do so at once. Whoever registered the address before cannot log in any more;
@@ -46,14 +47,14 @@ async def ensure_administrator(settings: Settings, users: UserStore, passwords: 
         ) from None
 
 
-async def _is_there(wanted: _Administrator, users: UserStore, passwords: Passwords) -> bool:
+async def _is_there(wanted: _Administrator, users: Users, passwords: Passwords) -> bool:
     """Tell whether it is so; if not, take a step towards it, in which others may be faster."""
     password = wanted.admin_password
     user = await users.find(wanted.admin_email)
     if user is None:
-        made = User(new_pk(), wanted.admin_email, await passwords.hash(password), Role.ADMIN)
+        password_hash = await passwords.hash(password)
         with contextlib.suppress(EmailTaken):
-            await users.add(made)
+            await users.register(wanted.admin_email, password_hash, Role.ADMIN)
         return False
     if user.role is Role.ADMIN and await passwords.verify(password, user.password_hash):
         return True

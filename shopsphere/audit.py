@@ -15,10 +15,10 @@ import requests
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from tqdm import tqdm
 
-from shopsphere.models import OrderStatus
+from shopsphere.domain.values import OrderStatus
+from shopsphere.records import StorageName
 from shopsphere.sessions import RETRIES, session
 from shopsphere.settings import Settings
-from shopsphere.stores import StorageName
 
 PAGE = 1000
 TIMEOUT_SECONDS = 30

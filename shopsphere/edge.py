@@ -15,11 +15,18 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from shopsphere.deadline import Deadline
+from shopsphere.domain.errors import (
+    BodyTooLarge,
+    InvalidRequest,
+    NoSuchPath,
+    RequestTimedOut,
+    ShopError,
+)
+from shopsphere.domain.values import Role
 from shopsphere.error_answers import error_answer
-from shopsphere.errors import BodyTooLarge, InvalidRequest, NoSuchPath, RequestTimedOut, ShopError
 from shopsphere.logs import REQUEST_ID
 from shopsphere.metrics import RequestMetrics
-from shopsphere.models import Role
 from shopsphere.tokens import Caller
 
 log = logging.getLogger("shopsphere.request")
@@ -134,7 +141,7 @@ class Limits:
             if has_body and int(headers.get(b"content-length", b"0")) > MAX_BODY_BYTES:
                 raise BodyTooLarge
             async with asyncio.timeout(self._timeout_seconds) as deadline:
-                scope["shopsphere.deadline"] = deadline.when()
+                scope["shopsphere.deadline"] = Deadline(deadline.when() or 0, self._timeout_seconds)
                 await app(scope, receive, send_in_time)
         except BodyTooLarge as too_large:
             error = too_large
@@ -145,7 +152,7 @@ class Limits:
                 log.exception("unexpected error")
                 error = ShopError()
         if error and not has_begun:
-            await error_answer(error)(scope, receive, send)
+            await error_answer(error, scope.get("shopsphere.deadline"))(scope, receive, send)
 
 
 class Cors(CORSMiddleware):

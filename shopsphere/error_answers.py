@@ -11,7 +11,8 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 from shopsphere.access import check_access, is_token_optional
-from shopsphere.errors import (
+from shopsphere.deadline import Deadline
+from shopsphere.domain.errors import (
     BodyTooLarge,
     Forbidden,
     InvalidRequest,
@@ -21,6 +22,7 @@ from shopsphere.errors import (
     RequestTimedOut,
     ShopError,
     StoreUnavailable,
+    Unavailable,
     in_plain_words,
 )
 
@@ -33,10 +35,14 @@ class FieldError(BaseModel):
 
 
 class ErrorBody(BaseModel):
-    """What every error looks like: a sentence for a person, a code for a program."""
+    """What every error looks like: a sentence for a person, a code for a program.
+
+    A 503 has an `order_id` when that order may have been placed.
+    """
 
     detail: str
     code: str
+    order_id: str | None = None
 
 
 class DetailedErrorBody(ErrorBody):
@@ -46,9 +52,19 @@ class DetailedErrorBody(ErrorBody):
     available: int | None = None
 
 
-def error_answer(error: ShopError) -> Response:
-    """Return the answer for an error. Everything outside ASCII is escaped, so nothing can fail."""
-    return Response(json.dumps(_body(error)), error.status, error.headers, "application/json")
+def error_answer(error: ShopError, deadline: Deadline | None = None) -> Response:
+    """Return the response for an error; everything outside ASCII is escaped, so nothing can fail.
+
+    A 503 tells which order may have been placed before the deadline, and how to find out.
+    """
+    body = _body(error)
+    if isinstance(error, Unavailable) and deadline and deadline.order_pk:
+        body["order_id"] = deadline.order_pk
+        body["detail"] = (
+            f"{error.detail} The order may have been placed: see GET /orders/{deadline.order_pk}, "
+            "or send it again with the same Idempotency-Key."
+        )
+    return Response(json.dumps(body), error.status, error.headers, "application/json")
 
 
 def _body(error: ShopError) -> dict[str, object]:
@@ -81,9 +97,9 @@ def answer_errors(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, _on_framework_error)
 
 
-async def _on_shop_error(_: Request, error: Exception) -> Response:
+async def _on_shop_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, ShopError)
-    return error_answer(error)
+    return error_answer(error, request.scope.get("shopsphere.deadline"))
 
 
 async def _on_invalid_request(request: Request, error: Exception) -> Response:

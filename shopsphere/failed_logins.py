@@ -10,7 +10,7 @@ from limits import RateLimitItem, parse
 from limits.aio.storage import Storage
 from limits.aio.strategies import FixedWindowRateLimiter
 
-from shopsphere.errors import InvalidCredentials, TooManyLogins
+from shopsphere.domain.errors import InvalidCredentials, TooManyLogins
 from shopsphere.passwords import HASHING_THREADS
 
 ANY_ADDRESS_FACTOR = 10

@@ -9,7 +9,7 @@ from typing import Annotated
 from fastapi import Depends, Header, Request, Response
 
 from shopsphere.access import OptionalCaller
-from shopsphere.errors import InvalidRequest
+from shopsphere.domain.errors import InvalidRequest
 
 MAX_LENGTH = 255
 PRINTABLE = "^[ -~\u00a1-\u00ac\u00ae-\u00ff]+$"

@@ -9,11 +9,15 @@ from fastapi import Depends, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import BeforeValidator, Field, TypeAdapter
 
-from shopsphere.errors import InvalidRequest
-from shopsphere.models import PK_SCHEMA, Page, is_pk
+from shopsphere.domain.errors import InvalidRequest
+from shopsphere.domain.pks import PK_PATTERN, is_pk
+from shopsphere.domain.values import Page
+from shopsphere.lists import CURSOR_PATTERN
+from shopsphere.models import PK_SCHEMA
 
 MAX_LIMIT = 1000
 DEFAULT_LIMIT = 100
+ENTRY_PATTERN = f"^({CURSOR_PATTERN}|{PK_PATTERN})$"
 STREAMED_AT_ONCE = 500
 """Items that a full list reads, and holds, at a time."""
 
@@ -63,7 +67,16 @@ async def paging_by_pk(
     return await paging(limit, after)
 
 
+async def paging_by_entry(
+    limit: AnyLimit = None,
+    after: Annotated[Cursor, Query(json_schema_extra={"pattern": ENTRY_PATTERN})] = None,
+) -> Paging:
+    """The same for a list in order of entry, which takes the pk of something in it as well."""
+    return await paging(limit, after)
+
+
 AnyPaging = Annotated[Paging, Depends(paging)]
+PagingByEntry = Annotated[Paging, Depends(paging_by_entry)]
 PagingByPk = Annotated[Paging, Depends(paging_by_pk)]
 
 LINK_HEADER = {

@@ -20,7 +20,7 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from shopsphere.errors import CannotStart, in_plain_words
+from shopsphere.domain.errors import CannotStart, in_plain_words
 
 ENV_FILE = Path(
     os.environ.get("SHOPSPHERE_ENV_FILE") or Path(__file__).resolve().parent.parent / ".env"
@@ -102,7 +102,7 @@ class Settings(BaseSettings):
     user_service_url: ServiceUrl = "http://127.0.0.1:8001"
     order_service_url: ServiceUrl = "http://127.0.0.1:8002"
     product_service_timeout: Seconds = 3
-    order_timeout: Seconds = 10
+    order_timeout: Annotated[Seconds, Field(le=120)] = 10
     settle_after: Seconds = 30
     settle_interval: Seconds = 5
     auth_required: bool = False

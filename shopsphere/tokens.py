@@ -1,20 +1,21 @@
 """Access tokens: JWTs signed with HS256 (RFC 7519), every claim required and checked."""
 
+import time
 import warnings
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 import jwt
 
-from shopsphere.errors import InvalidToken
-from shopsphere.models import Role
+from shopsphere.domain.errors import InvalidToken
+from shopsphere.domain.values import Role
 
 ISSUER = AUDIENCE = "shopsphere"
 LEEWAY_SECONDS = 30
 """How far the clocks of two machines may be apart."""
 
 SERVICE_TOKEN_SECONDS = 60
-"""How long a service's own token is good."""
+"""How long a service's own token is good that is not for a request with an earlier end."""
 
 # PyJWT 2.15 warns at every use of a secret under 32 bytes; the settings say so once, at start.
 warnings.filterwarnings("ignore", category=jwt.InsecureKeyLengthWarning)
@@ -41,21 +42,23 @@ class Tokens:
 
     def issue(self, user_id: str, role: Role) -> str:
         """Return a token for a user, good for `expires_seconds`."""
-        return self._issue(user_id, role, self.expires_seconds)
+        expires = datetime.now(UTC) + timedelta(seconds=self.expires_seconds)
+        return self._issue(user_id, role, expires)
 
-    def issue_for_service(self, name: str) -> str:
-        """Return a token for a service of ours, good for SERVICE_TOKEN_SECONDS."""
-        return self._issue(name, Role.SERVICE, SERVICE_TOKEN_SECONDS)
+    def issue_for_service(self, name: str, expires: float | None = None) -> str:
+        """Return a token for a service of ours, good until so many seconds after 1970, or for
+        SERVICE_TOKEN_SECONDS."""
+        until = time.time() + SERVICE_TOKEN_SECONDS if expires is None else expires
+        return self._issue(name, Role.SERVICE, datetime.fromtimestamp(until, UTC))
 
-    def _issue(self, subject: str, role: Role, seconds: int) -> str:
-        issued = datetime.now(UTC)
+    def _issue(self, subject: str, role: Role, expires: datetime) -> str:
         claims = {
             "sub": subject,
             "role": role.value,
             "iss": ISSUER,
             "aud": AUDIENCE,
-            "iat": issued,
-            "exp": issued + timedelta(seconds=seconds),
+            "iat": datetime.now(UTC),
+            "exp": expires,
         }
         return jwt.encode(claims, self._secret, algorithm="HS256")
 

@@ -1,11 +1,10 @@
 """What holds for every service: how it starts, its errors, its health, its docs, its edge."""
 
-import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from operator import attrgetter
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 import uvicorn
 from fastapi import APIRouter, Depends, FastAPI, Request, Response
@@ -18,19 +17,19 @@ from starlette.types import ASGIApp
 
 from shopsphere import __version__, redoc
 from shopsphere.access import METRICS_READER, anyone
+from shopsphere.deadline import Deadline
+from shopsphere.domain.errors import CannotStart, StoreUnavailable
 from shopsphere.edge import Cors, Edge, Limits
 from shopsphere.endless_heads import give_up_endless_heads
 from shopsphere.error_answers import answer_errors, errors, tell_the_truth
-from shopsphere.errors import CannotStart, StoreUnavailable
 from shopsphere.logs import configure_logging
 from shopsphere.metrics import CONTENT_TYPE, exposition
+from shopsphere.records import Opened, StorageName
 from shopsphere.settings import Settings
-from shopsphere.stores import Opened, StorageName, Store
 from shopsphere.tokens import Tokens
 
 log = logging.getLogger("shopsphere")
 
-S = TypeVar("S", bound=Store)
 Around = Callable[[State], AbstractAsyncContextManager[None]]
 
 OPERATIONS = {"operations": "For whoever runs it: is it alive, can it serve, what does it do."}
@@ -70,14 +69,14 @@ def create_app(
     *,
     description: str,
     routers: Iterable[APIRouter],
-    open_store: Callable[[Settings], Awaitable[Opened[S]]],
-    around: Around = lambda state: nullcontext(),
+    open_storage: Callable[[Settings], Awaitable[Opened]],
+    around: Around,
     tags: Mapping[str, str] = OPERATIONS,
     settings: Settings | None = None,
 ) -> FastAPI:
     """Return the app of a service.
 
-    Its store is opened at start and kept in `app.state.opened`; `around` is entered then, to put
+    Its storage is opened at start and kept in `app.state.opened`; `around` is entered then, to put
     further things of the service into the state. `tags` are the sections of its documentation, each
     with a sentence. Settings that are wrong stop the start, and so does a CannotStart of either.
     """
@@ -95,8 +94,8 @@ def create_app(
                 if problem:
                     raise problem
                 give_up_endless_heads(settings.order_timeout)
-                app.state.opened = opened = await open_store(settings)
-                closing.push_async_callback(opened.store.close)
+                app.state.opened = opened = await open_storage(settings)
+                closing.push_async_callback(opened.records.close)
                 await closing.enter_async_context(around(app.state))
             except CannotStart as error:
                 app.state.cannot_start = str(error)
@@ -166,21 +165,20 @@ def of_app(path: str) -> object:
     return Depends(part)
 
 
-async def seconds_left(request: Request) -> float:
-    """Return how much of ORDER_TIMEOUT is left to this request."""
-    deadline: float = request.scope["shopsphere.deadline"]
-    return deadline - asyncio.get_running_loop().time()
+async def _deadline(request: Request) -> Deadline:
+    deadline: Deadline = request.scope["shopsphere.deadline"]
+    return deadline
 
 
-OpenedStore = Annotated[Opened[Store], of_app("opened")]
-SecondsLeft = Annotated[float, Depends(seconds_left)]
+OpenedStorage = Annotated[Opened, of_app("opened")]
+RequestDeadline = Annotated[Deadline, Depends(_deadline)]
 
 _operations = APIRouter(tags=["operations"])
 
 
 @_operations.get("/", summary="Is the process alive?")
 @anyone
-async def health(request: Request, opened: OpenedStore) -> Health:
+async def health(request: Request, opened: OpenedStorage) -> Health:
     """Answers whenever the process serves, also while its storage is away."""
     return Health(
         service=request.app.state.service,
@@ -193,9 +191,9 @@ async def health(request: Request, opened: OpenedStore) -> Health:
 
 @_operations.get("/ready", summary="Can it serve?", responses=errors(StoreUnavailable))
 @anyone
-async def ready(request: Request, opened: OpenedStore) -> Health:
+async def ready(request: Request, opened: OpenedStorage) -> Health:
     """Answers 200 when the storage does too, 503 otherwise. Other services do not count."""
-    await opened.store.ping()
+    await opened.records.ping()
     return await health(request, opened)
 
 

@@ -1,6 +1,7 @@
 """Who calls in the tests: each with a token that the services take, or with none."""
 
-from shopsphere.models import Role, User, new_pk
+from shopsphere.domain.pks import new_pk
+from shopsphere.domain.values import Role, User
 from shopsphere.settings import Settings
 from shopsphere.tokens import Tokens
 

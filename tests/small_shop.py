@@ -1,39 +1,42 @@
-"""A shop in this process: two stores on one storage, and services on a wire that a test watches.
+"""A shop in this process: one storage, and services on a wire that a test watches.
 
 There is no HTTP between the services, so that each call which ordering makes can be held or lost.
 """
 
+import asyncio
 import functools
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 from prometheus_client import CollectorRegistry
 
-from in_memory_db import ExpiringDict, MemoryOrderStore, MemoryProductStore
+from in_memory_db import MemoryRecords
 from redis_clients import connect
-from redis_stores.orders import RedisOrderStore
-from redis_stores.products import RedisProductStore
-from shopsphere.errors import (
+from redis_db import RedisRecords
+from shopsphere.catalogue.products import Products
+from shopsphere.deadline import Deadline
+from shopsphere.domain.errors import (
     InsufficientQuantity,
-    ProductNotFound,
     ProductServiceUnavailable,
     ReservationConflict,
     ReservationRefused,
     ReservationReleased,
-    ReservationShipped,
     StoreUnavailable,
     Unavailable,
 )
-from shopsphere.models import Mark, Order, OrderStatus, Product, Reservation, Stock, new_pk
-from shopsphere.ordering.checkout import Checkout, Products, Wish
+from shopsphere.domain.records import OrderRecord
+from shopsphere.domain.values import EVER_PLACED, Item, Order, OrderStatus, Reservation, Stock
+from shopsphere.ordering.checkout import Checkout
 from shopsphere.ordering.figures import OrderFigures
 from shopsphere.ordering.idempotency import IdempotentCheckout
+from shopsphere.ordering.orders import SHOP, Orders
 from shopsphere.ordering.settling import Settling
+from shopsphere.ordering.telling import ProductService, Telling
+from shopsphere.records import Listing, Records
 from shopsphere.settings import Settings
-from shopsphere.stores import OrderStore, ProductStore
 from tests.servers import RedisServer
 
 T = TypeVar("T")
@@ -48,15 +51,13 @@ PK = re.compile(r"[0-7][0-9A-HJKMNP-TV-Z]{25}")
 LET_PASS = """
 for _, key in ipairs(redis.call('KEYS', '*')) do
   local kind, left = redis.call('TYPE', key).ok, redis.call('PTTL', key)
-  if kind == 'zset' and string.find(key, ':orders%-') then
-    for _, mark in ipairs(redis.call('ZRANGE', key, 0, -1)) do
-      redis.call('ZINCRBY', key, -ARGV[1], mark)
+  if kind == 'zset' and string.find(key, ':notes:', 1, true) then
+    for _, note in ipairs(redis.call('ZRANGE', key, 0, -1)) do
+      redis.call('ZINCRBY', key, -ARGV[1] * 1000000, note)
     end
   end
-  for _, field in ipairs({'place_by', 'until'}) do
-    if kind == 'hash' and redis.call('HEXISTS', key, field) == 1 then
-      redis.call('HINCRBYFLOAT', key, field, -ARGV[1])
-    end
+  if kind == 'hash' and redis.call('HEXISTS', key, 'lease_until') == 1 then
+    redis.call('HINCRBYFLOAT', key, 'lease_until', -ARGV[1])
   end
   if left >= 0 and left <= ARGV[1] * 1000 then
     redis.call('DEL', key)
@@ -65,6 +66,7 @@ for _, key in ipairs(redis.call('KEYS', '*')) do
   end
 end
 """
+"""Brings all times nearer that this storage keeps: the clock of a real Redis cannot be moved."""
 CONTENT = """
 local content = {}
 for _, key in ipairs(redis.call('KEYS', '*')) do
@@ -72,11 +74,11 @@ for _, key in ipairs(redis.call('KEYS', '*')) do
   if kind == 'hash' then
     local flat = redis.call('HGETALL', key)
     for i = 1, #flat, 2 do
-      if flat[i] ~= 'revision' then
+      if flat[i] ~= 'revision' and flat[i] ~= 'version' then
         table.insert(content, key .. ' ' .. flat[i] .. ' ' .. flat[i + 1])
       end
     end
-  elseif kind == 'zset' and not string.find(key, 'product-names', 1, true) then
+  elseif kind == 'zset' and not string.find(key, ':names:', 1, true) then
     table.insert(content, key .. ' ' .. table.concat(redis.call('ZRANGE', key, 0, -1), ' '))
   end
 end
@@ -87,14 +89,13 @@ return content
 class Storage(Protocol):
     """Where a small shop keeps its records."""
 
-    orders: OrderStore
-    products: ProductStore
+    records: Records
 
     def clear(self) -> None:
         """Forget all."""
 
     def let_pass(self, seconds: float) -> None:
-        """Have so much time gone by for the clock of the stores."""
+        """Have so much time gone by for the clock of the storage."""
 
     def content(self) -> list[str]:
         """Return all that ordering goes by, for comparing; it may hold times."""
@@ -108,29 +109,26 @@ class MemoryStorage:
         self.clear()
 
     def clear(self) -> None:
-        self.orders: OrderStore = MemoryOrderStore(lambda: self.now)
-        self.products: ProductStore = MemoryProductStore(lambda: self.now)
+        self.records: Records = MemoryRecords(lambda: self.now)
 
     def let_pass(self, seconds: float) -> None:
         self.now += seconds
 
     def content(self) -> list[str]:
-        parts = vars(self.orders) | {"reserved": vars(self.products)["_marks"]}
-        shelves = vars(self.products)["_shelves"].values()
-        return [f"{shelf.product} {shelf.stock} {shelf.is_deleted}" for shelf in shelves] + [
-            f"{name}: {part._values if isinstance(part, ExpiringDict) else part}"
-            for name, part in parts.items()
-            if name != "_clock"
+        unwatched = ("_clock", "_names", "_last_position", "_entries")
+        return [
+            re.sub("revision='[^']*'", "", f"{name}: {part}")
+            for name, part in vars(self.records).items()
+            if name not in unwatched
         ]
 
 
 class RedisStorage:
     """`Storage` on Redis."""
 
-    def __init__(self, server: RedisServer, orders: OrderStore, products: ProductStore) -> None:
+    def __init__(self, server: RedisServer, records: Records) -> None:
         self._redis = server.client
-        self.orders = orders
-        self.products = products
+        self.records = records
 
     def clear(self) -> None:
         self._redis.flushall()
@@ -151,7 +149,6 @@ class Call:
     lost: type[Unavailable]
     """What the caller is told when it hears nothing."""
     make: Callable[[], Awaitable[object]]
-    make_again: Callable[[], Awaitable[object]]
 
 
 Watch = Callable[[Call], Awaitable[object]]
@@ -169,18 +166,14 @@ class _Wire:
         self._watch = watch
 
     def __getattr__(self, name: str) -> Callable[..., Awaitable[object]]:
-        def send(*args: object, **options: object) -> Awaitable[object]:
-            method = getattr(self._end, name)
-            again = {**options, "is_first": False} if "is_first" in options else options
-            return self._watch(
-                Call(
-                    name,
-                    args,
-                    self._lost,
-                    functools.partial(method, *args, **options),
-                    functools.partial(method, *args, **again),
-                )
-            )
+        def send(*args: Any, **options: object) -> Awaitable[object]:
+            make = functools.partial(getattr(self._end, name), *args, **options)
+            if name != "change":
+                return self._watch(Call(name, args, self._lost, make))
+            rule, *records = args
+            told = rule.keywords if isinstance(rule, functools.partial) else {}
+            function = getattr(rule, "func", rule)
+            return self._watch(Call(function.__name__, (*records, told), self._lost, make))
 
         return send
 
@@ -193,35 +186,27 @@ def _wire(end: T, lost: type[Unavailable], watch: Watch) -> T:
 
 
 class ProductsAtHand:
-    """`Products` on a store: says what `ProductClient` makes of the product service's answers."""
+    """`ProductService` on a storage: says what `ProductClient` makes of the responses."""
 
-    def __init__(self, store: ProductStore) -> None:
-        self._store = store
+    def __init__(self, records: Records) -> None:
+        self._products = Products(records)
 
-    async def reserve(
-        self, product_id: str, order_pk: str, quantity: int, *, is_first: bool
-    ) -> Reservation:
+    async def reserve(self, order_pk: str, item: Item, within: float) -> Reservation:
+        if asyncio.get_running_loop().time() > within:
+            raise ProductServiceUnavailable
         try:
-            reservation, _ = await self._store.reserve(product_id, order_pk, quantity)
+            reservation, _ = await self._products.reserve(item.product_pk, order_pk, item.quantity)
         except ReservationRefused as refusal:
             raise InsufficientQuantity(refusal.available) from None
-        except (ProductNotFound, ReservationReleased, ReservationConflict) as error:
-            if isinstance(error, ProductNotFound) and is_first:
-                raise
+        except (ReservationReleased, ReservationConflict) as error:
             raise ProductServiceUnavailable from error
         return reservation
 
-    async def release(self, product_id: str, order_pk: str) -> None:
-        try:
-            await self._store.release(product_id, order_pk)
-        except ReservationShipped as error:
-            raise ProductServiceUnavailable from error
+    async def release(self, product_pk: str, order_pk: str) -> None:
+        await self._products.release(product_pk, order_pk)
 
-    async def ship(self, product_id: str, order_pk: str) -> None:
-        try:
-            await self._store.ship(product_id, order_pk)
-        except ReservationReleased as error:
-            raise ProductServiceUnavailable from error
+    async def ship(self, product_pk: str, order_pk: str) -> None:
+        await self._products.ship(product_pk, order_pk)
 
 
 class OrderService:
@@ -229,47 +214,55 @@ class OrderService:
 
     def __init__(
         self,
-        orders: OrderStore,
-        products: Products,
+        records: Records,
+        products: ProductService,
         figures: OrderFigures,
         lease_seconds: float,
         settle_after: float,
     ) -> None:
-        self.checkout = Checkout(orders, products, figures)
-        self._keyed = IdempotentCheckout(orders, self.checkout, lease_seconds - 2)
-        self._settling = Settling(orders, products, figures, settle_after)
+        telling = Telling(products, figures)
+        self.checkout = Checkout(records, products, telling, figures)
+        self._keyed = IdempotentCheckout(records, self.checkout, telling, lease_seconds)
+        self._settling = Settling(records, telling, figures, settle_after)
 
-    async def place(self, key: str | None, product: str, quantity: int) -> Order:
-        order, _ = await self._keyed.place(key, Wish(product, quantity, None), ORDER_SECONDS)
+    async def place(self, key: str | None, *items: Item) -> Order:
+        order, _ = await self._keyed.place(key, items, None, self._deadline())
         return order
 
     async def cancel(self, pk: str) -> Order:
-        return await self.checkout.cancel(pk, None, ORDER_SECONDS)
+        return await self.checkout.cancel(pk, None, self._deadline())
 
     async def ship(self, pk: str) -> Order:
-        return await self.checkout.ship(pk, ORDER_SECONDS)
+        return await self.checkout.ship(pk, self._deadline())
 
     async def settle(self) -> None:
         await self._settling.settle_all()
 
+    def _deadline(self) -> Deadline:
+        return Deadline(asyncio.get_running_loop().time() + ORDER_SECONDS, ORDER_SECONDS)
+
 
 class SmallShop:
-    """Its stores, its order services, and the books that must be right."""
+    """Its storage, its order services, and the books that must be right."""
 
     def __init__(self, storage: Storage) -> None:
         self._storage = storage
-        self._figures = OrderFigures(CollectorRegistry())
+        self.figures = OrderFigures(CollectorRegistry())
         self.let_pass = storage.let_pass
         self.content = storage.content
         self.clear()
 
     @property
-    def orders(self) -> OrderStore:
-        return self._storage.orders
+    def records(self) -> Records:
+        return self._storage.records
 
     @property
-    def products(self) -> ProductStore:
-        return self._storage.products
+    def products(self) -> Products:
+        return Products(self.records)
+
+    @property
+    def orders(self) -> Orders:
+        return Orders(self.records)
 
     def clear(self) -> None:
         """Begin with an empty shop."""
@@ -279,8 +272,7 @@ class SmallShop:
 
     async def add(self, quantity: int) -> str:
         """Put a product on the shelf; return its pk."""
-        product = Product(new_pk(), "Laptop", 999, quantity)
-        await self.products.add(product)
+        product = await self.products.create("Laptop", 999, quantity)
         self.received[product.pk] = quantity
         return product.pk
 
@@ -298,13 +290,14 @@ class SmallShop:
         """Start an order service whose calls are under this watch."""
 
         async def noted(call: Call) -> object:
-            self.ordered.update(mark.pk for mark in call.args if isinstance(mark, Mark))
+            if call.name == "add_note":
+                self.ordered.add(str(call.args[0]).split()[1])
             return await watch(call)
 
         return OrderService(
-            _wire(self.orders, StoreUnavailable, noted),
-            _wire(ProductsAtHand(self.products), ProductServiceUnavailable, noted),
-            self._figures,
+            _wire(self.records, StoreUnavailable, noted),
+            _wire(ProductsAtHand(self.records), ProductServiceUnavailable, noted),
+            self.figures,
             lease_seconds,
             settle_after,
         )
@@ -314,29 +307,40 @@ class SmallShop:
         await self.service(settle_after=0).settle()
 
     async def listed(self) -> list[Order]:
-        return (await self.orders.list_page(None, None, 1000)).items
+        return (await self.orders.page(None, None, 1000)).items
 
     async def must_be_exact(self, *answered: Order) -> None:
         """See that the books are right and nothing hangs; `answered` were told to customers."""
-        assert await self.orders.count_marks() == 0, "a mark is left"
+        assert await self.records.count_notes() == 0, "a note is left"
         listed = {order.pk: order for order in await self.listed()}
         for order in answered:
             assert order.pk in listed, f"{order.pk} was answered, and is not there"
         for pk in self.ordered - listed.keys():
-            record = await self.orders.record(pk)
-            assert record is None or record.status is OrderStatus.FAILED, f"{record} hangs"
+            [record] = await self.records.read(OrderRecord(pk=pk))
+            assert record.status not in EVER_PLACED, f"{record} is placed, and not listed"
+        for status in EVER_PLACED:
+            entries = await self.records.entries(Listing(SHOP, status), 0, 1000)
+            expected = {order.pk for order in listed.values() if order.status is status}
+            assert {entry.member for entry in entries} == expected, f"the list of {status}"
         for product, received in self.received.items():
-            mine = [order for order in listed.values() if order.product_id == product]
-            placed = {order.pk: order.quantity for order in mine if order.status == "PLACED"}
-            shipped = sum(order.quantity for order in mine if order.status == "SHIPPED")
-            live = (await self.products.reservations_page(product, None, 1000)).items
-            assert {one.order_id: one.quantity for one in live} == placed, "reserved by order"
-            reserved = sum(placed.values())
-            available = received - reserved - shipped
-            assert available >= 0, "sold what is not there"
-            assert await self.products.stock(product) == Stock(
-                received, available, reserved, shipped
-            )
+            await self._must_add_up(product, received, list(listed.values()))
+
+    async def _must_add_up(self, product: str, received: int, orders: Sequence[Order]) -> None:
+        def units(status: OrderStatus) -> dict[str, int]:
+            return {
+                order.pk: item.quantity
+                for order in orders
+                for item in order.items
+                if order.status is status and item.product_pk == product
+            }
+
+        live = (await self.products.reservations_page(product, None, 1000)).items
+        placed = units(OrderStatus.PLACED)
+        assert {one.order_pk: one.quantity for one in live} == placed, "reserved by order"
+        reserved, shipped = sum(placed.values()), sum(units(OrderStatus.SHIPPED).values())
+        available = received - reserved - shipped
+        assert available >= 0, "oversold"
+        assert await self.products.stock(product) == Stock(received, available, reserved, shipped)
 
 
 @asynccontextmanager
@@ -345,9 +349,8 @@ async def small_shop(storage: str, server: RedisServer) -> AsyncIterator[SmallSh
     if storage == "memory":
         yield SmallShop(MemoryStorage())
         return
-    client = await connect(Settings(redis_port=server.port))
-    orders, products = RedisOrderStore(client, "shop"), RedisProductStore(client, "shop")
+    records = RedisRecords(await connect(Settings(redis_port=server.port)), "shop")
     try:
-        yield SmallShop(RedisStorage(server, orders, products))
+        yield SmallShop(RedisStorage(server, records))
     finally:
-        await orders.close()
+        await records.close()

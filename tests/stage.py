@@ -7,8 +7,8 @@ from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field, replace
 from typing import Self
 
-from shopsphere.errors import ShopError, Unavailable
-from shopsphere.models import Order
+from shopsphere.domain.errors import ShopError, Unavailable
+from shopsphere.domain.values import Order
 from tests.small_shop import PK, Call, OrderService, SmallShop, Watch, nobody
 
 TIME = re.compile(r"\d+\.\d+")

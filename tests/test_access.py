@@ -16,7 +16,8 @@ import order_service
 import product_service
 import user_service
 from shopsphere.access import anyone, rules_of
-from shopsphere.models import Role, new_pk
+from shopsphere.domain.pks import new_pk
+from shopsphere.domain.values import Role
 from shopsphere.tokens import Tokens
 from tests.people import (
     CLOSED,

@@ -12,8 +12,9 @@ from starlette.testclient import TestClient
 import product_service
 import user_service
 from shopsphere.administrator import ensure_administrator
-from shopsphere.errors import CannotStart
-from shopsphere.models import Role, User, new_pk
+from shopsphere.domain.errors import CannotStart
+from shopsphere.domain.pks import new_pk
+from shopsphere.domain.values import Role, User
 from shopsphere.passwords import Passwords
 from shopsphere.settings import Settings
 from storage import open_user_store

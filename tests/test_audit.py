@@ -13,7 +13,7 @@ from pydantic import SecretStr
 
 import test_connection
 from shopsphere import audit
-from shopsphere.models import new_pk
+from shopsphere.domain.pks import new_pk
 from shopsphere.settings import Settings
 from tests.load import send
 from tests.servers import ROOT, RedisServer, Service, answering, free_port

@@ -12,7 +12,7 @@ from typing import NoReturn
 
 import pytest
 
-from shopsphere.errors import (
+from shopsphere.domain.errors import (
     InsufficientQuantity,
     OrderIsCancelled,
     OrderIsShipped,
@@ -20,7 +20,8 @@ from shopsphere.errors import (
     ShopError,
     Unavailable,
 )
-from shopsphere.models import Order, new_pk
+from shopsphere.domain.pks import new_pk
+from shopsphere.domain.values import Order
 from tests.small_shop import (
     LEASE_SECONDS,
     SETTLE_SECONDS,

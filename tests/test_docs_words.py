@@ -25,7 +25,7 @@ import benchmarks.__main__
 import redis_clients
 import test_connection
 from shopsphere import launcher
-from shopsphere.errors import CannotStart
+from shopsphere.domain.errors import CannotStart
 from shopsphere.settings import Settings
 from tests import pages
 from tests.apps import BUILD, settings_of

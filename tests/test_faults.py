@@ -14,9 +14,9 @@ from pathlib import Path
 from threading import Event
 
 import pytest
+from redis_stores.orders import RedisOrderStore
 
 from redis_clients import connect
-from redis_stores.orders import RedisOrderStore
 from shopsphere.settings import Settings
 from test_connection import audit
 from tests.load import Answer, at_once, close_connections, send

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from shopsphere.models import new_pk
+from shopsphere.domain.pks import new_pk
 from tests.apps import JWT_SECRET, CheckedClient, openapi_of, resolve, running
 from tests.servers import free_port
 

@@ -2,9 +2,9 @@
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from redis_stores.products import BUCKET
 
 from redis_db import SCRIPTS
-from redis_stores.products import BUCKET
 from tests.servers import RedisServer
 
 INDEX = "shop:{product-names}"

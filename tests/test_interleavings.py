@@ -7,8 +7,9 @@ import time
 from collections.abc import Awaitable
 
 import pytest
+from shopsphere.stores import DAY_SECONDS
 
-from shopsphere.errors import (
+from shopsphere.domain.errors import (
     InsufficientQuantity,
     OrderGivenUp,
     OrderIsCancelled,
@@ -19,8 +20,7 @@ from shopsphere.errors import (
     StorageMismatch,
     Unavailable,
 )
-from shopsphere.models import Order, OrderStatus
-from shopsphere.stores import DAY_SECONDS
+from shopsphere.domain.values import Order, OrderStatus
 from tests.small_shop import LEASE_SECONDS, SETTLE_SECONDS, Call, SmallShop
 from tests.stage import Stage, every_order
 

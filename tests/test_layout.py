@@ -14,9 +14,11 @@ SERVICES = {"user_service", "product_service", "order_service"}
 STORES = {"in_memory_db", "redis_clients", "redis_db", "redis_stores"}
 SHARED = "shopsphere"
 LEAVES: dict[str, set[str]] = {
-    "shopsphere.errors": set(),
+    "shopsphere.domain.errors": set(),
     "shopsphere.models": set(),
-    "shopsphere.settings": {"shopsphere.errors"},  # for CannotStart, which names a wrong setting
+    "shopsphere.settings": {
+        "shopsphere.domain.errors"
+    },  # for CannotStart, which names a wrong setting
     "shopsphere.installing": set(),
     "shopsphere.launcher": {"shopsphere.installing"},
 }

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from shopsphere.models import User
+from shopsphere.domain.values import User
 from tests.apps import running
 from tests.people import ADMINISTRATOR, CLOSED, CUSTOMER, PEOPLE
 from tests.servers import Service, Trio, free_port, wait_until

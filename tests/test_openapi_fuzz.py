@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from shopsphere.models import Role
+from shopsphere.domain.values import Role
 from tests.people import CLOSED, METRICS_TOKEN, OPEN, TOKENS
 from tests.servers import ROOT, RedisServer, Service, Trio
 

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from shopsphere.models import Role, is_pk, new_pk
+from shopsphere.domain.pks import is_pk, new_pk
+from shopsphere.domain.values import Role
 from shopsphere.tokens import Tokens
 from tests.apps import JWT_SECRET, CheckedClient, bearer, running
 from tests.bad_bodies import (

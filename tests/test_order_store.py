@@ -6,10 +6,12 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 import pytest
-
-from shopsphere.errors import IdempotencyKeyReused, OrderNotFound
-from shopsphere.models import Command, Mark, Order, OrderStatus, Reservation, new_pk
 from shopsphere.stores import DAY_SECONDS, Claim, OrderStore
+
+from shopsphere.domain.errors import IdempotencyKeyReused, OrderNotFound
+from shopsphere.domain.pks import new_pk
+from shopsphere.domain.values import Order, OrderStatus, Reservation
+from shopsphere.models import Command, Mark
 from tests.servers import RedisServer
 from tests.small_shop import SmallShop
 

@@ -14,7 +14,8 @@ from starlette.responses import StreamingResponse
 
 from in_memory_db import MemoryProductStore
 from product_service import PRODUCTS
-from shopsphere.models import Page, Product, Role, is_pk, new_pk
+from shopsphere.domain.pks import is_pk, new_pk
+from shopsphere.domain.values import Page, Product, Role
 from shopsphere.paging import STREAMED_AT_ONCE, Paging, listing
 from shopsphere.tokens import Tokens
 from tests.apps import JWT_SECRET, CheckedClient, bearer, openapi_of, running

@@ -11,12 +11,13 @@ from typing import TypeVar
 
 import pytest
 from redis.crc import key_slot
+from redis_stores.products import RedisProductStore
+from shopsphere.stores import DAY_SECONDS, REFUSED_SECONDS, ProductStore
 
 from in_memory_db import MemoryProductStore
 from redis_clients import ShopRedis
 from redis_db import SCRIPTS
-from redis_stores.products import RedisProductStore
-from shopsphere.errors import (
+from shopsphere.domain.errors import (
     IdempotencyKeyReused,
     InsufficientQuantity,
     InvalidRequest,
@@ -28,8 +29,8 @@ from shopsphere.errors import (
     ShopError,
     StockLimit,
 )
-from shopsphere.models import MAX_ON_HAND, Page, Product, Reservation, Stock, new_pk
-from shopsphere.stores import DAY_SECONDS, REFUSED_SECONDS, ProductStore
+from shopsphere.domain.pks import new_pk
+from shopsphere.domain.values import MAX_ON_HAND, Page, Product, Reservation, Stock
 from tests.lossy_wire import connected
 from tests.moved_clock import MovedClock
 from tests.servers import RedisServer, wait_until

@@ -6,12 +6,13 @@ from dataclasses import dataclass, field
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from redis_stores.products import RedisProductStore
+from shopsphere.stores import DAY_SECONDS, REFUSED_SECONDS, ProductStore
 
 from in_memory_db import MemoryProductStore
-from redis_stores.products import RedisProductStore
-from shopsphere.errors import InsufficientQuantity, ShopError
-from shopsphere.models import Product, Stock, new_pk
-from shopsphere.stores import DAY_SECONDS, REFUSED_SECONDS, ProductStore
+from shopsphere.domain.errors import InsufficientQuantity, ShopError
+from shopsphere.domain.pks import new_pk
+from shopsphere.domain.values import Product, Stock
 from tests.lossy_wire import connected
 from tests.moved_clock import MovedClock
 from tests.servers import RedisServer

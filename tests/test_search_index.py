@@ -6,14 +6,15 @@ from collections.abc import AsyncIterator
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-
-from in_memory_db import MemoryProductStore
 from redis_stores.products import RedisProductStore
-from shopsphere import search_index
-from shopsphere.errors import InvalidRequest
-from shopsphere.models import Product, new_pk
 from shopsphere.search_index import fold
 from shopsphere.stores import ProductStore
+
+from in_memory_db import MemoryProductStore
+from shopsphere import search_index
+from shopsphere.domain.errors import InvalidRequest
+from shopsphere.domain.pks import new_pk
+from shopsphere.domain.values import Product
 from tests.lossy_wire import connected
 from tests.moved_clock import MovedClock
 from tests.servers import RedisServer

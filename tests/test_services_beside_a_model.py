@@ -14,7 +14,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from shopsphere.models import new_pk
+from shopsphere.domain.pks import new_pk
 from tests.load import Answer, send
 from tests.servers import Service
 from tests.shop import Shop

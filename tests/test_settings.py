@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from shopsphere import settings
-from shopsphere.errors import CannotStart
+from shopsphere.domain.errors import CannotStart
 from shopsphere.settings import Settings
 from tests.servers import ROOT, Service
 

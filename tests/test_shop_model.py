@@ -19,10 +19,11 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-
-from shopsphere.errors import ProductServiceUnavailable, ShopError
-from shopsphere.models import Order, OrderStatus, Product, Stock, new_pk
 from shopsphere.stores import DAY_SECONDS
+
+from shopsphere.domain.errors import ProductServiceUnavailable, ShopError
+from shopsphere.domain.pks import new_pk
+from shopsphere.domain.values import Order, OrderStatus, Product, Stock
 from tests.servers import RedisServer
 from tests.small_shop import LEASE_SECONDS, SETTLE_SECONDS, Call, SmallShop, nobody, small_shop
 

@@ -16,8 +16,8 @@ import pytest
 import redis
 import requests
 
-from shopsphere.errors import CannotStart
-from shopsphere.models import new_pk
+from shopsphere.domain.errors import CannotStart
+from shopsphere.domain.pks import new_pk
 from shopsphere.settings import Settings
 from storage import open_product_store
 from tests.launching import said_on_a_terminal

@@ -11,7 +11,7 @@ import pytest
 from starlette.testclient import TestClient
 
 import user_service
-from shopsphere.models import Role
+from shopsphere.domain.values import Role
 from shopsphere.tokens import SERVICE_TOKEN_SECONDS
 from tests.people import ADMINISTRATOR, CLOSED, CUSTOMER, PEOPLE, SECRET, TOKENS, bearer, settings
 

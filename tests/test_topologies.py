@@ -18,12 +18,13 @@ import requests
 import uvloop
 from pydantic import SecretStr
 from redis.crc import key_slot
+from redis_stores.products import RedisProductStore
 
 import redis_clients
 import test_connection
-from redis_stores.products import RedisProductStore
-from shopsphere.errors import CannotStart, StoreUnavailable
-from shopsphere.models import Product, new_pk
+from shopsphere.domain.errors import CannotStart, StoreUnavailable
+from shopsphere.domain.pks import new_pk
+from shopsphere.domain.values import Product
 from shopsphere.settings import Settings
 from tests.redis_groups import (
     HOST,

@@ -8,7 +8,8 @@ from typing import Any
 import jwt
 import pytest
 
-from shopsphere.models import Role, new_pk
+from shopsphere.domain.pks import new_pk
+from shopsphere.domain.values import Role
 from shopsphere.tokens import Tokens
 from tests.apps import JWT_SECRET, CheckedClient, bearer, running
 from tests.bad_bodies import NOT_TEXT, refuse_bad_bodies, refuse_bad_field, refuse_missing_fields

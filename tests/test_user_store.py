@@ -8,12 +8,13 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import pytest
+from redis_stores.users import RedisUserStore
+from shopsphere.stores import UserStore
 
 from in_memory_db import MemoryUserStore
-from redis_stores.users import RedisUserStore
-from shopsphere.errors import EmailTaken
-from shopsphere.models import Role, User, new_pk
-from shopsphere.stores import UserStore
+from shopsphere.domain.errors import EmailTaken
+from shopsphere.domain.pks import new_pk
+from shopsphere.domain.values import Role, User
 from tests.lossy_wire import connected
 from tests.moved_clock import MovedClock
 from tests.servers import RedisServer

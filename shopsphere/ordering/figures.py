@@ -1,8 +1,8 @@
 """What became of orders, counted for Prometheus."""
 
-from shopsphere.errors import InsufficientQuantity, ProductNotFound
+from shopsphere.domain.errors import InsufficientQuantity, ProductNotFound
+from shopsphere.domain.values import OrderStatus
 from shopsphere.metrics import CollectorRegistry, Counter, Gauge
-from shopsphere.models import OrderStatus
 
 
 class OrderFigures:
@@ -20,9 +20,17 @@ class OrderFigures:
             ["outcome"],
             registry=registry,
         )
+        self.settling_errors = Counter(
+            "orders_settling_errors", "Rounds or orders that settling failed at.", registry=registry
+        )
+        self.inconsistent = Counter(
+            "orders_inconsistent",
+            "Items that the product service refused to release or ship.",
+            registry=registry,
+        )
         for refusal in (InsufficientQuantity, ProductNotFound):
             self.refused.labels(refusal.code)
-        for outcome in set(OrderStatus) - {OrderStatus.PENDING}:
+        for outcome in set(OrderStatus) - {OrderStatus.NONE}:
             self.settled.labels(outcome.lower())
         self.unsettled = Gauge(
             "orders_unsettled",

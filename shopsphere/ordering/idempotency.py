@@ -1,20 +1,28 @@
-"""Idempotency keys: a request that is sent again makes no second order.
-
-The contract is Stripe's, the statuses are those of draft-ietf-httpapi-idempotency-key-header.
-"""
+"""Idempotency keys: a request that is sent again makes no second order (`domain.idempotency`)."""
 
 import asyncio
 import contextlib
+from collections.abc import Callable, Sequence
+from functools import partial
 
-from shopsphere.errors import (
-    InsufficientQuantity,
-    ProductNotFound,
+from shopsphere.deadline import Deadline
+from shopsphere.domain import idempotency as rules
+from shopsphere.domain import orders
+from shopsphere.domain.errors import (
+    OrderGivenUp,
+    OrderRefused,
     RequestInProgress,
     StoreUnavailable,
 )
-from shopsphere.models import SEEN, Order, OrderStatus, new_pk
-from shopsphere.ordering.checkout import Checkout, Wish
-from shopsphere.stores import Claim, OrderStore
+from shopsphere.domain.idempotency import Binding
+from shopsphere.domain.pks import new_pk
+from shopsphere.domain.records import KeyRecord, OrderRecord
+from shopsphere.domain.values import Item, Order
+from shopsphere.ordering.checkout import Checkout
+from shopsphere.ordering.notes import Command, Notes, PendingCommand
+from shopsphere.ordering.orders import Orders
+from shopsphere.ordering.telling import Telling
+from shopsphere.records import Records
 
 LEASE_MARGIN_SECONDS = 2
 """How much longer than its request may run a key is held, in case its process dies."""
@@ -23,69 +31,90 @@ LEASE_MARGIN_SECONDS = 2
 class IdempotentCheckout:
     """Places what a key stands for: the same order, however often it is sent."""
 
-    def __init__(self, orders: OrderStore, checkout: Checkout, timeout_seconds: float) -> None:
-        self._orders = orders
+    def __init__(
+        self, records: Records, checkout: Checkout, telling: Telling, lease_seconds: float
+    ) -> None:
+        self._records = records
+        self._lease_seconds = lease_seconds
         self._checkout = checkout
-        self._lease_seconds = timeout_seconds + LEASE_MARGIN_SECONDS
+        self._telling = telling
+        self._notes = Notes(records)
+        self._orders = Orders(records)
         self._endings: set[asyncio.Task[None]] = set()
 
-    async def place(self, key: str | None, wish: Wish, seconds: float) -> tuple[Order, bool]:
+    async def place(
+        self, key: str | None, items: Sequence[Item], user_pk: str | None, deadline: Deadline
+    ) -> tuple[Order, bool]:
         """Return the order of this key, and whether it was placed by a request before this one.
 
-        Without a key it is a new one.
-
-        What `Checkout.place` raises, and RequestInProgress while another request owns the key, or
-        IdempotencyKeyReused when the key came with another wish. After a refusal the key is free.
+        Without a key it is a new one. Raise what `Checkout.place` raises, RequestInProgress while
+        another request may be placing it, IdempotencyKeyReused when the key came with another
+        request. After a refusal the key is free.
         """
+        pk = new_pk()
         if key is None:
-            return await self._checkout.place(wish, seconds), False
-        owner = new_pk()
-        request = f"{wish.product_id} {wish.quantity}"
+            return await self._checkout.place(pk, items, user_pk, deadline), False
+        kept, request = KeyRecord(pk=key), rules.digest_of(items)
+        bind = partial(rules.bind, request=request, order_pk=pk, lease_seconds=self._lease_seconds)
+        binding = await self._records.change(bind, kept)
+        if binding.order_pk != pk:
+            earlier = await self._settle(binding, items)
+            if earlier:
+                return earlier, True
+            if deadline.seconds_left < deadline.timeout_seconds / 2:
+                await self._records.change(partial(rules.forget, order_pk=binding.order_pk), kept)
+                raise OrderGivenUp
+            await self._records.change(
+                partial(
+                    rules.rebind, request=request, settled_pk=binding.order_pk, order_pk=pk,
+                    lease_seconds=self._lease_seconds,
+                ),
+                kept,
+            )  # fmt: skip
+        afterwards: Callable[..., None] | None = rules.end_lease
         try:
-            claim = await self._orders.claim(key, request, owner, owner, self._lease_seconds)
-        except StoreUnavailable as error:
-            error.leaving_open()
-            raise
-        if not claim.is_mine:
-            raise RequestInProgress(claim.seconds_left)
-        is_refused = False
-        try:
-            return await self._go_on(key, owner, claim, wish, seconds)
-        except (InsufficientQuantity, ProductNotFound):
-            is_refused = True
+            order = await self._checkout.place(pk, items, user_pk, deadline)
+            afterwards = None
+        except OrderRefused:
+            afterwards = rules.forget
             raise
         finally:
-            await self._end_claim(key, owner, forget=is_refused)
+            if afterwards:
+                await self._finish(partial(afterwards, order_pk=pk), kept)
+        return order, False
 
-    async def _go_on(
-        self, key: str, owner: str, claim: Claim, wish: Wish, seconds: float
-    ) -> tuple[Order, bool]:
-        """Place a first order, show the one that was placed, or go on with what is not known."""
-        first_pk = owner
-        if claim.order_pk != first_pk:
-            order = await self._orders.record(claim.order_pk)
-            if order and order.status in SEEN:
-                return order, True
-            if order is None or order.status is OrderStatus.PENDING:
-                placed = await self._checkout.place(wish, seconds, claim.order_pk, is_first=False)
-                return placed, False
-            if not await self._orders.rebind(key, owner, first_pk):
-                raise RequestInProgress
-        return await self._checkout.place(wish, seconds, first_pk), False
+    async def _settle(self, bound: Binding, items: Sequence[Item]) -> Order | None:
+        """Return the order that a key is bound to, in its lists, or make sure it never is placed.
 
-    async def _end_claim(self, key: str, owner: str, forget: bool) -> None:
-        """Stop owning the key; where that fails, the lease ends by itself.
+        Raise RequestInProgress while its request may still run, Unavailable where what it holds
+        cannot be given back.
+        """
+        order = await self._orders.find(bound.order_pk)
+        if order is None:
+            if bound.lease_seconds_left:
+                raise RequestInProgress(bound.lease_seconds_left)
+            order = await self._records.change(orders.fail, OrderRecord(pk=bound.order_pk))
+        if order:
+            await self._orders.enter(order)
+            return order
+        product_pks = [item.product_pk for item in items]  # the same as of the earlier request
+        await self._telling.tell(Command.CANCEL, bound.order_pk, product_pks)
+        await self._notes.remove(PendingCommand.of(Command.PLACE, bound.order_pk, product_pks))
+        return None
 
-        When the request's time is over, its answer does not wait for this.
+    async def _finish(self, rule: Callable[[float, KeyRecord], None], kept: KeyRecord) -> None:
+        """Free a key, or end its lease; where that fails, the lease ends by itself.
+
+        When the time of the request is over, its response does not wait for this.
         """
 
-        async def end() -> None:
+        async def finish() -> None:
             with contextlib.suppress(StoreUnavailable):
-                await self._orders.end_claim(key, owner, forget=forget)
+                await self._records.change(rule, kept)
 
-        ending = asyncio.create_task(end())
-        self._endings.add(ending)
-        ending.add_done_callback(self._endings.discard)
+        finishing = asyncio.create_task(finish())
+        self._endings.add(finishing)
+        finishing.add_done_callback(self._endings.discard)
         request = asyncio.current_task()
         if request is None or not request.cancelling():
-            await ending
+            await asyncio.shield(finishing)

@@ -1,25 +1,31 @@
-"""The product service, asked over HTTP with `requests`, in threads, each with a session."""
+"""The product service over HTTP with `requests`, in threads, each with a session."""
 
 import asyncio
 import logging
+import random
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from typing import NoReturn, Self
 
 import requests
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from urllib3.exceptions import HTTPError
 
-from shopsphere.errors import (
+from shopsphere.domain.errors import (
     InsufficientQuantity,
     ProductNotFound,
     ProductServiceUnavailable,
+    ReservationReleased,
+    ReservationShipped,
     StorageMismatch,
 )
+from shopsphere.domain.values import Item, Reservation
 from shopsphere.logs import REQUEST_ID
-from shopsphere.models import Money, Reservation, to_cents
-from shopsphere.sessions import RETRIES, session
-from shopsphere.stores import StorageName
+from shopsphere.models import Money, to_cents
+from shopsphere.records import NEVER, StorageName
+from shopsphere.sessions import NEVER_AGAIN, session
 from shopsphere.tokens import SERVICE_TOKEN_SECONDS, Tokens
 
 log = logging.getLogger("shopsphere.product_client")
@@ -27,16 +33,25 @@ log = logging.getLogger("shopsphere.product_client")
 CALLS_AT_ONCE = 32
 """Threads that wait for the product service. What waits for a thread keeps to ORDER_TIMEOUT."""
 
-AGAIN = RETRIES.new(
-    total=2, backoff_factor=0.1, backoff_jitter=0.1, respect_retry_after_header=False
-)
+ATTEMPTS = 3
+PAUSE_SECONDS = 0.1
+"""Before a second attempt; twice that before a third. Up to as much is added at random."""
+
+TRY_AGAIN = frozenset({502, 503, 504})
+
+TOKEN_STEP_SECONDS = 10
+"""Tokens expire at whole multiples of this, so that one serves many calls."""
+
+MAX_RESPONSE_BYTES = 64 * 1024
 
 
 class _Reserved(BaseModel):
-    """What a product service of ours answers; anything else is no answer."""
+    """What a product service responds to a reservation; anything else is an unknown outcome."""
 
     model_config = ConfigDict(strict=True)
 
+    product_id: str
+    order_id: str
     quantity: int
     unit_price: Money
     product_name: str = Field(min_length=1)
@@ -48,14 +63,18 @@ class _Refusal(BaseModel):
 
 
 class _OfThread(threading.local):
-    """What each thread has of its own: a session, as its connections are kept and not shared."""
+    """What each thread has to itself: a session, as its connections are kept and not shared."""
 
     def __init__(self) -> None:
-        self.session = session(AGAIN)
+        self.session = session(NEVER_AGAIN)
 
 
-def _was_repeated(response: requests.Response) -> bool:
-    return bool(response.raw.retries and response.raw.retries.history)
+class _Response:
+    """A response, read whole."""
+
+    def __init__(self, status: int, body: bytes) -> None:
+        self.status = status
+        self.body = body
 
 
 def _prepared(
@@ -82,13 +101,13 @@ class ProductClient:
         self, url: str, storage: StorageName, timeout_seconds: float, tokens: Tokens
     ) -> None:
         self._url = url
-        self._tokens = tokens
-        self._service_token = ""
-        self._token_made_at = 0.0
         self._storage = storage
         self._timeout_seconds = timeout_seconds
         self._threads = ThreadPoolExecutor(CALLS_AT_ONCE, thread_name_prefix="product-service")
         self._of_thread = _OfThread()
+        self._token = lru_cache(4)(
+            lambda expires: tokens.issue_for_service("order-service", expires)
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -96,87 +115,113 @@ class ProductClient:
     def __exit__(self, *_: object) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    async def reserve(
-        self, product_id: str, order_pk: str, quantity: int, *, is_first: bool
-    ) -> Reservation:
+    async def reserve(self, order_pk: str, item: Item, within: float) -> Reservation:
         """Hold the units for this order; the same again returns the same reservation.
 
-        Raise InsufficientQuantity or ProductNotFound when the product service refuses, which is
-        final; a product that is not there refuses only what `is_first`, as an earlier attempt may
-        have reserved before the product was deleted. Anything else it says, or nothing, leaves the
-        outcome unknown: then raise ProductServiceUnavailable or StorageMismatch.
+        Nothing is sent after `within`, a time of the event loop, and what arrives much later is
+        refused for its token. Raise InsufficientQuantity or ProductNotFound when the product
+        service refuses, which is final. Anything else, or no response, leaves the outcome unknown:
+        then raise ProductServiceUnavailable or StorageMismatch.
         """
-        response = await self._call(
-            "PUT", f"/products/{product_id}/reservations/{order_pk}", {"quantity": quantity}
-        )
-        if response.status_code not in (200, 201):
-            self._refuse(response, is_first and not _was_repeated(response))
+        path = f"/products/{item.product_pk}/reservations/{order_pk}"
+        response = await self._call("PUT", path, {"quantity": item.quantity}, within)
+        if response.status not in (200, 201):
+            self._refuse(response)
         try:
-            answer = _Reserved.model_validate_json(response.content)
+            answer = _Reserved.model_validate_json(response.body)
         except ValidationError as error:
             raise ProductServiceUnavailable from error
-        if answer.quantity != quantity:
-            log.warning("the product service reserved %s, not %s", answer.quantity, quantity)
+        told = answer.product_id, answer.order_id, answer.quantity
+        if told != (item.product_pk, order_pk, item.quantity):
+            log.error("the product service responded with another reservation: %s", told)
             raise ProductServiceUnavailable
-        price_cents = to_cents(answer.unit_price)
-        return Reservation(product_id, order_pk, quantity, price_cents, answer.product_name)
+        return Reservation(
+            item.product_pk, order_pk, item.quantity, to_cents(answer.unit_price),
+            answer.product_name,
+        )  # fmt: skip
 
-    async def release(self, product_id: str, order_pk: str) -> None:
-        """Give the units back, once. Raise ProductServiceUnavailable or StorageMismatch."""
-        await self._command("DELETE", f"/products/{product_id}/reservations/{order_pk}")
+    async def release(self, product_pk: str, order_pk: str) -> None:
+        """Give the units back, once. Raise ReservationShipped when they were shipped, and
+        ProductServiceUnavailable or StorageMismatch when that is not known."""
+        await self._command("DELETE", f"/products/{product_pk}/reservations/{order_pk}")
 
-    async def ship(self, product_id: str, order_pk: str) -> None:
-        """Say that the units have left. Raise ProductServiceUnavailable or StorageMismatch."""
-        await self._command("POST", f"/products/{product_id}/reservations/{order_pk}/ship")
+    async def ship(self, product_pk: str, order_pk: str) -> None:
+        """Count the units as shipped. Raise ReservationReleased when they were given back, and
+        ProductServiceUnavailable or StorageMismatch when that is not known."""
+        await self._command("POST", f"/products/{product_pk}/reservations/{order_pk}/ship")
 
     async def _command(self, method: str, path: str) -> None:
-        response = await self._call(method, path, None)
-        if response.status_code != 204:
-            self._refuse(response, is_first=False)
+        response = await self._call(method, path, None, NEVER)
+        if response.status != 204:
+            self._refuse(response)
 
-    def _refuse(self, response: requests.Response, is_first: bool) -> NoReturn:
-        """Raise what an answer means that is not a yes."""
+    def _refuse(self, response: _Response) -> NoReturn:
+        """Raise what a response means that is not a success."""
         try:
-            refusal = _Refusal.model_validate_json(response.content)
+            refusal = _Refusal.model_validate_json(response.body)
         except ValidationError as error:
             raise ProductServiceUnavailable from error
-        match response.status_code, refusal.code:
+        match response.status, refusal.code:
             case 409, "insufficient_quantity":
                 raise InsufficientQuantity(refusal.available)
-            case 404, "product_not_found" if is_first:
+            case 404, "product_not_found":
                 raise ProductNotFound
-            case _, "storage_mismatch":
+            case 409, "reservation_shipped":
+                raise ReservationShipped
+            case 409, "reservation_released":
+                raise ReservationReleased
+            case 503, "storage_mismatch":
                 raise StorageMismatch
             case 401 | 403, _:
-                log.error("the product service refuses our token: JWT_SECRET has to be the same")
-        log.warning(
-            "the product service answered %s %s", response.status_code, response.content[:200]
-        )
+                log.error(
+                    "the product service refuses our token: JWT_SECRET has to be the same, and the "
+                    "clocks of both machines too"
+                )
+        log.warning("the product service responded %s %s", response.status, response.body[:200])
         raise ProductServiceUnavailable
 
-    async def _call(self, method: str, path: str, body: dict[str, int] | None) -> requests.Response:
+    async def _call(
+        self, method: str, path: str, body: dict[str, int] | None, within: float
+    ) -> _Response:
         """Send one request, again on a broken connection, a timeout or 502 to 504."""
+        loop = asyncio.get_running_loop()
+        seconds_left = min(within - loop.time(), SERVICE_TOKEN_SECONDS)
+        send_by = time.monotonic() + seconds_left
+        expires = int((time.time() + seconds_left) // TOKEN_STEP_SECONDS + 1) * TOKEN_STEP_SECONDS
         headers = {
             "X-Storage": self._storage,
             "X-Request-ID": REQUEST_ID.get(),
-            "Authorization": f"Bearer {self._token()}",
+            "Authorization": f"Bearer {self._token(expires)}",
         }
         request = _prepared(method, self._url + path, headers, body)
+        response: _Response | None = None
+        for attempt in range(ATTEMPTS):
+            if attempt:
+                pause = PAUSE_SECONDS * 2 ** (attempt - 1)
+                await asyncio.sleep(pause + random.uniform(0, PAUSE_SECONDS))  # noqa: S311
+            try:
+                response = await loop.run_in_executor(self._threads, self._send, request, send_by)
+            except (requests.RequestException, HTTPError) as error:
+                log.warning("the product service cannot be reached: %s", type(error).__name__)
+            else:
+                if response.status not in TRY_AGAIN:
+                    return response
+        if response is None:
+            raise ProductServiceUnavailable
+        return response
 
-        def send() -> requests.Response:
-            asking = self._of_thread.session
-            return asking.send(request, timeout=self._timeout_seconds, allow_redirects=False)
-
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self._threads, send)
-        except requests.RequestException as error:
-            log.warning("the product service cannot be asked: %s", type(error).__name__)
-            raise ProductServiceUnavailable from error
-
-    def _token(self) -> str:
-        """Return a token of this service that is good for half of its time or more."""
-        age = time.time() - self._token_made_at
-        if not 0 <= age < SERVICE_TOKEN_SECONDS / 2:  # a clock can be set back, too
-            self._token_made_at = time.time()
-            self._service_token = self._tokens.issue_for_service("order-service")
-        return self._service_token
+    def _send(self, request: requests.PreparedRequest, send_by: float) -> _Response:
+        """Send a request and read its response, all within the timeout; raise requests.Timeout."""
+        now = time.monotonic()
+        timeout = min(self._timeout_seconds, send_by - now)
+        if timeout <= 0:
+            raise requests.Timeout("the time of the request is over")
+        with self._of_thread.session.send(
+            request, timeout=timeout, allow_redirects=False, stream=True
+        ) as response:
+            body = b""
+            while piece := response.raw.read1(MAX_RESPONSE_BYTES):
+                body += piece
+                if len(body) > MAX_RESPONSE_BYTES or time.monotonic() > now + timeout:
+                    raise requests.Timeout("the response is too long, or takes too long")
+            return _Response(response.status_code, body)

@@ -1,19 +1,24 @@
-"""Settling: what a crash, a lost message or a slow neighbour left behind is put right.
+"""Settling: what a crash, a lost message or a slow neighbour left behind is finished.
 
-It takes the marks that are old enough. It may run in every worker at once and beside live requests:
+It takes the notes that are old enough. It may run in every worker at once and beside live requests:
 each step is a compare-and-set, or can be repeated.
 """
 
 import asyncio
 import logging
 from enum import StrEnum
+from functools import partial
 
-from shopsphere.errors import OrderNotFound, ShopError, StoreUnavailable, Unavailable
+from shopsphere.domain import orders as rules
+from shopsphere.domain.errors import OrderNotFound, Unavailable
+from shopsphere.domain.records import OrderRecord
+from shopsphere.domain.values import Order, OrderStatus
 from shopsphere.logs import REQUEST_ID
-from shopsphere.models import Command, Mark, OrderStatus
-from shopsphere.ordering.checkout import ENDED_AS, Products, tell
 from shopsphere.ordering.figures import OrderFigures
-from shopsphere.stores import OrderStore
+from shopsphere.ordering.notes import ENDED_AS, Command, Notes, PendingCommand
+from shopsphere.ordering.orders import Orders
+from shopsphere.ordering.telling import Telling
+from shopsphere.records import Records
 
 log = logging.getLogger("shopsphere.settling")
 
@@ -32,94 +37,97 @@ class Outcome(StrEnum):
 
 
 class Settling:
-    """Settles orders whose marks are at least `after_seconds` old by the store's clock."""
+    """Settles orders with notes that are at least `after_seconds` old by the storage's clock."""
 
     def __init__(
-        self, orders: OrderStore, products: Products, figures: OrderFigures, after_seconds: float
+        self, records: Records, telling: Telling, figures: OrderFigures, after_seconds: float
     ) -> None:
-        self._orders = orders
-        self._products = products
+        self._records = records
+        self._telling = telling
         self._figures = figures
         self._after_seconds = after_seconds
+        self._notes = Notes(records)
+        self._orders = Orders(records)
 
     async def run(self, interval_seconds: float) -> None:
-        """Settle now and at every interval, until cancelled."""
+        """Settle now and at every interval, until cancelled. No error ends this."""
         while True:
-            try:
-                await self.settle_all()
-            except StoreUnavailable:
-                log.warning("the storage does not answer; orders are settled when it does")
+            [failure] = await asyncio.gather(self.settle_all(), return_exceptions=True)
+            if isinstance(failure, Unavailable):
+                log.warning("the storage does not respond; orders are settled when it does")
+            elif failure:
+                self._figures.settling_errors.inc()
+                log.error("a round of settling failed; the next one comes", exc_info=failure)
             await asyncio.sleep(interval_seconds)
 
     async def settle_all(self) -> None:
-        """Settle every mark that is old enough; one that cannot be never holds up the others."""
+        """Settle all that is old enough; one that cannot be settled never holds up the others."""
         some = asyncio.Semaphore(SETTLED_AT_ONCE)
 
-        async def settle(mark: Mark) -> None:
+        async def settle(pending: PendingCommand) -> None:
             async with some:
-                REQUEST_ID.set(f"settle-{mark.pk}")
-                await self.settle(mark)
+                REQUEST_ID.set(f"settle-{pending.order_pk}")
+                await self.settle(pending)
 
-        marks = await self._orders.old_marks(self._after_seconds)
-        results = await asyncio.gather(*map(settle, marks), return_exceptions=True)
-        for mark, result in zip(marks, results, strict=True):
+        noted = await self._notes.all()
+        old = [pending for pending in noted if pending.is_older_than(self._after_seconds)]
+        results = await asyncio.gather(*map(settle, old), return_exceptions=True)
+        for pending, result in zip(old, results, strict=True):
             if isinstance(result, Unavailable):
-                log.info("order %s cannot be settled yet: %s", mark.pk, result.code)
-            elif isinstance(result, ShopError):
-                log.error("order %s cannot be settled: %s", mark.pk, result.detail)
-            elif result is not None:
-                log.error("order %s cannot be settled", mark.pk, exc_info=result)
+                log.info("order %s cannot be settled yet: %s", pending.order_pk, result.code)
+            elif result:
+                self._figures.settling_errors.inc()
+                log.error("order %s cannot be settled", pending.order_pk, exc_info=result)
 
-    async def settle(self, mark: Mark) -> Outcome:
-        """Bring what this mark began to an end, then take it away.
+    async def settle(self, pending: PendingCommand) -> Outcome:
+        """Finish what was noted, then remove the note.
 
         An order that is still not placed never will be; one that is being cancelled or shipped is
         cancelled or shipped. Raise Unavailable when the product service could not be told.
         """
-        if mark.command is Command.PLACING:
-            status = await self._settle_placing(mark)
+        if pending.command is Command.PLACE:
+            order = await self._records.change(rules.fail, OrderRecord(pk=pending.order_pk))
         else:
-            status = await self._settle_ending(mark)
-        outcome = Outcome(status.lower())
-        if await self._orders.unmark(mark):
+            order = await self._end(pending)
+        if order:
+            await self._orders.enter(order)
+            if order.status is ENDED_AS.get(pending.command):
+                await self._telling.tell(pending.command, pending.order_pk, pending.product_pks)
+        elif pending.command is Command.PLACE:
+            await self._telling.tell(Command.CANCEL, pending.order_pk, pending.product_pks)
+        outcome = Outcome((order.status if order else OrderStatus.FAILED).lower())
+        if await self._notes.remove(pending):
             self._figures.settled.labels(outcome.value).inc()
-            log.info("order %s was settled: %s", mark.pk, outcome.value)
+            log.info("order %s was settled: %s", pending.order_pk, outcome.value)
         return outcome
 
-    async def settle_order(self, pk: str, product_id: str) -> Outcome:
-        """Settle one order at one product, unless it is still under way.
+    async def settle_order(self, pk: str, product_pk: str) -> Outcome:
+        """Settle one order at one product, unless a request may be at work on it.
 
-        Also where no mark is left: then stock that is held for an order which is not placed goes
-        back, and what the order is now is told again.
+        Also without a note: stock that is held for an order which is not placed is released, and
+        the product service is told again what a cancelled or shipped order is.
         """
-        marks = await self._orders.marks_of(pk, product_id)
-        if any(age < self._after_seconds for age in marks.values()):
+        noted = [pending for pending in await self._notes.all() if pending.order_pk == pk]
+        if not all(pending.is_older_than(self._after_seconds) for pending in noted):
             return Outcome.UNDER_WAY
-        order = await self._orders.record(pk)
-        if order and order.product_id not in ("", product_id):
-            await self._products.release(product_id, pk)
+        for pending in noted:
+            await self.settle(pending)
+        order = await self._orders.find(pk)
+        if order and product_pk not in {item.product_pk for item in order.items}:
+            await self._telling.tell(Command.CANCEL, pk, [product_pk])
             return Outcome.RELEASED
-        for mark in marks:
-            await self.settle(mark)
-        outcome = await self.settle(Mark(Command.PLACING, pk, product_id))
+        outcome = await self.settle(PendingCommand.of(Command.PLACE, pk, [product_pk]))
         for command, status in ENDED_AS.items():
-            if outcome.value == status.lower():
-                await tell(self._products, Mark(command, pk, product_id))
+            if order and order.status is status:
+                await self._telling.tell(command, pk, [product_pk])
         return outcome
 
-    async def _settle_placing(self, mark: Mark) -> OrderStatus:
-        status = await self._orders.fail(mark.pk)
-        if status is OrderStatus.FAILED:
-            await self._products.release(mark.product_id, mark.pk)
-        else:
-            await self._orders.list_order(await self._orders.get(mark.pk))
-        return status
-
-    async def _settle_ending(self, mark: Mark) -> OrderStatus:
+    async def _end(self, pending: PendingCommand) -> Order | None:
+        """Cancel or ship; return the order as it is now, None where there is none."""
         try:
-            order = await self._orders.move(mark.pk, ENDED_AS[mark.command])
+            return await self._records.change(
+                partial(rules.end, status=ENDED_AS[pending.command]),
+                OrderRecord(pk=pending.order_pk),
+            )
         except OrderNotFound:
-            return OrderStatus.FAILED
-        if order.status is ENDED_AS[mark.command]:
-            await tell(self._products, mark)
-        return order.status
+            return None

@@ -96,7 +96,15 @@ class UserNotFound(ShopError, status=404, code="user_not_found"):
     sentence = "The user of this token does not exist any more. Register again."
 
 
-class ProductNotFound(ShopError, status=404, code="product_not_found"):
+class OrderRefused(ShopError):
+    """An item of an order cannot be had, which is final for the order: nothing of it is kept."""
+
+    is_remembered: ClassVar[bool] = True
+    """Whether the product service remembers it, so that a late request cannot reserve after all."""
+
+
+class ProductNotFound(OrderRefused, status=404, code="product_not_found"):
+    is_remembered = False
     sentence = "There is no such product. GET /products of the product service lists all."
 
 
@@ -104,7 +112,7 @@ class OrderNotFound(ShopError, status=404, code="order_not_found"):
     sentence = "There is no such order. GET /orders lists all."
 
 
-class InsufficientQuantity(ShopError, status=400, code="insufficient_quantity"):
+class InsufficientQuantity(OrderRefused, status=400, code="insufficient_quantity"):
     """Fewer units can be had than are wanted; `available` says how many there are."""
 
     def __init__(self, available: int) -> None:
@@ -118,7 +126,7 @@ class InsufficientQuantity(ShopError, status=400, code="insufficient_quantity"):
 
 
 class ReservationRefused(InsufficientQuantity, status=409):
-    """Too little stock for a reservation: final for this order for 15 minutes."""
+    """Too little stock for a reservation: final for this order."""
 
 
 class StockLimit(ShopError, status=400, code="stock_limit"):
@@ -160,12 +168,6 @@ class IdempotencyKeyReused(ShopError, status=422, code="idempotency_key_reused")
     sentence = "This Idempotency-Key came with another request before. Use a new key."
 
 
-ORDER_LEFT_OPEN = (
-    "The order may have been placed all the same: send it again with the same Idempotency-Key, "
-    "or look at GET /orders before you send it without one."
-)
-
-
 class Unavailable(ShopError, status=503, code="unavailable"):
     """Something this service stands on cannot serve now; trying again later is right."""
 
@@ -173,10 +175,6 @@ class Unavailable(ShopError, status=503, code="unavailable"):
 
     def __init__(self) -> None:
         super().__init__(retry_after=1)
-
-    def leaving_open(self) -> None:
-        """Say, in the same error, that an order may have been placed, and how to go on."""
-        self.detail = f"{self.detail} {ORDER_LEFT_OPEN}"
 
 
 class StoreUnavailable(Unavailable, code="storage_unavailable"):
@@ -188,9 +186,6 @@ class StorageMismatch(Unavailable, code="storage_mismatch"):
         "The order service and the product service keep their records in different storages. "
         "Start both on Redis, or both in memory."
     )
-
-    def leaving_open(self) -> None:
-        """The product service did not even look, so there is nothing to find out."""
 
 
 class ProductServiceUnavailable(Unavailable, code="product_service_unavailable"):
@@ -205,14 +200,11 @@ class OrderGivenUp(Unavailable, code="order_given_up"):
         "it had one."
     )
 
-    def leaving_open(self) -> None:
-        """It is known what became of this order."""
-
 
 class RequestTimedOut(Unavailable, code="request_timeout"):
     sentence = (
-        "The request took too long and was given up; what became of it is not known. If it was "
-        "an order, send it again with the same Idempotency-Key: it is placed once at most."
+        "The request took too long and was given up. It may have taken effect all the same: if it "
+        "had an Idempotency-Key, send it again with that."
     )
 
 

@@ -1,4 +1,4 @@
-"""Finding text anywhere in a name: both stores keep every suffix of every folded name, sorted.
+"""Finding text anywhere in a name: both storages keep every suffix of every folded name, sorted.
 
 An entry is `suffix NUL pk NUL revision`. Suffixes are cut, so a reader checks the whole name. A
 name has no control characters, so NUL sorts before anything in it. UTF-8 sorts by bytes as strings
@@ -10,8 +10,8 @@ import binascii
 import secrets
 import unicodedata
 
-from shopsphere.errors import InvalidRequest
-from shopsphere.models import is_pk
+from shopsphere.domain.errors import InvalidRequest
+from shopsphere.domain.pks import is_pk
 
 SUFFIX_BYTES = 30
 """With these an entry has 64 bytes at most: what Redis keeps packed in small sorted sets."""

@@ -1,1 +1,0 @@
-"""Users, products and orders on Redis, one file each; each Lua script is one atomic step."""

@@ -1,0 +1,1 @@
+"""Users: rules applied to records."""

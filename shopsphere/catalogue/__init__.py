@@ -1,0 +1,1 @@
+"""Products and their search index: rules applied to records."""

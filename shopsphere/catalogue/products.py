@@ -1,0 +1,209 @@
+"""Products: their list, their search index, their stock and what orders hold of it."""
+
+from functools import partial
+
+from shopsphere.catalogue import search_index
+from shopsphere.domain import stock
+from shopsphere.domain.errors import ProductNotFound
+from shopsphere.domain.pks import new_pk
+from shopsphere.domain.records import (
+    Hold,
+    ProductRecord,
+    ProductState,
+    ProductUpdate,
+    StockChange,
+)
+from shopsphere.domain.values import Page, Product, Reservation, Stock
+from shopsphere.lists import cursor_of, entries_after
+from shopsphere.records import Listing, Records
+
+PRODUCTS = Listing("products")
+
+
+class Products:
+    """The catalogue and the stock.
+
+    Every change of stock is checked and made in one step, so that always
+    `received = available + reserved + shipped` and nothing is below zero.
+    """
+
+    def __init__(self, records: Records) -> None:
+        self._records = records
+
+    async def create(self, name: str, price_cents: int, quantity: int) -> Product:
+        """Put a new product on sale. It is listed last, so whoever sees it can read it."""
+        pk, revision = new_pk(), search_index.new_revision()
+        await self._records.add_names(search_index.entries(name, pk, revision))
+        product = await self._records.change(
+            partial(
+                stock.create, name=name, revision=revision, price_cents=price_cents,
+                quantity=quantity,
+            ),
+            ProductRecord(pk=pk),
+        )  # fmt: skip
+        await self._records.enter(pk, [PRODUCTS])
+        return product
+
+    async def get(self, pk: str) -> Product:
+        """Return a product; raise ProductNotFound, also if it was deleted."""
+        [record] = await self._records.read(ProductRecord(pk=pk))
+        if record.state is not ProductState.ON_SALE:
+            raise ProductNotFound
+        return record.product()
+
+    async def page(self, after: str | None, limit: int) -> Page[Product]:
+        """Return up to `limit` products, in the order in which they became visible.
+
+        `after` is a cursor or the pk of a listed product; otherwise raise InvalidRequest.
+        """
+        found: list[Product] = []
+        while True:
+            entries = await entries_after(self._records, PRODUCTS, after, limit + 1)
+            records = await self._read([entry.member for entry in entries])
+            for entry, record in zip(entries, records, strict=True):
+                if record.state is ProductState.DELETED:
+                    await self._records.leave(PRODUCTS, entry.member)
+                elif len(found) == limit:
+                    return Page(found, after)
+                else:
+                    found.append(record.product())
+                after = cursor_of(PRODUCTS, entry.position)
+            if len(entries) <= limit:
+                return Page(found, None)
+
+    async def search_page(self, text: str, after: str | None, limit: int) -> Page[Product]:
+        """Return up to `limit` products whose folded name contains the folded `text`.
+
+        Ordered by what stands in the folded name from the first match on, then by pk. `after` is a
+        `next_after` of the same search; raise InvalidRequest when it cannot be one. A product that
+        is renamed during a walk can be met at both places.
+        """
+        folded = search_index.fold(text)
+        prefix = search_index.prefix(folded)
+        start = search_index.from_cursor(after, folded) if after else prefix
+        found: list[Product] = []
+        cursor = ""
+        while True:
+            names = await self._records.names(start, prefix, limit + 1)
+            parts = [search_index.split(name) for name in names]
+            records = await self._read([pk for _, pk, _ in parts])
+            for (suffix, pk, revision), record in zip(parts, records, strict=True):
+                if record.state is not ProductState.ON_SALE or record.revision != revision:
+                    continue
+                if not search_index.is_first_match(search_index.fold(record.name), folded, suffix):
+                    continue
+                if len(found) == limit:
+                    return Page(found, cursor)
+                found.append(record.product())
+                cursor = search_index.to_cursor(suffix, pk)
+            if len(names) <= limit:
+                return Page(found, None)
+            start = f"{names[-1]}\0"
+
+    async def update(self, pk: str, name: str | None, price_cents: int | None) -> Product:
+        """Change what is not None, in one step; raise ProductNotFound.
+
+        New names come before the record and old ones go after it, so a search never misses it.
+        """
+        revision = search_index.new_revision()
+        new_names = set() if name is None else search_index.entries(name, pk, revision)
+        if new_names:
+            await self._records.add_names(new_names)
+        try:
+            product, old = await self._records.change(
+                partial(stock.update, name=name, price_cents=price_cents),
+                ProductRecord(pk=pk),
+                ProductUpdate(pk=f"{pk}:{revision}"),
+            )
+        except ProductNotFound:
+            if new_names:
+                await self._records.remove_names(new_names)
+            raise
+        if name is not None:
+            await self._records.remove_names(search_index.entries(old.name, pk, old.revision))
+        return product
+
+    async def change_stock(
+        self, pk: str, change: int, key: str | None = None
+    ) -> tuple[Product, bool]:
+        """Add `change` (which may be negative) to received and available, in one step.
+
+        Return the product as it is then, and whether this `key` had counted before: for a day a
+        key counts once. Raise ProductNotFound, InsufficientQuantity below zero, StockLimit with
+        more than MAX_ON_HAND units on hand, IdempotencyKeyReused when the key came with another
+        change.
+        """
+        command = new_pk()
+        return await self._records.change(
+            partial(stock.change_stock, change=change, command=command, has_key=key is not None),
+            ProductRecord(pk=pk),
+            StockChange(pk=f"{pk}:{key or command}"),
+        )
+
+    async def delete(self, pk: str) -> None:
+        """Take a product off sale; raise ProductNotFound if it is not, after finishing what an
+        earlier call may have left. Its stock and its holds stay."""
+        naming, is_mine = await self._records.change(
+            partial(stock.delete, command=new_pk()), ProductRecord(pk=pk)
+        )
+        await self._records.leave(PRODUCTS, pk)
+        await self._records.remove_names(search_index.entries(naming.name, pk, naming.revision))
+        if not is_mine:
+            raise ProductNotFound
+
+    async def stock(self, pk: str) -> Stock:
+        """Return what became of all units, even of a deleted product; raise ProductNotFound."""
+        return (await self._ever_on_sale(pk)).stock()
+
+    async def reservations_page(self, pk: str, after: str | None, limit: int) -> Page[Reservation]:
+        """Return the live reservations (neither released nor shipped), in the order of order pks.
+
+        Raise ProductNotFound; those of a deleted product are still there.
+        """
+        await self._ever_on_sale(pk)
+        found: list[Hold] = []
+        while True:
+            holds = await self._records.live(Hold, pk, after or "", limit + 1)
+            found += [hold for hold in holds if hold.is_listed]
+            is_last = len(holds) <= limit
+            if len(found) > limit or is_last:
+                page = [hold.reservation() for hold in found[:limit]]
+                return Page(page, page[-1].order_pk if len(found) > limit else None)
+            after = holds[-1].pk.partition(":")[2]
+
+    async def reserve(self, pk: str, order_pk: str, quantity: int) -> tuple[Reservation, bool]:
+        """Hold `quantity` units for an order: checked and taken in one step, once per order.
+
+        Return the reservation and whether it was taken just now; the same again returns the same.
+        Raise ProductNotFound; ReservationRefused, which is final for this order; after a release
+        ReservationReleased; ReservationConflict when it is held with another quantity.
+        """
+        return await self._records.change(
+            partial(stock.reserve, quantity=quantity), *self._hold(pk, order_pk)
+        )
+
+    async def release(self, pk: str, order_pk: str) -> None:
+        """Give the units back, once; this order cannot reserve them again for ten minutes.
+
+        That is remembered for any product, also one that does not exist. Raise ReservationShipped.
+        """
+        await self._records.change(stock.release, *self._hold(pk, order_pk))
+
+    async def ship(self, pk: str, order_pk: str) -> None:
+        """Count held units as shipped, once; nothing happens where nothing is known of the order.
+
+        Raise ReservationReleased when they were given back.
+        """
+        await self._records.change(stock.ship, *self._hold(pk, order_pk))
+
+    def _hold(self, pk: str, order_pk: str) -> tuple[ProductRecord, Hold]:
+        return ProductRecord(pk=pk), Hold(pk=f"{pk}:{order_pk}")
+
+    async def _read(self, pks: list[str]) -> list[ProductRecord]:
+        return await self._records.read(*(ProductRecord(pk=pk) for pk in pks))
+
+    async def _ever_on_sale(self, pk: str) -> ProductRecord:
+        [record] = await self._read([pk])
+        if record.state is ProductState.NONE:
+            raise ProductNotFound
+        return record

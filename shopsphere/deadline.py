@@ -1,0 +1,29 @@
+"""The time of a request, and what may have come of it when that is over."""
+
+import asyncio
+from dataclasses import dataclass
+
+WRITE_SECONDS = 1
+"""A write lands within a second of its read, or not at all."""
+
+
+@dataclass(slots=True)
+class Deadline:
+    """When a request has to be over, in the time of the event loop.
+
+    `order_pk` is the order that it may have placed by then; empty as long as it cannot have.
+    """
+
+    at: float
+    timeout_seconds: float
+    order_pk: str = ""
+
+    @property
+    def seconds_left(self) -> float:
+        return self.at - asyncio.get_running_loop().time()
+
+    @property
+    def place_by(self) -> float:
+        """Until when the record of an order may be read to be placed. So nothing is placed when the
+        time is over; with less than 2 s in all, half of it is kept for the write."""
+        return self.at - min(WRITE_SECONDS, self.timeout_seconds / 2)

@@ -1,0 +1,69 @@
+"""The rules of idempotency keys for orders. What a rule is: see `domain.stock`.
+
+The contract is Stripe's, the statuses are those of draft-ietf-httpapi-idempotency-key-header.
+"""
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from shopsphere.domain.errors import IdempotencyKeyReused, RequestInProgress, ShopError
+from shopsphere.domain.records import KeyRecord
+from shopsphere.domain.values import Item, by_product
+
+
+@dataclass(frozen=True, slots=True)
+class Binding:
+    """The order that a key is bound to, and how many seconds its lease still runs."""
+
+    order_pk: str
+    lease_seconds_left: float = 0
+
+
+def digest_of(items: Iterable[Item]) -> str:
+    """Return what two requests have in common when they ask for the same set of items."""
+    text = " ".join(f"{item.product_pk} {item.quantity}" for item in by_product(items))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def bind(
+    now: float, key: KeyRecord, request: str, order_pk: str, lease_seconds: float
+) -> Binding | ShopError:
+    """Bind a new key to an order, with a lease; return what the key is bound to.
+
+    A lease that would last longer than a whole one comes of a clock that went back: it is over.
+    """
+    if key.request not in ("", request):
+        return IdempotencyKeyReused()
+    if key.order_pk in ("", order_pk):
+        key.request, key.order_pk, key.lease_until = request, order_pk, now + lease_seconds
+        return Binding(order_pk)
+    left = key.lease_until - now
+    return Binding(key.order_pk, left if 0 < left <= lease_seconds else 0)
+
+
+def rebind(
+    now: float,
+    key: KeyRecord,
+    request: str,
+    settled_pk: str,
+    order_pk: str,
+    lease_seconds: float,
+) -> ShopError | None:
+    """Bind a key to another order, if it is still bound to the one that was settled, or to none."""
+    if key.order_pk not in ("", settled_pk, order_pk):
+        return RequestInProgress()
+    key.request, key.order_pk, key.lease_until = request, order_pk, now + lease_seconds
+    return None
+
+
+def forget(_: float, key: KeyRecord, order_pk: str) -> None:
+    """Free a key, if it is still bound to this order."""
+    if key.order_pk == order_pk:
+        key.request, key.order_pk, key.lease_until = "", "", 0
+
+
+def end_lease(_: float, key: KeyRecord, order_pk: str) -> None:
+    """Let the next request with this key go on at once, if it is still bound to this order."""
+    if key.order_pk == order_pk:
+        key.lease_until = 0

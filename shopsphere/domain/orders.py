@@ -1,0 +1,41 @@
+"""The rules of orders. What a rule is: see `domain.stock`."""
+
+from collections.abc import Sequence
+
+from shopsphere.domain.errors import OrderGivenUp, OrderNotFound, ShopError
+from shopsphere.domain.records import ORDER_ITEMS, OrderRecord
+from shopsphere.domain.values import EVER_PLACED, Order, OrderItem, OrderStatus, Reservation
+
+
+def place(
+    now: float, record: OrderRecord, held: Sequence[Reservation], user_pk: str | None
+) -> Order | ShopError:
+    """Place an order of what is held for it, unless it was given up meanwhile."""
+    if record.status is OrderStatus.FAILED:
+        return OrderGivenUp()
+    if record.status is OrderStatus.NONE:
+        items = tuple(
+            OrderItem(each.product_pk, each.product_name, each.quantity, each.unit_price_cents)
+            for each in held
+        )
+        record.status = OrderStatus.PLACED
+        record.items_json = ORDER_ITEMS.dump_json(items).decode()
+        record.user_pk, record.placed_ms = user_pk or "", int(now * 1000)
+    return record.order()
+
+
+def fail(_: float, record: OrderRecord) -> Order | None:
+    """Make sure that an order that is not placed never will be; return it if it is placed."""
+    if record.status in EVER_PLACED:
+        return record.order()
+    record.status = OrderStatus.FAILED
+    return None
+
+
+def end(_: float, record: OrderRecord, status: OrderStatus) -> Order | ShopError:
+    """PLACED becomes CANCELLED or SHIPPED; return the order as it is then."""
+    if record.status not in EVER_PLACED:
+        return OrderNotFound()
+    if record.status is OrderStatus.PLACED:
+        record.status = status
+    return record.order()

@@ -1,0 +1,31 @@
+"""The rules of users and their addresses. What a rule is: see `domain.stock`."""
+
+from shopsphere.domain.errors import EmailTaken, ShopError
+from shopsphere.domain.records import Address, UserRecord
+from shopsphere.domain.values import Role
+
+
+def register(_: float, record: UserRecord, email: str, password_hash: str, role: Role) -> None:
+    """Make a user. The address is claimed afterwards."""
+    record.email, record.password_hash, record.role = email, password_hash, role
+
+
+def forget(_: float, record: UserRecord) -> None:
+    """Remove a user whose address turned out to be another's."""
+    record.email, record.password_hash, record.role = "", "", Role.USER
+
+
+def claim(_: float, address: Address, user_pk: str) -> ShopError | None:
+    """Give an address to a user, unless it is another's."""
+    if address.user_pk not in ("", user_pk):
+        return EmailTaken()
+    address.user_pk = user_pk
+    return None
+
+
+def set_password(_: float, record: UserRecord, known_hash: str, new_hash: str, role: Role) -> bool:
+    """Set password and role if the password is still the known one; tell whether it was."""
+    if record.password_hash not in (known_hash, new_hash):
+        return False
+    record.password_hash, record.role = new_hash, role
+    return True

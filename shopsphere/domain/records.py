@@ -1,0 +1,192 @@
+"""What is kept, one class for each kind of record, for every storage.
+
+Enums and numbers have defaults that mean "not set", so a record that is missing reads as one whose
+fields are all at their defaults.
+"""
+
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import ClassVar
+
+from pydantic import BaseModel, TypeAdapter
+
+from shopsphere.domain.values import (
+    Order,
+    OrderItem,
+    OrderStatus,
+    Product,
+    Reservation,
+    Role,
+    Stock,
+    User,
+)
+
+TEN_MINUTES = 10 * 60
+"""How long refusals, releases, failed orders and applied commands are remembered, in seconds.
+
+Longer than any message of theirs can be late (DESIGN section 5).
+"""
+DAY = 24 * 60 * 60
+
+
+class Record(BaseModel):
+    """Kept under its pk, `slot` or `slot:rest`: records of one slot can change in one step.
+
+    A record that equals its defaults is not there.
+    """
+
+    kind: ClassVar[str]
+    pk: str
+
+    @property
+    def kept_seconds(self) -> int | None:
+        """How long it is kept after a change; None for good."""
+        return None
+
+    @property
+    def is_listed(self) -> bool:
+        """Whether it is in its slot's list of live records. One kind of each slot has such."""
+        return False
+
+
+class ProductState(StrEnum):
+    NONE = ""
+    ON_SALE = "on_sale"
+    DELETED = "deleted"
+
+
+class ProductRecord(Record):
+    """A product and its stock. `revision` names the search entries of its present name."""
+
+    kind = "product"
+    state: ProductState = ProductState.NONE
+    name: str = ""
+    revision: str = ""
+    price_cents: int = 0
+    received: int = 0
+    available: int = 0
+    reserved: int = 0
+    shipped: int = 0
+    deleted_by: str = ""
+
+    def product(self) -> Product:
+        return Product(self.pk, self.name, self.price_cents, self.available)
+
+    def stock(self) -> Stock:
+        return Stock(self.received, self.available, self.reserved, self.shipped)
+
+
+class HoldState(StrEnum):
+    NONE = ""
+    HELD = "held"
+    REFUSED = "refused"
+    RELEASED = "released"
+    SHIPPED = "shipped"
+
+
+class Hold(Record):
+    """What one order holds of one product; its pk is `product:order`.
+
+    `available` is what a refusal said there was.
+    """
+
+    kind = "reservation"
+    state: HoldState = HoldState.NONE
+    quantity: int = 0
+    price_cents: int = 0
+    product_name: str = ""
+    available: int = 0
+
+    @property
+    def kept_seconds(self) -> int | None:
+        return None if self.state is HoldState.HELD else TEN_MINUTES
+
+    @property
+    def is_listed(self) -> bool:
+        return self.state is HoldState.HELD
+
+    def reservation(self) -> Reservation:
+        product_pk, _, order_pk = self.pk.partition(":")
+        return Reservation(product_pk, order_pk, self.quantity, self.price_cents, self.product_name)
+
+
+class StockChange(Record):
+    """A stock change that was made; its pk is `product:key`, or `product:command` without a key."""
+
+    kind = "stock-change"
+    change: int = 0
+    command: str = ""
+    has_key: bool = False
+
+    @property
+    def kept_seconds(self) -> int | None:
+        return DAY if self.has_key else TEN_MINUTES
+
+
+class ProductUpdate(Record):
+    """A change of name or price that was made, and the name it replaced; pk `product:command`."""
+
+    kind = "product-update"
+    old_name: str = ""
+    old_revision: str = ""
+
+    @property
+    def kept_seconds(self) -> int | None:
+        return TEN_MINUTES
+
+
+ORDER_ITEMS = TypeAdapter(tuple[OrderItem, ...])
+
+
+class OrderRecord(Record):
+    """An order. `items_json` are its `OrderItem`s: a hash has no lists."""
+
+    kind = "order"
+    status: OrderStatus = OrderStatus.NONE
+    items_json: str = ""
+    user_pk: str = ""
+    placed_ms: int = 0
+
+    @property
+    def kept_seconds(self) -> int | None:
+        return TEN_MINUTES if self.status is OrderStatus.FAILED else None
+
+    def order(self) -> Order:
+        return Order(
+            self.pk,
+            ORDER_ITEMS.validate_json(self.items_json),
+            self.status,
+            self.user_pk or None,
+            datetime.fromtimestamp(self.placed_ms / 1000, UTC),
+        )
+
+
+class KeyRecord(Record):
+    """An idempotency key: what it came with, the order it is bound to, and until when its lease
+    runs, in seconds of the storage's clock (0: it does not)."""
+
+    kind = "idempotency-key"
+    request: str = ""
+    order_pk: str = ""
+    lease_until: float = 0
+
+    @property
+    def kept_seconds(self) -> int | None:
+        return DAY
+
+
+class UserRecord(Record):
+    kind = "user"
+    email: str = ""
+    password_hash: str = ""
+    role: Role = Role.USER
+
+    def user(self) -> User:
+        return User(self.pk, self.email, self.password_hash, self.role)
+
+
+class Address(Record):
+    """An email address, which is its pk, and the user it belongs to."""
+
+    kind = "address"
+    user_pk: str = ""

@@ -1,0 +1,159 @@
+"""The rules of products, their stock, and what orders hold of it.
+
+A rule is given the storage's time and records of one slot. It changes the records and returns a
+value, or an error; it raises nothing and touches nothing outside. It may be applied again after a
+lost response, so it recognises its own effect.
+"""
+
+from dataclasses import dataclass
+
+from shopsphere.domain.errors import (
+    IdempotencyKeyReused,
+    InsufficientQuantity,
+    ProductNotFound,
+    ReservationConflict,
+    ReservationRefused,
+    ReservationReleased,
+    ReservationShipped,
+    ShopError,
+    StockLimit,
+)
+from shopsphere.domain.records import (
+    Hold,
+    HoldState,
+    ProductRecord,
+    ProductState,
+    ProductUpdate,
+    StockChange,
+)
+from shopsphere.domain.values import MAX_ON_HAND, Product, Reservation
+
+
+def create(
+    _: float, product: ProductRecord, name: str, revision: str, price_cents: int, quantity: int
+) -> Product:
+    """Put a new product on sale, with so many units received."""
+    if product.state is ProductState.NONE:
+        product.state = ProductState.ON_SALE
+        product.name, product.revision, product.price_cents = name, revision, price_cents
+        product.received = product.available = quantity
+    return product.product()
+
+
+@dataclass(frozen=True, slots=True)
+class Naming:
+    """A name that a product has had, and the revision of its search entries."""
+
+    name: str
+    revision: str
+
+
+def update(
+    _: float,
+    product: ProductRecord,
+    made: ProductUpdate,
+    name: str | None,
+    price_cents: int | None,
+) -> tuple[Product, Naming] | ShopError:
+    """Change what is not None, once for each command; return also the naming that it replaced.
+
+    The revision of a new name is the command, the second half of the pk of `made`.
+    """
+    if product.state is not ProductState.ON_SALE:
+        return ProductNotFound()
+    if not made.old_name:
+        made.old_name, made.old_revision = product.name, product.revision
+        if name is not None:
+            product.name, product.revision = name, made.pk.partition(":")[2]
+        if price_cents is not None:
+            product.price_cents = price_cents
+    return product.product(), Naming(made.old_name, made.old_revision)
+
+
+def change_stock(
+    _: float, product: ProductRecord, made: StockChange, change: int, command: str, has_key: bool
+) -> tuple[Product, bool] | ShopError:
+    """Add units, negative ones too, once for each key or command; tell whether it was made before.
+
+    A change that is refused leaves its key free.
+    """
+    if product.state is not ProductState.ON_SALE:
+        return ProductNotFound()
+    if made.command:
+        if made.change != change:
+            return IdempotencyKeyReused()
+        return product.product(), made.command != command
+    if product.available + change < 0:
+        return InsufficientQuantity(product.available)
+    if change > 0 and product.available + product.reserved + change > MAX_ON_HAND:
+        return StockLimit()
+    product.received += change
+    product.available += change
+    made.change, made.command, made.has_key = change, command, has_key
+    return product.product(), False
+
+
+def delete(_: float, product: ProductRecord, command: str) -> tuple[Naming, bool] | ShopError:
+    """Take a product off sale; its stock and its holds stay.
+
+    Return its last naming, and whether this command deleted it (another may have before).
+    """
+    if product.state is ProductState.NONE:
+        return ProductNotFound()
+    if product.state is ProductState.ON_SALE:
+        product.state, product.deleted_by = ProductState.DELETED, command
+    return Naming(product.name, product.revision), product.deleted_by == command
+
+
+def reserve(
+    _: float, product: ProductRecord, hold: Hold, quantity: int
+) -> tuple[Reservation, bool] | ShopError:
+    """Hold units for an order, once; tell whether they were taken just now.
+
+    A refusal for want of stock is remembered, so that it is final for this order.
+    """
+    match hold.state:
+        case HoldState.REFUSED:
+            return ReservationRefused(hold.available)
+        case HoldState.RELEASED:
+            return ReservationReleased()
+        case HoldState.HELD | HoldState.SHIPPED:
+            if hold.quantity != quantity:
+                return ReservationConflict()
+            return hold.reservation(), False
+    if product.state is not ProductState.ON_SALE:
+        return ProductNotFound()
+    if product.available < quantity:
+        hold.state, hold.available = HoldState.REFUSED, product.available
+        return ReservationRefused(product.available)
+    product.available -= quantity
+    product.reserved += quantity
+    hold.state, hold.quantity = HoldState.HELD, quantity
+    hold.price_cents, hold.product_name = product.price_cents, product.name
+    return hold.reservation(), True
+
+
+def release(_: float, product: ProductRecord, hold: Hold) -> ShopError | None:
+    """Give units back, once. It is remembered, also where nothing was held: a late attempt to
+    reserve is refused."""
+    if hold.state is HoldState.SHIPPED:
+        return ReservationShipped()
+    if hold.state is HoldState.HELD:
+        product.available += hold.quantity
+        product.reserved -= hold.quantity
+    if hold.state is not HoldState.RELEASED:
+        hold.state = HoldState.RELEASED
+        hold.quantity = hold.price_cents = hold.available = 0
+        hold.product_name = ""
+    return None
+
+
+def ship(_: float, product: ProductRecord, hold: Hold) -> ShopError | None:
+    """Count held units as shipped, once; nothing happens where nothing is known of the order."""
+    if hold.state in (HoldState.RELEASED, HoldState.REFUSED):
+        return ReservationReleased()
+    if hold.state is HoldState.HELD:
+        product.reserved -= hold.quantity
+        product.shipped += hold.quantity
+        hold.state = HoldState.SHIPPED
+    return None

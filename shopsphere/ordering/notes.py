@@ -1,0 +1,77 @@
+"""Notes of pending commands: what settling goes by after a crash or a lost message."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Self
+
+from shopsphere.domain.values import OrderStatus
+from shopsphere.records import Records
+
+READ_AT_ONCE = 1000
+
+
+class Command(StrEnum):
+    """What can be pending for an order, each with a note of its own."""
+
+    PLACE = "place"
+    CANCEL = "cancel"
+    SHIP = "ship"
+
+
+ENDED_AS = {Command.CANCEL: OrderStatus.CANCELLED, Command.SHIP: OrderStatus.SHIPPED}
+"""What a command makes of a PLACED order."""
+
+
+@dataclass(frozen=True, slots=True)
+class PendingCommand:
+    """A command for an order of these products, and how many seconds ago it was noted.
+
+    The age is negative if the storage's clock went back since.
+    """
+
+    command: Command
+    order_pk: str
+    product_pks: tuple[str, ...]
+    age: float = 0
+
+    @classmethod
+    def of(cls, command: Command, order_pk: str, product_pks: Sequence[str]) -> Self:
+        return cls(command, order_pk, tuple(sorted(product_pks)))
+
+    @property
+    def text(self) -> str:
+        return " ".join((self.command, self.order_pk, *self.product_pks))
+
+    def is_older_than(self, seconds: float) -> bool:
+        """Tell whether it is so old; one from the future is, as the clock went back."""
+        return self.age >= seconds or self.age < 0
+
+
+class Notes:
+    """The pending commands of all order services on this storage."""
+
+    def __init__(self, records: Records) -> None:
+        self._records = records
+
+    async def add(self, pending: PendingCommand) -> None:
+        """Note a command as of now."""
+        await self._records.add_note(pending.text)
+
+    async def remove(self, pending: PendingCommand) -> bool:
+        """Remove a note, if it is there; tell whether it was."""
+        return await self._records.remove_note(pending.text)
+
+    async def all(self) -> list[PendingCommand]:
+        """Return what is noted, oldest first."""
+        found: list[PendingCommand] = []
+        while True:
+            notes = await self._records.notes(len(found), READ_AT_ONCE)
+            for text, age in notes:
+                command, order_pk, *product_pks = text.split()
+                found.append(PendingCommand(Command(command), order_pk, tuple(product_pks), age))
+            if len(notes) < READ_AT_ONCE:
+                return found
+
+    async def count(self) -> int:
+        return await self._records.count_notes()

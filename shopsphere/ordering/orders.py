@@ -1,0 +1,64 @@
+"""Orders that can be seen, and the lists they stand in."""
+
+import asyncio
+
+from shopsphere.domain.errors import OrderNotFound
+from shopsphere.domain.records import OrderRecord
+from shopsphere.domain.values import EVER_PLACED, Order, OrderStatus, Page
+from shopsphere.lists import cursor_of, entries_after
+from shopsphere.records import Listing, Records
+
+SHOP = "orders"
+"""The slot of the lists of the whole shop; a customer's lists are in the customer's slot."""
+
+ENDS = (OrderStatus.CANCELLED, OrderStatus.SHIPPED)
+
+
+class Orders:
+    """The orders that were placed, of the shop and of each customer: all, and by status."""
+
+    def __init__(self, records: Records) -> None:
+        self._records = records
+
+    async def find(self, pk: str) -> Order | None:
+        """Return an order if it was placed."""
+        [record] = await self._records.read(OrderRecord(pk=pk))
+        return record.order() if record.status in EVER_PLACED else None
+
+    async def get(self, pk: str, user_pk: str | None = None) -> Order:
+        """Return an order that was placed, by this user if one is given; raise OrderNotFound."""
+        order = await self.find(pk)
+        if order is None or user_pk not in (None, order.user_pk):
+            raise OrderNotFound
+        return order
+
+    async def page(self, user_pk: str | None, after: str | None, limit: int) -> Page[Order]:
+        """Return up to `limit` orders, in the order in which they became visible.
+
+        Of one user, or of all when `user_pk` is None. `after` is a cursor or the pk of an order in
+        the same list; otherwise raise InvalidRequest.
+        """
+        listing = Listing(user_pk or SHOP)
+        entries = await entries_after(self._records, listing, after, limit + 1)
+        page = entries[:limit]
+        records = await self._records.read(*(OrderRecord(pk=entry.member) for entry in page))
+        orders = [record.order() for record in records if record.status in EVER_PLACED]
+        is_last = len(entries) <= limit
+        return Page(orders, None if is_last else cursor_of(listing, page[-1].position))
+
+    async def enter(self, order: Order) -> None:
+        """Enter an order in the lists of its status, and leave others.
+
+        An order never goes back to PLACED, so it does not matter who writes last.
+        """
+        slots = [SHOP, order.user_pk] if order.user_pk else [SHOP]
+        await asyncio.gather(*(self._enter(slot, order) for slot in slots))
+
+    async def _enter(self, slot: str, order: Order) -> None:
+        ended = [Listing(slot, status) for status in ENDS]
+        placed = [Listing(slot, OrderStatus.PLACED)]
+        into = [Listing(slot), Listing(slot, order.status)]
+        if order.status is OrderStatus.PLACED:
+            await self._records.enter(order.pk, into, unless_in=ended)
+        else:
+            await self._records.enter(order.pk, into, leaving=placed)

@@ -1,0 +1,66 @@
+"""What ordering tells the product service."""
+
+import asyncio
+import logging
+from collections.abc import Iterable
+from typing import Protocol
+
+from shopsphere.domain.errors import ReservationReleased, ReservationShipped
+from shopsphere.domain.values import Item, Reservation
+from shopsphere.ordering.figures import OrderFigures
+from shopsphere.ordering.notes import Command
+
+log = logging.getLogger("shopsphere.ordering")
+
+TOLD_AT_ONCE = 8
+"""Products of one order that the product service is told about at once."""
+
+
+class ProductService(Protocol):
+    """What ordering needs of the product service; `ProductClient` says what it promises."""
+
+    async def reserve(self, order_pk: str, item: Item, within: float) -> Reservation: ...
+
+    async def release(self, product_pk: str, order_pk: str) -> None: ...
+
+    async def ship(self, product_pk: str, order_pk: str) -> None: ...
+
+
+class Telling:
+    """Tells the product service what became of orders."""
+
+    def __init__(self, products: ProductService, figures: OrderFigures) -> None:
+        self._products = products
+        self._figures = figures
+
+    async def tell(self, command: Command, order_pk: str, product_pks: Iterable[str]) -> None:
+        """Ship what an order holds of these products, or release it; return when all is delivered.
+
+        What the product service refuses for good comes of memory that was lost in a failover: it is
+        logged for the audit, and counts as delivered. Raise Unavailable where it cannot be told.
+        """
+        some = asyncio.Semaphore(TOLD_AT_ONCE)
+
+        async def tell_of(product_pk: str) -> None:
+            async with some:
+                await self._tell(command, order_pk, product_pk)
+
+        results = await asyncio.gather(*map(tell_of, product_pks), return_exceptions=True)
+        for result in results:
+            if result:
+                raise result
+
+    async def _tell(self, command: Command, order_pk: str, product_pk: str) -> None:
+        try:
+            if command is Command.SHIP:
+                await self._products.ship(product_pk, order_pk)
+            else:
+                await self._products.release(product_pk, order_pk)
+        except (ReservationReleased, ReservationShipped) as refusal:
+            self._figures.inconsistent.inc()
+            log.error(
+                "inconsistent: order %s, product %s: %s Run test_connection.py --audit.",
+                order_pk,
+                product_pk,
+                refusal.detail,
+            )
