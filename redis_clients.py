@@ -32,6 +32,7 @@ from redis.exceptions import (  # type: ignore[attr-defined]  # types-redis: Out
     ConnectionError,
     InvalidResponse,
     NoPermissionError,
+    NoScriptError,
     OutOfMemoryError,
     ReadOnlyError,
     RedisClusterException,
@@ -40,6 +41,7 @@ from redis.exceptions import (  # type: ignore[attr-defined]  # types-redis: Out
     TryAgainError,
 )
 
+from shopsphere.deadline import TCP_OPTIONS
 from shopsphere.domain.errors import CannotStart, StoreUnavailable
 from shopsphere.settings import Settings
 
@@ -49,7 +51,7 @@ REFUSALS = (AuthenticationError, AuthorizationError, NoPermissionError)
 REFUSAL_WORDS = ("NOAUTH", "NOPERM", "WRONGPASS", "max number of clients")
 CANNOT_SERVE = (
     ConnectionError, TimeoutError, InvalidResponse, ReadOnlyError, OutOfMemoryError,
-    ClusterError, RedisClusterException, AskError, TryAgainError, *REFUSALS,
+    ClusterError, RedisClusterException, AskError, TryAgainError, NoScriptError, *REFUSALS,
 )  # fmt: skip
 CANNOT_SERVE_WORDS = (
     "LOADING", "READONLY", "OOM ", "used memory > 'maxmemory'", "NOREPLICAS", "MISCONF",
@@ -69,6 +71,7 @@ CONNECTION: dict[str, Any] = {
     "protocol": 2,  # RESP3, the default of redis-py 8, is unknown to servers before 6
     "retry": Retry(FullJitterBackoff(cap=0.2, base=0.02), 2),
 }
+TCP: dict[str, Any] = {"socket_keepalive": True, "socket_keepalive_options": TCP_OPTIONS}
 
 
 class NothingAnswers(Exception):
@@ -338,7 +341,10 @@ def _client(settings: Settings) -> ShopRedis:
             return _sentinel_client(rest)
         if scheme == "redis+cluster":
             return _cluster_client(rest)
-        pool: BlockingConnectionPool = BlockingConnectionPool.from_url(url, **POOL, **CONNECTION)
+        tcp = {} if scheme == "unix" else TCP
+        pool: BlockingConnectionPool = BlockingConnectionPool.from_url(
+            url, **POOL, **CONNECTION, **tcp
+        )
         _try_options(pool)
         return ShopRedis(connection_pool=pool)
     except (ValueError, TypeError, RedisError, RedisClusterException):
@@ -358,7 +364,7 @@ def _sentinel_client(rest: str) -> ShopRedis:
     nodes, name, login, options = _parts(rest)
     if not name:
         raise ValueError("the name of the master is missing")
-    once = CONNECTION | {"retry": Retry(NoBackoff(), 0)}
+    once = CONNECTION | TCP | {"retry": Retry(NoBackoff(), 0)}
     user = {"username": "default"} if login else {}
     sentinels = Sentinel(nodes, sentinel_kwargs=once | options | user | login)
     is_tls = options.pop("ssl")
@@ -366,7 +372,7 @@ def _sentinel_client(rest: str) -> ShopRedis:
         name,
         sentinels,
         connection_class=_AsksSentinelsTLS if is_tls else _AsksSentinels,
-        **POOL | CONNECTION | options | login,
+        **POOL | CONNECTION | TCP | options | login,
     )
     _try_options(pool)
     return ShopMaster(connection_pool=pool)
@@ -375,7 +381,7 @@ def _sentinel_client(rest: str) -> ShopRedis:
 def _cluster_client(rest: str) -> ShopRedis:
     nodes, _, login, options = _parts(rest)
     startup_nodes = [ClusterNode(host, port) for host, port in nodes]
-    cluster = ShopCluster(startup_nodes=startup_nodes, **CONNECTION | options | login)
+    cluster = ShopCluster(startup_nodes=startup_nodes, **CONNECTION | TCP | options | login)
     for node in cluster.nodes_manager.startup_nodes.values():
         _try_options(node)
     # It takes the same commands, which is all that the stores know of a client.
