@@ -280,9 +280,7 @@ async def _ordering(state: State) -> AsyncIterator[None]:
         state.orders = Orders(records)
         state.checkout = checkout
         lease_seconds = settings.order_timeout + LEASE_MARGIN_SECONDS
-        state.idempotent_checkout = IdempotentCheckout(
-            records, checkout, telling, lease_seconds
-        )
+        state.idempotent_checkout = IdempotentCheckout(records, checkout, telling, lease_seconds)
         state.settling = Settling(records, telling, figures, settings.settle_after)
         state.refresh_figures = refresh_figures
         running = asyncio.create_task(state.settling.run(settings.settle_interval))

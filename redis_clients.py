@@ -32,7 +32,6 @@ from redis.exceptions import (  # type: ignore[attr-defined]  # types-redis: Out
     ConnectionError,
     InvalidResponse,
     NoPermissionError,
-    NoScriptError,
     OutOfMemoryError,
     ReadOnlyError,
     RedisClusterException,
@@ -51,7 +50,7 @@ REFUSALS = (AuthenticationError, AuthorizationError, NoPermissionError)
 REFUSAL_WORDS = ("NOAUTH", "NOPERM", "WRONGPASS", "max number of clients")
 CANNOT_SERVE = (
     ConnectionError, TimeoutError, InvalidResponse, ReadOnlyError, OutOfMemoryError,
-    ClusterError, RedisClusterException, AskError, TryAgainError, NoScriptError, *REFUSALS,
+    ClusterError, RedisClusterException, AskError, TryAgainError, *REFUSALS,
 )  # fmt: skip
 CANNOT_SERVE_WORDS = (
     "LOADING", "READONLY", "OOM ", "used memory > 'maxmemory'", "NOREPLICAS", "MISCONF",

@@ -5,6 +5,8 @@ one Redis, behind Sentinels and on a Cluster.
 """
 
 import asyncio
+import hashlib
+import json
 import logging
 import secrets
 from collections import OrderedDict, deque
@@ -16,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, TypeVarTuple
 
 from aredis_om import HashModel
 from pydantic import ValidationError
-from redis.commands.core import AsyncScript
+from redis.exceptions import NoScriptError
 
 from redis_clients import PROBE, ShopRedis, pipeline
 from shopsphere.domain.errors import CannotStart, RequestTimedOut, ShopError, StoreUnavailable
@@ -60,37 +62,54 @@ SEEN_RECORDS = 4096
 FULL_BUCKET = 100
 """Names that fill a bucket: below the 128 up to which Redis keeps a sorted set packed."""
 
-STEP = """
+
+class _Script:
+    """A script that Redis runs in one step."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self._digest = hashlib.sha1(text.encode()).hexdigest()  # noqa: S324  # names it at Redis
+
+    async def run(self, client: ShopRedis, keys: Sequence[str], *args: str | int) -> Any:
+        """Run it; send it whole where Redis does not know it yet, or any more."""
+        try:
+            return await client.execute_command("EVALSHA", self._digest, len(keys), *keys, *args)
+        except NoScriptError:
+            return await client.execute_command("EVAL", self._text, len(keys), *keys, *args)
+
+
+STEP = _Script("""
 -- Change records of one slot if each still has the version it was seen with, nobody else has the
 -- slot to itself, and the clock is within a second of the time that the rules were given.
 -- Returns {-1, seconds, microseconds}; if refused, {microseconds to wait, seconds, microseconds,
 -- records...}.
 -- Who asks for it then has the slot to itself for 20 ms, by an end time and not by an expiry, which
 -- a clock that goes back would stretch.
--- KEYS: records, turn, live records of the slot. ARGV: time, new version, process, whether it asks
--- for the slot; a version for each record; then for each record: how many names and values to set
--- (-1: no change, -2: delete), how many names to delete, expiry in ms ('keep': for good, '': as it
--- is), member to list, member to unlist; names and values to set; names to delete.
+-- KEYS: records, turn, live records of the slot. ARGV: in JSON, time, new version, process, whether
+-- it asks for the slot, the version of each record, and what to write of each: 0 for nothing, or
+-- names and values to set, names to delete, expiry in ms ('keep': for good, '': as it is), member
+-- to list, member to unlist. A record without names to set is deleted.
 local n = #KEYS - 2
+local at, version, process, asks, versions, writes = unpack(cjson.decode(ARGV[1]))
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
 local wait = 0
 local turn = redis.call('GET', KEYS[n + 1])
 if turn then
-  local process, ends = string.match(turn, '(%S+) (%S+)')
+  local owner, ends = string.match(turn, '(%S+) (%S+)')
   local left = ends - now
-  if process ~= ARGV[3] and left > 0 and left <= 20000 then
+  if owner ~= process and left > 0 and left <= 20000 then
     wait = left
   end
 end
-local is_fresh = wait == 0 and math.abs(now - ARGV[1]) <= 1000000
+local is_fresh = wait == 0 and math.abs(now - at) <= 1000000
 for i = 1, n do
-  is_fresh = is_fresh and (redis.call('HGET', KEYS[i], 'version') or '') == ARGV[4 + i]
+  is_fresh = is_fresh and (redis.call('HGET', KEYS[i], 'version') or '') == versions[i]
 end
 if not is_fresh then
-  if ARGV[4] == '1' and wait == 0 then
+  if asks and wait == 0 then
     local ends = string.format('%.0f', now + 20000)
-    redis.call('SET', KEYS[n + 1], ARGV[3] .. ' ' .. ends, 'PX', 1000)
+    redis.call('SET', KEYS[n + 1], process .. ' ' .. ends, 'PX', 1000)
   end
   local found = {wait, time[1], time[2]}
   for i = 1, n do
@@ -98,37 +117,34 @@ if not is_fresh then
   end
   return found
 end
-local at = 5 + n
-for i = 1, n do
-  local setting, deleting, expiry = tonumber(ARGV[at]), tonumber(ARGV[at + 1]), ARGV[at + 2]
-  local listed, unlisted = ARGV[at + 3], ARGV[at + 4]
-  at = at + 5
-  if setting >= 0 then
-    redis.call('HSET', KEYS[i], 'version', ARGV[2], unpack(ARGV, at, at + setting - 1))
-    at = at + setting
-    if deleting > 0 then
-      redis.call('HDEL', KEYS[i], unpack(ARGV, at, at + deleting - 1))
-      at = at + deleting
+for i, write in ipairs(writes) do
+  if write ~= 0 then
+    local set, delete, expiry, listed, unlisted = unpack(write)
+    if #set > 0 then
+      redis.call('HSET', KEYS[i], 'version', version, unpack(set))
+      if #delete > 0 then
+        redis.call('HDEL', KEYS[i], unpack(delete))
+      end
+      if expiry == 'keep' then
+        redis.call('PERSIST', KEYS[i])
+      elseif expiry ~= '' then
+        redis.call('PEXPIRE', KEYS[i], expiry)
+      end
+    else
+      redis.call('DEL', KEYS[i])
     end
-    if expiry == 'keep' then
-      redis.call('PERSIST', KEYS[i])
-    elseif expiry ~= '' then
-      redis.call('PEXPIRE', KEYS[i], expiry)
+    if listed ~= '' then
+      redis.call('ZADD', KEYS[n + 2], 0, listed)
     end
-  elseif setting == -2 then
-    redis.call('DEL', KEYS[i])
-  end
-  if listed ~= '' then
-    redis.call('ZADD', KEYS[n + 2], 0, listed)
-  end
-  if unlisted ~= '' then
-    redis.call('ZREM', KEYS[n + 2], unlisted)
+    if unlisted ~= '' then
+      redis.call('ZREM', KEYS[n + 2], unlisted)
+    end
   end
 end
 return {-1, time[1], time[2]}
-"""
+""")
 
-ENTER = """
+ENTER = _Script("""
 -- Add a member to lists of one slot and remove it from others, unless it is in one of some.
 -- KEYS: last position in this slot; lists it must not be in, lists to leave, lists to enter.
 -- ARGV: member, how many lists it must not be in, how many to leave.
@@ -149,9 +165,9 @@ end
 for i = 2 + forbidden, 1 + forbidden + leaving do
   redis.call('ZREM', KEYS[i], ARGV[1])
 end
-"""
+""")
 
-ADD_NAMES = """
+ADD_NAMES = _Script("""
 -- Add names to a bucket of the search index until it is packed full. Returns a name to split it at
 -- if it is full, otherwise '', then the names that were not added or belong in another bucket.
 -- The index is one sorted list in buckets, small enough for Redis to keep them packed. A bucket is
@@ -171,9 +187,9 @@ if size >= tonumber(ARGV[2]) then
   result[1] = redis.call('ZRANGE', KEYS[2], math.floor(size / 2), math.floor(size / 2))[1]
 end
 return result
-"""
+""")
 
-SPLIT_BUCKET = """
+SPLIT_BUCKET = _Script("""
 -- Move the names from a bound on to a bucket of their own, if the bucket is still full.
 -- KEYS: directory, bucket, new bucket. ARGV: bound of the new bucket, names that fill a bucket.
 local rank = redis.call('ZRANK', KEYS[2], ARGV[1])
@@ -183,9 +199,9 @@ if rank and rank > 0 and redis.call('ZCARD', KEYS[2]) >= tonumber(ARGV[2]) then
   redis.call('ZADD', KEYS[1], 0, ARGV[1])
   redis.call('ZREMRANGEBYRANK', KEYS[2], rank, -1)
 end
-"""
+""")
 
-REMOVE_NAMES = """
+REMOVE_NAMES = _Script("""
 -- Remove names from a bucket, and its bound from the directory once it is empty. Returns '', then
 -- the names that belong in other buckets.
 -- KEYS: directory, bucket. ARGV: the bucket's bound, unused, names to remove.
@@ -202,19 +218,19 @@ if redis.call('EXISTS', KEYS[2]) == 0 then
   redis.call('ZREM', KEYS[1], ARGV[1])
 end
 return result
-"""
+""")
 
-ADD_NOTE = """
+ADD_NOTE = _Script("""
 -- KEYS: notes. ARGV: text.
 local time = redis.call('TIME')
 redis.call('ZADD', KEYS[1], string.format('%.0f', time[1] * 1000000 + time[2]), ARGV[1])
-"""
+""")
 
-NOTES = """
+NOTES = _Script("""
 -- Returns {seconds, microseconds, texts and times in turn}. KEYS: notes. ARGV: first and last rank.
 local time = redis.call('TIME')
 return {time[1], time[2], redis.call('ZRANGE', KEYS[1], ARGV[1], ARGV[2], 'WITHSCORES')}
-"""
+""")
 
 
 class RedisModel(HashModel):  # type: ignore[misc]  # mypy does not follow aredis_om
@@ -295,23 +311,24 @@ class _Seen:
     """A record; a ValidationError if the fields do not make one."""
 
     @classmethod
-    def of(cls, wanted: Record, kept: Mapping[str, str]) -> Self:
-        """Return what a hash holds of the wanted record."""
-        fields = dict(kept)
-        version = fields.pop("version", "")
+    def of(cls, wanted: Record, kept: Sequence[str]) -> Self:
+        """Return what a hash, names and values in turn, holds of the wanted record."""
+        if not kept:
+            return cls("", {}, wanted)
+        fields = dict(zip(kept[::2], kept[1::2], strict=True))
+        version = fields.pop("version")
         try:
-            record = MODELS[wanted.kind].model_validate({**fields, "pk": wanted.pk})
+            return cls(version, fields, _validated(wanted, fields))
         except ValidationError as error:
-            record = error
-        return cls(version, fields, record)
+            return cls(version, fields, error)
 
 
 @dataclass(frozen=True, slots=True)
 class _Step:
-    """A rule that waits to be applied."""
+    """A rule that waits to be applied to records with these keys."""
 
     rule: Callable[..., Any]
-    wanted: tuple[Record, ...]
+    wanted: Mapping[str, Record]
     within: float
     outcome: asyncio.Future[Any]
 
@@ -327,13 +344,6 @@ class RedisRecords:
         self._client = client
         self._prefix = prefix
         self._process = secrets.token_urlsafe(6)
-        self._step = client.register_script(STEP)
-        self._enter = client.register_script(ENTER)
-        self._add_names = client.register_script(ADD_NAMES)
-        self._split_bucket = client.register_script(SPLIT_BUCKET)
-        self._remove_names = client.register_script(REMOVE_NAMES)
-        self._add_note = client.register_script(ADD_NOTE)
-        self._list_notes = client.register_script(NOTES)
         self._queues: dict[str, deque[_Step]] = {}
         self._leaders: set[asyncio.Task[None]] = set()
         self._seen: OrderedDict[str, _Seen] = OrderedDict()
@@ -377,8 +387,9 @@ class RedisRecords:
         within: float = NEVER,
     ) -> T:
         records: tuple[Any, ...] = wanted
+        keys = {self._key(record): record for record in records}
+        step = _Step(rule, keys, within, asyncio.get_running_loop().create_future())
         slot = slot_of(records[0].pk)
-        step = _Step(rule, records, within, asyncio.get_running_loop().create_future())
         if slot in self._queues:
             self._queues[slot].append(step)
         else:
@@ -410,32 +421,38 @@ class RedisRecords:
 
     async def _apply(self, slot: str, steps: Sequence[_Step]) -> None:
         """Apply these steps, all in one write, and set their outcomes."""
-        wanted = {self._key(record): record for step in steps for record in step.wanted}
-        seen = {key: self._seen.get(key) or _Seen.of(record, {}) for key, record in wanted.items()}
-        slot_keys = [f"{self._prefix}:turn:{{{slot}}}", f"{self._prefix}:live:{{{slot}}}"]
+        wanted = {key: record for step in steps for key, record in step.wanted.items()}
+        seen = {key: self._seen.get(key) or _Seen.of(record, ()) for key, record in wanted.items()}
+        turn_and_list = f"{self._prefix}:turn:{{{slot}}}", f"{self._prefix}:live:{{{slot}}}"
+        loop = asyncio.get_running_loop()
         is_guess = True
         while True:
-            now = asyncio.get_running_loop().time() + self._clock_offset
-            changed, outcomes = self._rehearse(now, steps, seen)
+            now = loop.time() + self._clock_offset
+            copies, outcomes = _rehearse(now, steps, seen)
+            version = secrets.token_urlsafe(6)
+            changed = {
+                key: _Seen(version, _fields(copy), copy)
+                for key, copy in copies.items()
+                if copy.__dict__ != seen[key].record.__dict__
+            }
             if not changed and not is_guess:
                 break
-            version = secrets.token_urlsafe(6)
-            wait, seconds, microseconds, *hashes = await self._step(
-                keys=[*seen, *slot_keys],
-                args=[
-                    int(now * 1_000_000), version, self._process, int(not is_guess),
-                    *(each.version for each in seen.values()), *_writes(seen, changed),
-                ],
-            )  # fmt: skip
-            time = int(seconds) + int(microseconds) / 1_000_000
-            self._clock_offset = time - asyncio.get_running_loop().time()
+            document = [
+                int(now * 1_000_000), version, self._process, not is_guess,
+                [each.version for each in seen.values()],
+                [_write(each, changed.get(key)) for key, each in seen.items()],
+            ]  # fmt: skip
+            wait, seconds, microseconds, *found = await STEP.run(
+                self._client, [*seen, *turn_and_list], json.dumps(document)
+            )
+            self._clock_offset = int(seconds) + int(microseconds) / 1_000_000 - loop.time()
             if wait < 0:
-                seen |= {key: _Seen(version, _fields(it), it) for key, it in changed.items()}
+                seen |= changed
                 break
             is_guess = False
             seen = {
-                key: _Seen.of(record, dict(zip(found[::2], found[1::2], strict=True)))
-                for (key, record), found in zip(wanted.items(), hashes, strict=True)
+                key: _Seen.of(record, kept)
+                for (key, record), kept in zip(wanted.items(), found, strict=True)
             }
             await asyncio.sleep(wait / 1_000_000)
         self._remember(seen)
@@ -446,36 +463,6 @@ class RedisRecords:
                 step.outcome.set_exception(outcome)
             else:
                 step.outcome.set_result(outcome)
-
-    def _rehearse(
-        self, now: float, steps: Sequence[_Step], seen: Mapping[str, _Seen]
-    ) -> tuple[dict[str, Record], list[tuple[_Step, Any]]]:
-        """Apply the rules of these steps, in turn, to copies of what was seen.
-
-        Return the records that changed, and the outcome of each step that was not cancelled.
-        """
-        copies = {
-            key: each.record.model_copy()
-            for key, each in seen.items()
-            if not isinstance(each.record, ValidationError)
-        }
-        outcomes: list[tuple[_Step, Any]] = []
-        for step in steps:
-            if step.outcome.done():
-                continue
-            keys = [self._key(record) for record in step.wanted]
-            unreadable = [seen[key].record for key in keys if key not in copies]
-            if unreadable:
-                outcomes.append((step, unreadable[0]))
-            elif asyncio.get_running_loop().time() > step.within:
-                outcomes.append((step, RequestTimedOut()))
-            else:
-                records = [copies[key] for key in keys]
-                outcomes.append((step, _apply_one(step.rule, now, records)))
-        changed = {
-            key: copy for key, copy in copies.items() if copy.__dict__ != seen[key].record.__dict__
-        }
-        return changed, outcomes
 
     def _remember(self, seen: Mapping[str, _Seen]) -> None:
         for key, each in seen.items():
@@ -499,13 +486,11 @@ class RedisRecords:
         leaving: Sequence[Listing] = (),
         unless_in: Sequence[Listing] = (),
     ) -> None:
-        await self._enter(
-            keys=[
-                f"{self._prefix}:position:{{{into[0].slot}}}",
-                *(self._list(listing) for listing in (*unless_in, *leaving, *into)),
-            ],
-            args=[member, len(unless_in), len(leaving)],
-        )
+        keys = [
+            f"{self._prefix}:position:{{{into[0].slot}}}",
+            *(self._list(listing) for listing in (*unless_in, *leaving, *into)),
+        ]
+        await ENTER.run(self._client, keys, member, len(unless_in), len(leaving))
 
     async def leave(self, listing: Listing, member: str) -> None:
         await self._client.zrem(self._list(listing), member)
@@ -521,10 +506,10 @@ class RedisRecords:
         return None if position is None else int(position)
 
     async def add_names(self, names: Collection[str]) -> None:
-        await self._in_buckets(self._add_names, names)
+        await self._in_buckets(ADD_NAMES, names)
 
     async def remove_names(self, names: Collection[str]) -> None:
-        await self._in_buckets(self._remove_names, names)
+        await self._in_buckets(REMOVE_NAMES, names)
 
     async def names(self, start: str, prefix: str, limit: int) -> list[str]:
         """The bound of the next bucket is read after a bucket, so that a split hides nothing."""
@@ -543,7 +528,7 @@ class RedisRecords:
             if names:
                 low = b"(" + names[-1].encode()
 
-    async def _in_buckets(self, script: AsyncScript, names: Collection[str]) -> None:
+    async def _in_buckets(self, script: _Script, names: Collection[str]) -> None:
         """Run a script on the buckets of these names, again for those that moved meanwhile."""
         async with self._index_turn:
             while names:
@@ -556,14 +541,14 @@ class RedisRecords:
                 names = [name for each in left for name in each]
 
     async def _in_bucket(
-        self, script: AsyncScript, bound: str, names: Collection[str]
+        self, script: _Script, bound: str, names: Collection[str]
     ) -> Collection[str]:
         """Run a script on one bucket, and split it if it is full; return the names left over."""
         keys = [self._bucket(), self._bucket(bound)]
-        split_at, *left = await script(keys=keys, args=[bound, FULL_BUCKET, *names])
+        split_at, *left = await script.run(self._client, keys, bound, FULL_BUCKET, *names)
         if split_at:
             keys.append(self._bucket(split_at))
-            await self._split_bucket(keys=keys, args=[split_at, FULL_BUCKET])
+            await SPLIT_BUCKET.run(self._client, keys, split_at, FULL_BUCKET)
         return list(left)
 
     async def _bounds(self, names: Collection[str]) -> list[list[str]]:
@@ -575,14 +560,14 @@ class RedisRecords:
         return [bounds or [""] for bounds in found]
 
     async def add_note(self, text: str) -> None:
-        await self._add_note(keys=[self._notes], args=[text])
+        await ADD_NOTE.run(self._client, [self._notes], text)
 
     async def remove_note(self, text: str) -> bool:
         return bool(await self._client.zrem(self._notes, text))
 
     async def notes(self, skip: int, limit: int) -> list[Note]:
-        seconds, microseconds, found = await self._list_notes(
-            keys=[self._notes], args=[skip, skip + limit - 1]
+        seconds, microseconds, found = await NOTES.run(
+            self._client, [self._notes], skip, skip + limit - 1
         )
         now = int(seconds) + int(microseconds) / 1_000_000
         return [
@@ -617,9 +602,35 @@ class RedisRecords:
         return directory if bound is None else f"{directory}:{bound}"
 
 
-def _apply_one(rule: Callable[..., Any], now: float, records: Sequence[Record]) -> Any:
+def _rehearse(
+    now: float, steps: Sequence[_Step], seen: Mapping[str, _Seen]
+) -> tuple[dict[str, Record], list[tuple[_Step, Any]]]:
+    """Apply the rules of these steps, in turn, to copies of what was seen.
+
+    Return the copies, and the outcome of each step that was not cancelled.
+    """
+    copies = {
+        key: each.record.model_copy()
+        for key, each in seen.items()
+        if not isinstance(each.record, ValidationError)
+    }
+    outcomes: list[tuple[_Step, Any]] = []
+    for step in steps:
+        if step.outcome.done():
+            continue
+        unreadable = [seen[key].record for key in step.wanted if key not in copies]
+        if unreadable:
+            outcomes.append((step, unreadable[0]))
+        elif asyncio.get_running_loop().time() > step.within:
+            outcomes.append((step, RequestTimedOut()))
+        else:
+            outcomes.append((step, _apply(step.rule, now, [copies[key] for key in step.wanted])))
+    return copies, outcomes
+
+
+def _apply(rule: Callable[..., Any], now: float, records: Sequence[Record]) -> Any:
     """Return what a rule returns; undo what it did if it raises, which is a bug of that rule."""
-    before = [dict(record.__dict__) for record in records]
+    before = [record.__dict__.copy() for record in records]
     try:
         return rule(now, *records)
     except Exception as bug:  # noqa: BLE001  # an error to this step alone
@@ -634,29 +645,20 @@ def _fields(record: Record) -> dict[str, str]:
     return {name: str(value) for name, value in document.items()}
 
 
-def _writes(seen: Mapping[str, _Seen], changed: Mapping[str, Record]) -> list[str | int]:
-    """Return what the script STEP is told to write of each record."""
-    args: list[str | int] = []
-    for key, before in seen.items():
-        record = changed.get(key)
-        if record is None or isinstance(before.record, ValidationError):
-            args += [-1, 0, "", "", ""]
-            continue
-        fields = _fields(record)
-        to_set = [item for item in fields.items() if before.fields.get(item[0]) != item[1]]
-        to_delete = [name for name in before.fields if name not in fields]
-        member = record.pk.partition(":")[2]
-        args += [
-            2 * len(to_set) if fields else -2,
-            len(to_delete),
-            _expiry(before.record.kept_seconds, record.kept_seconds),
-            member if record.is_listed and not before.record.is_listed else "",
-            member if before.record.is_listed and not record.is_listed else "",
-        ]
-        if fields:
-            args += [part for item in to_set for part in item]
-            args += to_delete
-    return args
+def _write(before: _Seen, after: _Seen | None) -> int | tuple[Any, ...]:
+    """Return what the script STEP is told to write of a record."""
+    if after is None:
+        return 0
+    changed = [item for item in after.fields.items() if before.fields.get(item[0]) != item[1]]
+    member = after.record.pk.partition(":")[2]
+    was_listed, is_listed = before.record.is_listed, after.record.is_listed
+    return (
+        [part for item in changed for part in item],
+        [name for name in before.fields if name not in after.fields],
+        _expiry(before.record.kept_seconds, after.record.kept_seconds),
+        member if is_listed and not was_listed else "",
+        member if was_listed and not is_listed else "",
+    )
 
 
 def _expiry(before: int | None, after: int | None) -> str | int:

@@ -1,4 +1,4 @@
-"""Shops of any size, filled through the stores' own methods, with a bar to watch.
+"""Shops of any size, filled without HTTP, with a bar to watch.
 
 `app` is the product service, filled with PRODUCTS products while it starts, and `order_app` the
 order service, filled with ORDERS orders: in memory, where nobody else can put them.
@@ -13,18 +13,21 @@ from typing import Any
 
 from fastapi import FastAPI
 from pydantic import SecretStr
-from redis_stores.orders import RedisOrderStore
-from redis_stores.products import RedisProductStore
-from shopsphere.stores import OrderStore, ProductStore
 
 import order_service
 import product_service
-from in_memory_db import MemoryProductStore
-from redis_clients import connect
+from in_memory_db import MemoryRecords
+from shopsphere.catalogue.products import Products
+from shopsphere.deadline import Deadline
 from shopsphere.domain.pks import new_pk
-from shopsphere.domain.values import Order, OrderStatus, Product
-from shopsphere.models import Command, Mark
+from shopsphere.domain.values import Item, Reservation
+from shopsphere.metrics import CollectorRegistry
+from shopsphere.ordering.checkout import Checkout
+from shopsphere.ordering.figures import OrderFigures
+from shopsphere.ordering.telling import Telling
+from shopsphere.records import Records
 from shopsphere.settings import Settings
+from storage import open_storage
 
 HITS = 20
 NEEDLE = "zephyr"
@@ -60,36 +63,48 @@ def _plain_bar(parts: list[range], total: int, what: str) -> Iterable[range]:
         yield part
 
 
-def product(number: int, count: int) -> Product:
-    """Return one of `count` products; its name has 21 characters."""
+def name_of(number: int, count: int) -> str:
+    """Return the name, of 21 characters, of one of `count` products."""
     is_hit = number % max(1, count // HITS) == 0
-    name = f"Oak {NEEDLE if is_hit else 'walnut'} box {number:06d}"
-    return Product(new_pk(), name, 99_999, 1_000_000_000)
+    return f"Oak {NEEDLE if is_hit else 'walnut'} box {number:06d}"
 
 
-async def fill_products(store: ProductStore, count: int) -> list[str]:
+async def fill_products(records: Records, count: int) -> list[str]:
     """Add so many products; return their pks, in the order of the list."""
-    products = [product(number, count) for number in range(count)]
+    products = Products(records)
+    pks: list[str] = []
     for part in bar(count, f"{count:,} products"):
-        await asyncio.gather(*(store.add(products[number]) for number in part))
-    return [product.pk for product in products]
+        made = (products.create(name_of(number, count), 99_999, 1_000_000_000) for number in part)
+        pks += [product.pk for product in await asyncio.gather(*made)]
+    return pks
+
+
+class _ProductsAtHand:
+    """The product service, without HTTP."""
+
+    def __init__(self, records: Records) -> None:
+        self._products = Products(records)
+
+    async def reserve(self, order_pk: str, item: Item, within: float) -> Reservation:
+        reservation, _ = await self._products.reserve(item.product_pk, order_pk, item.quantity)
+        return reservation
+
+    async def release(self, product_pk: str, order_pk: str) -> None: ...
+
+    async def ship(self, product_pk: str, order_pk: str) -> None: ...
 
 
 async def fill_orders(
-    orders: OrderStore, products: ProductStore, product_pks: list[str], count: int
+    orders: Records, products: Records, product_pks: Sequence[str], count: int
 ) -> None:
-    """Place so many orders, each with its reservation, by the steps of a checkout."""
+    """Place so many orders, each with its reservation."""
+    figures = OrderFigures(CollectorRegistry())
+    at_hand = _ProductsAtHand(products)
+    checkout = Checkout(orders, at_hand, Telling(at_hand, figures), figures)
 
     async def place(product_pk: str) -> None:
-        pk = new_pk()
-        mark = Mark(Command.PLACING, pk, product_pk)
-        await orders.mark(mark)
-        await orders.create(Order(pk, product_pk, "", 1, 0, OrderStatus.PENDING, None), 60)
-        reservation, _ = await products.reserve(product_pk, pk, 1)
-        placed = await orders.place(pk, reservation)
-        assert placed
-        await orders.list_order(placed)
-        await orders.unmark(mark)
+        deadline = Deadline(asyncio.get_running_loop().time() + 60, 60)
+        await checkout.place(new_pk(), [Item(product_pk, 1)], None, deadline)
 
     for part in bar(count, f"{count:,} orders"):
         await asyncio.gather(*(place(product_pks[number % len(product_pks)]) for number in part))
@@ -99,16 +114,14 @@ async def fill_redis(
     url: str, prefix: str, products: int, orders: int = 0, pks: Sequence[str] = ()
 ) -> list[str]:
     """Add products to a shop on Redis, and orders of these and of `pks`; return all their pks."""
-    settings = Settings(redis_url=SecretStr(url))
-    product_store = RedisProductStore(await connect(settings), prefix)
-    order_store = RedisOrderStore(await connect(settings), prefix)
+    settings = Settings(redis_url=SecretStr(url), redis_prefix=prefix, use_redis="required")
+    records = (await open_storage(settings)).records
     try:
-        pks = [*pks, *await fill_products(product_store, products)]
-        await fill_orders(order_store, product_store, pks, orders)
+        pks = [*pks, *await fill_products(records, products)]
+        await fill_orders(records, records, pks, orders)
         return pks
     finally:
-        await product_store.close()
-        await order_store.close()
+        await records.close()
 
 
 def _filled(app: FastAPI, fill: Callable[[Any], Awaitable[None]]) -> FastAPI:
@@ -118,21 +131,21 @@ def _filled(app: FastAPI, fill: Callable[[Any], Awaitable[None]]) -> FastAPI:
     @asynccontextmanager
     async def start_and_fill(app: FastAPI) -> AsyncIterator[Any]:
         async with start(app) as state:
-            await fill(app.state.opened.store)
+            await fill(app.state.opened.records)
             yield state
 
     app.router.lifespan_context = start_and_fill
     return app
 
 
-async def _fill_products(store: ProductStore) -> None:
-    await fill_products(store, int(os.environ["PRODUCTS"]))
+async def _fill_products(records: Records) -> None:
+    await fill_products(records, int(os.environ["PRODUCTS"]))
 
 
-async def _fill_orders(store: OrderStore) -> None:
-    products = MemoryProductStore()  # the orders' own are in another process
+async def _fill_orders(records: Records) -> None:
+    products = MemoryRecords()  # the orders' own are in another process
     pks = await fill_products(products, 1)
-    await fill_orders(store, products, pks, int(os.environ["ORDERS"]))
+    await fill_orders(records, products, pks, int(os.environ["ORDERS"]))
 
 
 app = _filled(product_service.build(), _fill_products)

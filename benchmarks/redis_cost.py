@@ -38,7 +38,7 @@ def show_memory(servers: Stage, count: int) -> None:
     with_products = used_memory(servers)
     index = sum(
         redis.memory_usage(key, samples=0) or 0
-        for key in redis.scan_iter(f"{PREFIX}:{{product-names}}*", count=1000)
+        for key in redis.scan_iter(f"{PREFIX}:names:*", count=1000)
     )
     product = redis.memory_usage(f"{PREFIX}:product:{{{product_pks[0]}}}") or 0
     each = (with_products - before) / count
@@ -46,7 +46,7 @@ def show_memory(servers: Stage, count: int) -> None:
     print(f"  a million would take {each / 1000:,.2f} GB (arithmetic)")
     asyncio.run(fill_redis(url, PREFIX, 0, count, product_pks))
     each = (used_memory(servers) - with_products) / count
-    order_pk = redis.zrange(f"{PREFIX}:orders", 0, 0)[0]
+    order_pk = redis.zrange(f"{PREFIX}:list:{{orders}}:all", 0, 0)[0]
     order = redis.memory_usage(f"{PREFIX}:order:{{{order_pk}}}") or 0
     print(f"an order takes {each:,.0f} bytes with its reservation: record {order}")
     print(f"  a million would take {each / 1000:,.2f} GB (arithmetic)")

@@ -95,10 +95,20 @@ class Server:
                 time.sleep(0.03)
         return self
 
-    def drive(self, path: str, seconds: int, method: str = "GET", body: str | None = None) -> Load:
-        """Send one kind of request for some seconds over kept connections."""
-        command = [require_wrk(), "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", "-s", str(LOAD)]
-        arguments = [method, *([body] if body else [])]
+    def drive(
+        self,
+        path: str,
+        seconds: int,
+        method: str = "GET",
+        *more: str,
+        connections: int = CONNECTIONS,
+    ) -> Load:
+        """Send one kind of request for some seconds over kept connections.
+
+        `more` is what load.lua takes besides: a body, a file of product pks.
+        """
+        command = [require_wrk(), "-t1", f"-c{connections}", f"-d{seconds}s", "-s", str(LOAD)]
+        arguments = [method, *more]
         before = self.cpu_seconds()
         answer = subprocess.run(
             [*command, self.url + path, "--", *arguments], capture_output=True, text=True
@@ -156,6 +166,12 @@ class Stage:
         log = self._folder / f"{len(self._servers)}.log"
         self._servers.append(Server(app, log, environment, workers))
         return self._servers[-1]
+
+    def file(self, name: str, text: str) -> str:
+        """Write a file that a server or wrk is to read; return where it is."""
+        path = self._folder / name
+        path.write_text(text, encoding="utf-8")
+        return str(path)
 
     def redis(self) -> RedisServer:
         """Return the Redis of this row, started when it is first asked for."""
