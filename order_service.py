@@ -36,7 +36,6 @@ from shopsphere.models import PK_SCHEMA, pk_of, pk_or
 from shopsphere.ordering.checkout import Checkout
 from shopsphere.ordering.figures import OrderFigures
 from shopsphere.ordering.idempotency import LEASE_MARGIN_SECONDS, IdempotentCheckout
-from shopsphere.ordering.notes import Notes
 from shopsphere.ordering.orders import Orders
 from shopsphere.ordering.product_client import ProductClient
 from shopsphere.ordering.settling import Outcome, Settling
@@ -261,11 +260,9 @@ async def _ordering(state: State) -> AsyncIterator[None]:
     if settings.settle_after <= settings.order_timeout:
         log.warning("SETTLE_AFTER is not above ORDER_TIMEOUT: orders that are only slow will fail")
 
-    notes = Notes(records)
-
     async def refresh_figures() -> None:
         try:
-            figures.unsettled.set(await notes.count())
+            figures.unsettled.set(await records.count_notes())
         except StoreUnavailable:
             figures.unsettled.set(math.nan)
 

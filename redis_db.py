@@ -246,53 +246,21 @@ class RedisModel(HashModel):  # type: ignore[misc]  # mypy does not follow aredi
         return f"{cls._meta.model_key_prefix}:{{{slot}}}{colon}{rest}"
 
 
-class ProductModel(RedisModel, ProductRecord, index=True):
-    class Meta:
-        model_key_prefix = ProductRecord.kind
+def _model_of(record: type[Record]) -> type[RedisModel]:
+    class Model(RedisModel, record, index=True):  # type: ignore[call-arg,misc,valid-type]
+        class Meta:
+            model_key_prefix = record.kind
 
-
-class HoldModel(RedisModel, Hold, index=True):
-    class Meta:
-        model_key_prefix = Hold.kind
-
-
-class StockChangeModel(RedisModel, StockChange, index=True):
-    class Meta:
-        model_key_prefix = StockChange.kind
-
-
-class ProductUpdateModel(RedisModel, ProductUpdate, index=True):
-    class Meta:
-        model_key_prefix = ProductUpdate.kind
-
-
-class OrderModel(RedisModel, OrderRecord, index=True):
-    class Meta:
-        model_key_prefix = OrderRecord.kind
-
-
-class KeyModel(RedisModel, KeyRecord, index=True):
-    class Meta:
-        model_key_prefix = KeyRecord.kind
-
-
-class UserModel(RedisModel, UserRecord, index=True):
-    class Meta:
-        model_key_prefix = UserRecord.kind
-
-
-class AddressModel(RedisModel, Address, index=True):
-    class Meta:
-        model_key_prefix = Address.kind
+    return Model
 
 
 MODELS: dict[str, type[Any]] = {
-    model.kind: model
-    for model in (
-        ProductModel, HoldModel, StockChangeModel, ProductUpdateModel, OrderModel, KeyModel,
-        UserModel, AddressModel,
+    record.kind: _model_of(record)
+    for record in (
+        ProductRecord, Hold, StockChange, ProductUpdate, OrderRecord, KeyRecord, UserRecord, Address
     )
 }  # fmt: skip
+"""redis-om's model of each kind of record, which adds no field to it."""
 
 
 def _validated(wanted: R, kept: Mapping[str, str]) -> R:
@@ -411,7 +379,7 @@ class RedisRecords:
                     queue.popleft()
         except BaseException as failure:
             error = failure
-            if not isinstance(failure, StoreUnavailable):
+            if not isinstance(failure, Exception):
                 raise
         finally:
             del self._queues[slot]

@@ -25,7 +25,7 @@ from shopsphere.domain.pks import is_pk
 from shopsphere.domain.records import OrderRecord
 from shopsphere.domain.values import Item, Order, OrderStatus, Reservation, by_product
 from shopsphere.ordering.figures import OrderFigures
-from shopsphere.ordering.notes import ENDED_AS, Command, Notes, PendingCommand
+from shopsphere.ordering.notes import ENDED_AS, Command, PendingCommand
 from shopsphere.ordering.orders import Orders
 from shopsphere.ordering.telling import ProductService, Telling
 from shopsphere.records import Records
@@ -43,7 +43,6 @@ class Checkout:
         self._products = products
         self._telling = telling
         self._figures = figures
-        self._notes = Notes(records)
         self._orders = Orders(records)
 
     async def place(
@@ -69,7 +68,7 @@ class Checkout:
             if not is_pk(item.product_pk):
                 raise ProductNotFound
         note = PendingCommand.of(Command.PLACE, pk, [item.product_pk for item in items])
-        await self._notes.add(note)
+        await self._records.add_note(note.text)
         deadline.order_pk = pk
         held: list[Reservation] = []
         try:
@@ -79,7 +78,8 @@ class Checkout:
             asked = [each.product_pk for each in held]
             if not refusal.is_remembered:
                 asked.append(item.product_pk)
-            await self._give_back(note, asked, deadline)
+            if await self._tell(Command.CANCEL, pk, asked, deadline):
+                await self._forget(note)
             raise
         order = await self._records.change(
             partial(rules.place, held=held, user_pk=user_pk),
@@ -108,7 +108,7 @@ class Checkout:
 
     async def _end(self, command: Command, order: Order, deadline: Deadline) -> Order:
         note = PendingCommand.of(command, order.pk, [item.product_pk for item in order.items])
-        await self._notes.add(note)
+        await self._records.add_note(note.text)
         order = await self._records.change(
             partial(rules.end, status=ENDED_AS[command]), OrderRecord(pk=order.pk)
         )
@@ -119,13 +119,6 @@ class Checkout:
         if await self._tell(command, order.pk, note.product_pks, deadline):
             await self._forget(note)
         return order
-
-    async def _give_back(
-        self, note: PendingCommand, product_pks: Sequence[str], deadline: Deadline
-    ) -> None:
-        """Release what a refused order holds; what cannot be delivered is left to settling."""
-        if await self._tell(Command.CANCEL, note.order_pk, product_pks, deadline):
-            await self._forget(note)
 
     async def _tell(
         self, command: Command, order_pk: str, product_pks: Sequence[str], deadline: Deadline
@@ -142,4 +135,4 @@ class Checkout:
     async def _forget(self, note: PendingCommand) -> None:
         """Remove a note of what is done; one that stays is settled, which changes nothing."""
         with contextlib.suppress(StoreUnavailable):
-            await self._notes.remove(note)
+            await self._records.remove_note(note.text)

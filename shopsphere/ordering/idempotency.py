@@ -19,7 +19,7 @@ from shopsphere.domain.pks import new_pk
 from shopsphere.domain.records import KeyRecord, OrderRecord
 from shopsphere.domain.values import Item, Order
 from shopsphere.ordering.checkout import Checkout
-from shopsphere.ordering.notes import Command, Notes, PendingCommand
+from shopsphere.ordering.notes import Command, PendingCommand
 from shopsphere.ordering.orders import Orders
 from shopsphere.ordering.telling import Telling
 from shopsphere.records import Records
@@ -38,7 +38,6 @@ class IdempotentCheckout:
         self._lease_seconds = lease_seconds
         self._checkout = checkout
         self._telling = telling
-        self._notes = Notes(records)
         self._orders = Orders(records)
         self._endings: set[asyncio.Task[None]] = set()
 
@@ -99,7 +98,8 @@ class IdempotentCheckout:
             return order
         product_pks = [item.product_pk for item in items]  # the same as of the earlier request
         await self._telling.tell(Command.CANCEL, bound.order_pk, product_pks)
-        await self._notes.remove(PendingCommand.of(Command.PLACE, bound.order_pk, product_pks))
+        note = PendingCommand.of(Command.PLACE, bound.order_pk, product_pks)
+        await self._records.remove_note(note.text)
         return None
 
     async def _finish(self, rule: Callable[[float, KeyRecord], None], kept: KeyRecord) -> None:

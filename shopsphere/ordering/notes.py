@@ -41,6 +41,7 @@ class PendingCommand:
 
     @property
     def text(self) -> str:
+        """What is noted."""
         return " ".join((self.command, self.order_pk, *self.product_pks))
 
     def is_older_than(self, seconds: float) -> bool:
@@ -48,30 +49,13 @@ class PendingCommand:
         return self.age >= seconds or self.age < 0
 
 
-class Notes:
-    """The pending commands of all order services on this storage."""
-
-    def __init__(self, records: Records) -> None:
-        self._records = records
-
-    async def add(self, pending: PendingCommand) -> None:
-        """Note a command as of now."""
-        await self._records.add_note(pending.text)
-
-    async def remove(self, pending: PendingCommand) -> bool:
-        """Remove a note, if it is there; tell whether it was."""
-        return await self._records.remove_note(pending.text)
-
-    async def all(self) -> list[PendingCommand]:
-        """Return what is noted, oldest first."""
-        found: list[PendingCommand] = []
-        while True:
-            notes = await self._records.notes(len(found), READ_AT_ONCE)
-            for text, age in notes:
-                command, order_pk, *product_pks = text.split()
-                found.append(PendingCommand(Command(command), order_pk, tuple(product_pks), age))
-            if len(notes) < READ_AT_ONCE:
-                return found
-
-    async def count(self) -> int:
-        return await self._records.count_notes()
+async def pending_commands(records: Records) -> list[PendingCommand]:
+    """Return what is noted, oldest first."""
+    found: list[PendingCommand] = []
+    while True:
+        notes = await records.notes(len(found), READ_AT_ONCE)
+        for text, age in notes:
+            command, order_pk, *product_pks = text.split()
+            found.append(PendingCommand(Command(command), order_pk, tuple(product_pks), age))
+        if len(notes) < READ_AT_ONCE:
+            return found

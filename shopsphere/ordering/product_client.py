@@ -7,7 +7,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
-from typing import NoReturn, Self
+from typing import NamedTuple, NoReturn, Self
 
 import requests
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -69,12 +69,11 @@ class _OfThread(threading.local):
         self.session = session(NEVER_AGAIN)
 
 
-class _Response:
+class _Response(NamedTuple):
     """A response, read whole."""
 
-    def __init__(self, status: int, body: bytes) -> None:
-        self.status = status
-        self.body = body
+    status: int
+    body: bytes
 
 
 def _prepared(

@@ -15,7 +15,7 @@ from shopsphere.domain.records import OrderRecord
 from shopsphere.domain.values import Order, OrderStatus
 from shopsphere.logs import REQUEST_ID
 from shopsphere.ordering.figures import OrderFigures
-from shopsphere.ordering.notes import ENDED_AS, Command, Notes, PendingCommand
+from shopsphere.ordering.notes import ENDED_AS, Command, PendingCommand, pending_commands
 from shopsphere.ordering.orders import Orders
 from shopsphere.ordering.telling import Telling
 from shopsphere.records import Records
@@ -46,7 +46,6 @@ class Settling:
         self._telling = telling
         self._figures = figures
         self._after_seconds = after_seconds
-        self._notes = Notes(records)
         self._orders = Orders(records)
 
     async def run(self, interval_seconds: float) -> None:
@@ -69,7 +68,7 @@ class Settling:
                 REQUEST_ID.set(f"settle-{pending.order_pk}")
                 await self.settle(pending)
 
-        noted = await self._notes.all()
+        noted = await pending_commands(self._records)
         old = [pending for pending in noted if pending.is_older_than(self._after_seconds)]
         results = await asyncio.gather(*map(settle, old), return_exceptions=True)
         for pending, result in zip(old, results, strict=True):
@@ -96,7 +95,7 @@ class Settling:
         elif pending.command is Command.PLACE:
             await self._telling.tell(Command.CANCEL, pending.order_pk, pending.product_pks)
         outcome = Outcome((order.status if order else OrderStatus.FAILED).lower())
-        if await self._notes.remove(pending):
+        if await self._records.remove_note(pending.text):
             self._figures.settled.labels(outcome.value).inc()
             log.info("order %s was settled: %s", pending.order_pk, outcome.value)
         return outcome
@@ -107,7 +106,9 @@ class Settling:
         Also without a note: stock that is held for an order which is not placed is released, and
         the product service is told again what a cancelled or shipped order is.
         """
-        noted = [pending for pending in await self._notes.all() if pending.order_pk == pk]
+        noted = [
+            pending for pending in await pending_commands(self._records) if pending.order_pk == pk
+        ]
         if not all(pending.is_older_than(self._after_seconds) for pending in noted):
             return Outcome.UNDER_WAY
         for pending in noted:
