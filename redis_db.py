@@ -245,6 +245,10 @@ class RedisModel(HashModel):  # type: ignore[misc]  # mypy does not follow aredi
         slot, colon, rest = str(pk).partition(":")
         return f"{cls._meta.model_key_prefix}:{{{slot}}}{colon}{rest}"
 
+    @classmethod
+    def validate_primary_key(cls) -> None:
+        """redis-om 1.2.0 looks through all fields for it, with each record: a third of the time."""
+
 
 def _model_of(record: type[Record]) -> type[RedisModel]:
     class Model(RedisModel, record, index=True):  # type: ignore[call-arg,misc,valid-type]
