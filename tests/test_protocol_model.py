@@ -1,41 +1,49 @@
-"""The model of the ordering protocol is exact, and goes wrong without each of its rules.
+"""The protocol model holds in its smaller scenes, and fails when any one rule is broken.
 
-Here in small: its docstring says how to run it whole.
+`python -m tests.protocol_model` walks all the scenes; that takes minutes.
 """
-
-import subprocess
-import sys
 
 import pytest
 
-from tests.servers import ROOT
+from tests import protocol_model
+from tests.protocol_model import SCENES, VARIANTS, walk
 
-
-def run_model(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(ROOT / "docs" / "protocol_model.py"), *arguments]
-    return subprocess.run(command, capture_output=True, text=True)
-
-
-@pytest.mark.parametrize("stock", ["0", "1"])
-def test_every_interleaving_in_small_is_exact(stock: str) -> None:
-    run = run_model("", stock, "alone", "delete")
-    assert run.returncode == 0, run.stdout
-    assert "all exact" in run.stdout
-
-
-@pytest.mark.parametrize(
-    ("variant", "words"),
-    [
-        ("no-cas", "1 alone"),
-        ("no-tombstone", "1 alone"),
-        ("one-mark", "1 alone"),
-        ("refusal-forgotten", "0 alone"),
-        ("ship-no-cas", "1 alone ship still"),
-        ("ship-one-mark", "1 alone ship still"),
-        ("any-missing", "1 alone delete"),
-    ],
+SMALL_SCENES = (
+    "a retry, one unit",
+    "a rival for Y",
+    "a rival, nothing fails",
+    "cancelled, two settlers",
+    "two retries after a crash",
 )
-def test_it_goes_wrong_without_one_of_its_rules(variant: str, words: str) -> None:
-    run = run_model(variant, *words.split())
-    assert run.returncode == 1, run.stdout
-    assert run.stdout.startswith("WRONG"), run.stderr
+
+
+@pytest.mark.parametrize("scene", SMALL_SCENES)
+def test_every_interleaving_of_a_small_scene_is_consistent(scene: str) -> None:
+    result = walk(scene)
+    assert not result.failure, "\n".join([result.failure, *result.trace])
+
+
+@pytest.mark.parametrize("rule", VARIANTS)
+def test_breaking_a_rule_is_found(rule: str) -> None:
+    assert walk(VARIANTS[rule].scene, rule).failure
+
+
+def test_a_name_that_is_not_a_rule_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ValueError, match="unknown rule: no-such-rule"):
+        walk("a rival, nothing fails", "no-such-rule")
+    with pytest.raises(SystemExit) as exit_:
+        protocol_model.main(["no-such-rule"])
+    assert exit_.value.code == 2
+    assert "unknown rule: no-such-rule" in capsys.readouterr().err
+
+
+def test_a_broken_rule_is_shown_with_a_shortest_trace(capsys: pytest.CaptureFixture[str]) -> None:
+    assert protocol_model.main(["place-unnoted"]) == 1
+    claim, note, reserve = capsys.readouterr().out.splitlines()[1:]
+    assert "A claim" in claim
+    assert "A note" in note
+    assert "hold of X for a: held" in reserve
+
+
+def test_small_scenes_are_scenes() -> None:
+    assert set(SMALL_SCENES) < set(SCENES)
