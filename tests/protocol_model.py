@@ -352,27 +352,30 @@ class Protocol:
 
     def place_under_key(self, order: int) -> Program:
         """`POST /order` with an idempotency key; `order` is the pk that this request made."""
+        return (yield from self.take_key(order)) or (yield from self.place(order))
+
+    def take_key(self, order: int) -> Program:
+        """Bind the key to this order, or return the response of a retry that need not place it."""
         bound = yield do(self.claim, order, True) + do(self.claim, order, False)
+        if bound == order:
+            return None
         if bound >= LEASE_RUNS:
             bound -= LEASE_RUNS
             status = yield do(self.read, RECORD, bound)
             if status not in VISIBLE:
                 return Response(CONFLICT, bound)
             return (yield from self.replay(bound, status))
-        if bound != order and "retry-continues" in self.broken:
+        if "retry-continues" in self.broken:
             return (yield from self.place(bound))
-        if bound != order:
-            if "retry-unfailed" not in self.broken:
-                status = yield do(self.make_failed, bound)
-                if status in VISIBLE:
-                    return (yield from self.replay(bound, status))
-                if "retry-waits" in self.broken or not (yield from self.undo(bound)):
-                    return Response(UNKNOWN, bound)
-            # It forgets the key instead where too little time is left to place.
-            bound = yield do(self.rebind, bound, order) + do(self.forget_key, bound)
-            if bound != order:
-                return Response(bound, order)
-        return (yield from self.place(order))
+        if "retry-unfailed" not in self.broken:
+            status = yield do(self.make_failed, bound)
+            if status in VISIBLE:
+                return (yield from self.replay(bound, status))
+            if "retry-waits" in self.broken or not (yield from self.undo(bound)):
+                return Response(UNKNOWN, bound)
+        # A retry that has too little time left to place the order forgets the key instead.
+        answer = yield do(self.rebind, bound, order) + do(self.forget_key, bound)
+        return None if answer == order else Response(answer, order)
 
     def replay(self, order: int, status: int) -> Program:
         """Respond with the order of an earlier request."""
