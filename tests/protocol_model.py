@@ -40,6 +40,7 @@ from typing import NamedTuple, TypeVar
 
 # Orders are named after the request that made their pk; c and d are clients that come at the end.
 A, B, R, C, D = ORDERS = range(5)
+ORDER_NAMES = "abrcd"
 X, Y = ITEMS = range(2)
 
 # A hold of the product service, and the record of an order
@@ -55,6 +56,8 @@ GONE, UNKNOWN, DONE, CONFLICT, FORGOTTEN, LEASE_RUNS = 5, 6, 7, 8, 9, 16
 # Sets, as bits: pending commands, and what can happen once to the products
 PLACING, CANCELLING, SHIPPING = COMMANDS = (1, 2, 4)
 X_DELETED, Y_DELETED, Y_PRICE_CHANGED, Y_RESTOCKED = 1, 2, 4, 8
+COMMAND_NAMES = ("placing", "cancelling", "shipping")
+EVENT_NAMES = ("X deleted", "Y deleted", "Y has another price", "Y restocked")
 RESTOCKED_UNITS = 3
 UNBOUND = 9  # the key, where it is bound to no order
 
@@ -70,14 +73,18 @@ ENDED, IDLE, FIRST_POINT = 0, 1, 2
 
 NAMES: dict[str, Sequence[str] | dict[int, str]] = {
     "item": "XY",
-    "order": "abrcd",
-    "settled": "abrcd",
+    "order": ORDER_NAMES,
+    "settled": ORDER_NAMES,
     "status": STATUSES,
-    "command": {PLACING: "placing", CANCELLING: "cancelling", SHIPPING: "shipping"},
+    "command": dict(zip(COMMANDS, COMMAND_NAMES, strict=True)),
     "what": {RECORD: "record", NOTES: "notes"},
 }
 LABELS = (
-    *(f"{what} of {order}" for what in ("X", "Y", "record", "notes", "list") for order in "abrcd"),
+    *(
+        f"{what} of {order}"
+        for what in ("X", "Y", "record", "notes", "list")
+        for order in ORDER_NAMES
+    ),
     *("available X", "available Y", "late X", "late Y", "events", "key", "lease", "time over"),
     *("told 201", "told refused", "told never", "told 201 unlisted"),
 )
@@ -712,7 +719,7 @@ class Walk:
     def inconsistency_in(self, state: bytes | bytearray) -> str:
         """Return what is wrong where nothing is pending any more, or nothing."""
         for order in ORDERS:
-            status, name = state[RECORD + order], NAMES["order"][order]
+            status, name = state[RECORD + order], ORDER_NAMES[order]
             for item in ITEMS:
                 hold = state[HOLD + item * len(ORDERS) + order]
                 wanted = status if item in self.protocol.items_of(order) else NONE
@@ -815,7 +822,14 @@ def meaning(at: int, value: int) -> str:
     """Return what a byte of a state means."""
     if at < RECORD:
         return HOLDS[value]
-    return str(value) if not (at < NOTES or LISTED <= at < AVAILABLE) else STATUSES[value]
+    if at < NOTES or LISTED <= at < AVAILABLE:
+        return STATUSES[value]
+    if at in (AVAILABLE, AVAILABLE + 1, LEASE):
+        return str(value)
+    if at == KEY:
+        return "free" if value == UNBOUND else ORDER_NAMES[value]
+    names = COMMAND_NAMES if at < LISTED else EVENT_NAMES if at == EVENTS else ORDER_NAMES
+    return ", ".join(name for bit, name in enumerate(names) if value >> bit & 1) or "none"
 
 
 def walk(scene: str, *broken: str) -> Finding:
@@ -856,7 +870,7 @@ def walk_broken(rules: Sequence[str]) -> int:
     """Walk scenes with these rules broken until one fails; return 0 if none does."""
     for scene in dict.fromkeys([*(SCENE_OF[rule] for rule in rules), *SCENES]):
         if (finding := report(scene, *rules)).failure:
-            say("\n".join(f"    {line}" for line in finding.trace))
+            say("\n".join(f"    {line}" for line in finding.trace or ["at the very start"]))
             return 1
     return 0
 

@@ -6,7 +6,17 @@
 import pytest
 
 from tests import protocol_model
-from tests.protocol_model import SCENE_OF, SCENES, walk
+from tests.protocol_model import (
+    PLACED,
+    RECORD,
+    SCENE_OF,
+    SCENES,
+    TOLD_PLACED,
+    TOLD_REFUSED,
+    A,
+    Walk,
+    walk,
+)
 
 SMALL_SCENES = (
     "a retry, one unit",
@@ -28,6 +38,17 @@ def test_breaking_a_rule_is_found(rule: str) -> None:
     assert walk(SCENE_OF[rule], rule).failure
 
 
+def test_a_response_that_the_record_contradicts_is_a_failure() -> None:
+    scene = Walk(SCENES["a retry, one unit"], frozenset())
+    state = bytearray(scene.first_state())
+    assert not scene.failure_in(state)
+    state[TOLD_PLACED] = 1 << A
+    assert scene.failure_in(state) == "an order got a 201, and is not there"
+    state[RECORD + A] = PLACED
+    state[TOLD_REFUSED] = 1 << A
+    assert scene.failure_in(state) == "an order was refused, and is placed"
+
+
 def test_a_name_that_is_not_a_rule_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(ValueError, match="unknown rule: no-such-rule"):
         walk("a rival, nothing fails", "no-such-rule")
@@ -43,7 +64,3 @@ def test_a_broken_rule_is_shown_with_a_shortest_trace(capsys: pytest.CaptureFixt
     assert "A claim" in claim
     assert "A note" in note
     assert "X of a: held" in reserve
-
-
-def test_small_scenes_are_scenes() -> None:
-    assert set(SMALL_SCENES) < set(SCENES)
