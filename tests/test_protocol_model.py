@@ -1,6 +1,6 @@
 """The protocol model holds in its smaller scenes, and fails when any one rule is broken.
 
-`python -m tests.protocol_model` walks all the scenes; that takes minutes.
+The whole walk is the command `python -m tests.protocol_model`, which takes minutes.
 """
 
 import pytest
