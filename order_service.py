@@ -29,7 +29,7 @@ from shopsphere.domain.errors import (
     StoreUnavailable,
 )
 from shopsphere.domain.values import MAX_ORDER_QUANTITY, Item, Order
-from shopsphere.error_answers import errors
+from shopsphere.error_answers import UnknownOrderBody, errors
 from shopsphere.examples import ORDER_MADE_AT, ORDER_PK, PRODUCT_PK, USER_PK, shown
 from shopsphere.idempotency_key import REPLAY_HEADER, IdempotencyKey, show_replay
 from shopsphere.models import PK_SCHEMA, pk_of, pk_or
@@ -137,6 +137,7 @@ fulfilment = APIRouter(tags=["fulfilment"], responses=errors(StoreUnavailable))
             ProductServiceUnavailable,
             StorageMismatch,
             OrderGivenUp,
+            unavailable=UnknownOrderBody,
         ),
     },
 )

@@ -618,10 +618,14 @@ def _fields(record: Record) -> dict[str, str]:
 
 
 def _write(before: _Seen, after: _Seen | None) -> int | tuple[Any, ...]:
-    """Return what the script STEP is told to write of a record."""
+    """Return what the script STEP is told to write of a record.
+
+    One that is kept always has something to set, as nothing to set means that it is deleted.
+    """
     if after is None:
         return 0
-    changed = [item for item in after.fields.items() if before.fields.get(item[0]) != item[1]]
+    kept = after.fields.items()
+    changed = [item for item in kept if before.fields.get(item[0]) != item[1]] or [*kept]
     member = after.record.pk.partition(":")[2]
     was_listed, is_listed = before.record.is_listed, after.record.is_listed
     return (

@@ -160,6 +160,15 @@ def _durability_lines(servers: Sequence[Mapping[str, object]]) -> Iterator[Line]
     else:
         text = f"{policy}: a full Redis throws records away; set maxmemory-policy noeviction"
         yield Line("  eviction", True, text, is_warning=True)
+    # Redis names its good replicas only where it needs some to write.
+    replicated = [server for server in servers if server.get("connected_slaves")]
+    if not replicated:
+        return
+    if all("min_slaves_good_slaves" in server for server in replicated):
+        yield Line("  replication", True, "min-replicas-to-write is set")
+    else:
+        text = "min-replicas-to-write is 0: a failover can lose acknowledged orders and sell a unit"
+        yield Line("  replication", True, f"{text} twice; see docs/redis.md", is_warning=True)
 
 
 @dataclass(frozen=True)

@@ -35,13 +35,15 @@ class FieldError(BaseModel):
 
 
 class ErrorBody(BaseModel):
-    """What every error looks like: a sentence for a person, a code for a program.
-
-    A 503 has an `order_id` when that order may have been placed.
-    """
+    """What every error looks like: a sentence for a person, a code for a program."""
 
     detail: str
     code: str
+
+
+class UnknownOrderBody(ErrorBody):
+    """An error of an order; it has an `order_id` when that order may have been placed."""
+
     order_id: str | None = None
 
 
@@ -71,17 +73,23 @@ def _body(error: ShopError) -> dict[str, object]:
     return {"detail": error.detail, "code": error.code, **error.extra}
 
 
-def errors(*kinds: type[ShopError]) -> Responses:
-    """Return these errors as OpenAPI responses, for the `responses` of a route."""
+def errors(*kinds: type[ShopError], unavailable: type[BaseModel] = ErrorBody) -> Responses:
+    """Return these errors as OpenAPI responses, for the `responses` of a route.
+
+    `unavailable` is the body of its 503s.
+    """
     responses: Responses = {}
     for kind in kinds:
-        _add(responses, kind)
+        _add(responses, kind, unavailable)
     return responses
 
 
-def _add(responses: Responses, kind: type[ShopError]) -> None:
+def _add(
+    responses: Responses, kind: type[ShopError], unavailable: type[BaseModel] = ErrorBody
+) -> None:
     """Add an error to those that have its status already."""
-    model = DetailedErrorBody if kind.status in (400, 409) else ErrorBody
+    models = {400: DetailedErrorBody, 409: DetailedErrorBody, 503: unavailable}
+    model = models.get(kind.status, ErrorBody)
     schema = {"$ref": f"#/components/schemas/{model.__name__}"}
     content = {"application/json": {"schema": schema, "examples": {}}}
     response = responses.setdefault(str(kind.status), {"content": content})
@@ -181,7 +189,9 @@ def tell_the_truth(app: FastAPI) -> None:
             schemas["Health"]["properties"]["service"]["examples"] = [app.state.service]
             for unused in ("HTTPValidationError", "ValidationError"):
                 schemas.pop(unused, None)
-            for model in (ErrorBody, DetailedErrorBody):
+            for model in (ErrorBody, DetailedErrorBody, UnknownOrderBody):
+                if f"/{model.__name__}'" not in str(schema["paths"]):
+                    continue
                 schemas[model.__name__] = model.model_json_schema(
                     ref_template="#/components/schemas/{model}"
                 )

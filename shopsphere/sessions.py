@@ -1,12 +1,15 @@
 """HTTP sessions in which one part of ShopSphere asks another, with `requests`."""
 
+import io
 import socket
+import time
+from http.client import HTTPResponse
 from typing import Any
 
 import requests
 from requests.adapters import HTTPAdapter
-from urllib3 import Retry
-from urllib3.connection import HTTPConnection
+from urllib3 import HTTPConnectionPool, HTTPSConnectionPool, Retry
+from urllib3.connection import HTTPConnection, HTTPSConnection
 
 from shopsphere.deadline import TCP_OPTIONS
 
@@ -20,13 +23,62 @@ NEVER_AGAIN = Retry(0, read=False, raise_on_status=False)
 """Without `read=False`, requests calls an answer that does not come a ConnectionError."""
 
 
+class _Once(io.RawIOBase):
+    """What comes from a socket until its timeout is over: once in all, not again for each read."""
+
+    def __init__(self, raw: io.RawIOBase, connection: socket.socket) -> None:
+        self._raw = raw
+        self._connection = connection
+        self._timeout = connection.gettimeout()
+        self._started = time.monotonic()
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        if self._timeout is not None:
+            left = self._timeout - (time.monotonic() - self._started)
+            self._connection.settimeout(max(left, 0.001))
+        return self._raw.readinto(buffer)
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
+
+
+class _WholeResponse(HTTPResponse):
+    """A response whose head counts too: a peer that drips headers would hold a thread for hours."""
+
+    def __init__(self, sock: socket.socket, *args: Any, **options: Any) -> None:
+        super().__init__(sock, *args, **options)
+        self.fp = io.BufferedReader(_Once(self.fp.detach(), sock))
+
+
+class _Connection(HTTPConnection):
+    response_class = _WholeResponse
+
+
+class _TLSConnection(HTTPSConnection):
+    response_class = _WholeResponse
+
+
+class _Pool(HTTPConnectionPool):
+    ConnectionCls = _Connection
+
+
+class _TLSPool(HTTPSConnectionPool):
+    ConnectionCls = _TLSConnection
+
+
 class _Adapter(HTTPAdapter):
-    """Sets TCP_OPTIONS besides the socket options of urllib3."""
+    """Sets TCP_OPTIONS besides the socket options of urllib3, and one timeout for a response."""
 
     def init_poolmanager(self, *args: Any, **options: Any) -> None:
         ours = [(socket.IPPROTO_TCP, option, value) for option, value in TCP_OPTIONS.items()]
         options["socket_options"] = [*HTTPConnection.default_socket_options, *ours]
         super().init_poolmanager(*args, **options)
+        pools = {"http": _Pool, "https": _TLSPool}
+        self.poolmanager.pool_classes_by_scheme = pools
 
 
 def session(retries: Retry) -> requests.Session:

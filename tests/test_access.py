@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,11 @@ import order_service
 import product_service
 import user_service
 from shopsphere.access import anyone, rules_of
+from shopsphere.domain import people
 from shopsphere.domain.pks import new_pk
-from shopsphere.domain.values import Role
+from shopsphere.domain.records import Address, UserRecord
+from shopsphere.domain.values import Role, User
+from shopsphere.records import Records
 from shopsphere.tokens import Tokens
 from tests.people import (
     CLOSED,
@@ -64,6 +68,15 @@ TABLE = table()
 ALL_ROUTES = [(service, route) for service, app in APPS.items() for route in routes(app)]
 
 
+async def enlist(records: Records, user: User) -> None:
+    """Keep a user whose pk is known beforehand."""
+    register = partial(
+        people.register, email=user.email, password_hash=user.password_hash, role=user.role
+    )
+    await records.change(register, UserRecord(pk=user.pk))
+    await records.change(partial(people.claim, user_pk=user.pk), Address(pk=user.email))
+
+
 class Shop:
     """The three services in this process, and a product service that the order service calls."""
 
@@ -76,7 +89,7 @@ class Shop:
         portal = self.clients["user"].portal
         assert portal
         for user in USERS:
-            portal.call(apps["user"].state.opened.store.add, user)
+            portal.call(enlist, apps["user"].state.opened.records, user)
         product = {"name": "Laptop", "price": 999.99, "quantity": 1_000}
         made = stock.post("/products", product, headers=PEOPLE["administrator"])
         self.product_pk = str(made.json()["pk"])
@@ -266,6 +279,31 @@ def test_a_list_shows_a_customers_own_orders_and_an_administrator_all(
     assert {theirs, others} & listed["customer"] == {theirs}
     assert {theirs, others} & listed["another customer"] == {others}
     assert {theirs, others} <= listed["administrator"]
+
+
+@closed
+def test_a_cursor_of_the_list_of_another_is_refused(shop: Shop) -> None:
+    people = ("customer", "another customer")
+    of = {who: shop.order(who)["pk"] for _ in range(2) for who in people}
+    cursors = {who: link_cursor(shop.ask("order", "GET", "/orders?limit=1", who)) for who in people}
+    cursors["administrator"] = link_cursor(
+        shop.ask("order", "GET", "/orders?limit=1", "administrator")
+    )
+    for reader in cursors:
+        for whose, cursor in cursors.items():
+            answer = shop.ask("order", "GET", f"/orders?after={cursor}", reader)
+            assert answer.status_code == (200 if reader == whose else 400), (reader, whose)
+    for whose, pk in of.items():
+        assert shop.ask("order", "GET", f"/orders?after={pk}", whose).json() == []
+        assert shop.ask("order", "GET", f"/orders?after={pk}", "administrator").status_code == 200
+    stranger = shop.ask("order", "GET", f"/orders?after={of['customer']}", "another customer")
+    assert stranger.json()["errors"][0]["field"] == "after"
+
+
+def link_cursor(page: Response) -> str:
+    """Return the cursor of the next page."""
+    [cursor] = re.findall("after=([^&>]+)", page.headers["Link"])
+    return cursor
 
 
 @closed

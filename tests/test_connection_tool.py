@@ -17,7 +17,7 @@ import test_connection
 from shopsphere.exposure import exposures, others_reach
 from shopsphere.settings import Settings
 from tests.launching import BARE_PYTHON, copy_of_the_product, ready_copy
-from tests.servers import ROOT, RedisServer, Service, Trio, answering, free_port
+from tests.servers import ROOT, RedisServer, Service, Trio, answering, free_port, wait_until
 
 Result = subprocess.CompletedProcess[str]
 
@@ -207,10 +207,15 @@ def test_what_does_not_listen_on_127_0_0_1_alone_is_reached_by_others() -> None:
 
 
 def test_one_part_of_a_cluster_that_would_lose_orders_is_a_warning() -> None:
-    whole = {"aof_enabled": 1, "maxmemory": 1, "maxmemory_policy": "noeviction"}
-    for weak in ({"aof_enabled": 0}, {"maxmemory_policy": "allkeys-lru"}):
-        lines = test_connection._durability_lines([{**whole, "maxmemory": 0}, {**whole, **weak}])
-        assert sorted(line.state for line in lines) == ["ok", "warning"]
+    unreplicated = {"aof_enabled": 1, "maxmemory": 1, "maxmemory_policy": "noeviction"}
+    waited_for = {**unreplicated, "connected_slaves": 1, "min_slaves_good_slaves": 1}
+    for weak in (
+        {**waited_for, "aof_enabled": 0},
+        {**waited_for, "maxmemory_policy": "allkeys-lru"},
+        {**unreplicated, "connected_slaves": 1},
+    ):
+        lines = test_connection._durability_lines([{**waited_for, "maxmemory": 0}, weak])
+        assert sorted(line.state for line in lines) == ["ok", "ok", "warning"]
 
 
 def test_a_service_that_is_down_is_not_running(shop: Trio) -> None:
@@ -468,3 +473,23 @@ def test_without_any_packages_it_says_how_to_get_them(tmp_path: Path) -> None:
     assert result.returncode == 1
     assert "python start_all_services.py" in result.stderr
     assert result.stderr.count("\n") == 1
+
+
+def test_replicas_that_a_master_does_not_wait_for_are_a_warning(
+    shop: Trio, redis: RedisServer, tmp_path: Path
+) -> None:
+    alone = check(shop)
+    replica = RedisServer(tmp_path, "--replicaof", "127.0.0.1", str(redis.port))
+    try:
+        wait_until(lambda: redis.client.info()["connected_slaves"] == 1)
+        without = check(shop)
+        redis.client.config_set("min-replicas-to-write", "1")
+        result = check(shop)
+    finally:
+        redis.client.config_set("min-replicas-to-write", "0")
+        replica.stop()
+    assert "replication" not in alone.stdout
+    assert without.returncode == 0
+    assert state_of("replication", without)[0] == "warning"
+    assert state_of("replication", without)[1].startswith("min-replicas-to-write is 0: a failover")
+    assert state_of("replication", result) == ("ok", "min-replicas-to-write is set")

@@ -129,7 +129,7 @@ ENDLESS = (
 def test_a_head_that_never_ends_is_cut_off_long_before_its_time_is_over(
     http: str, tmp_path: Path
 ) -> None:
-    service = Service("product", tmp_path / "log", 0, USE_REDIS="false", ORDER_TIMEOUT="600")
+    service = Service("product", tmp_path / "log", 0, USE_REDIS="false", ORDER_TIMEOUT="120")
     sent = 0
 
     def endless(begun: bytes) -> Iterator[bytes]:

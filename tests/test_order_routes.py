@@ -1,13 +1,17 @@
 """The order service over HTTP, beside a real product service, and beside one that misbehaves."""
 
+import contextlib
 import json
 import re
+import socket
 import socketserver
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import jwt
 import pytest
 
 from shopsphere.domain.pks import is_pk, new_pk
@@ -21,7 +25,8 @@ from tests.bad_bodies import (
     refuse_bad_field,
     refuse_missing_fields,
 )
-from tests.servers import RedisServer, Service, free_port
+from tests.proxy import Proxy, well
+from tests.servers import RedisServer, Service, free_port, wait_until
 
 MEMORY = {"USE_REDIS": "false"}
 NO_PK = "01M88Y16NKGWHEF1SV8EAR85EK"
@@ -257,6 +262,10 @@ def test_an_order_and_its_stock_must_not_live_in_different_worlds(
 # A product service that misbehaves
 
 
+THIS_PRODUCT, THIS_ORDER = "THIS_PRODUCT".ljust(26, "_"), "THIS_ORDER".ljust(26, "_")
+"""What a misbehaving server replaces by the pks that it is asked for, which are as long."""
+
+
 @dataclass
 class Misbehaving:
     """A server that answers every request with the same bytes, or not at all."""
@@ -267,7 +276,7 @@ class Misbehaving:
 
     def handle(self, connection: Any) -> None:
         received = b""
-        while received.count(b"\r\n\r\n") < 1 or not received.endswith(b"}"):
+        while b"\r\n\r\n" not in received or (b"PUT" in received and received[-1:] != b"}"):
             more = connection.recv(65536)
             if not more:
                 return
@@ -276,11 +285,20 @@ class Misbehaving:
         if self.answer is None:
             self.ended.wait(10)
         else:
-            connection.sendall(self.answer)
+            _, _, product_pk, _, order_pk = received.split()[1].split(b"/")[:5]
+            about = self.answer.replace(THIS_PRODUCT.encode(), product_pk)
+            connection.sendall(about.replace(THIS_ORDER.encode(), order_pk))
+
+    def asked(self, method: str) -> list[bytes]:
+        """Return the requests with this method."""
+        return [request for request in self.requests if request.startswith(method.encode())]
+
+
+Misbehave = Callable[[bytes | None], tuple[str, Misbehaving]]
 
 
 @pytest.fixture
-def misbehave() -> Iterator[Callable[[bytes | None], tuple[str, Misbehaving]]]:
+def misbehave() -> Iterator[Misbehave]:
     """Start a server that answers like this; return its address and what it was asked."""
     started: list[tuple[socketserver.ThreadingTCPServer, Misbehaving]] = []
 
@@ -304,15 +322,61 @@ def misbehave() -> Iterator[Callable[[bytes | None], tuple[str, Misbehaving]]]:
         server.server_close()
 
 
+@pytest.fixture
+def dripping() -> Iterator[Callable[[bytes], tuple[str, threading.Event]]]:
+    """Start a server that begins like this and goes on for ever, a byte at a time; return its
+    address, and what is set when the order service has hung up."""
+    listening = socket.create_server(("127.0.0.1", 0))
+    hung_up, is_over = threading.Event(), threading.Event()
+
+    def drip(beginning: bytes) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = listening.accept()
+                with connection, contextlib.suppress(ConnectionError):
+                    connection.sendall(beginning)
+                    while not is_over.wait(0.01):
+                        connection.sendall(b"x")
+                hung_up.set()
+
+    def start(beginning: bytes) -> tuple[str, threading.Event]:
+        threading.Thread(target=drip, args=(beginning,), daemon=True).start()
+        return f"http://127.0.0.1:{listening.getsockname()[1]}", hung_up
+
+    yield start
+    is_over.set()
+    listening.close()
+
+
+@pytest.fixture
+def proxy() -> Iterator[Proxy]:
+    """A proxy for the product service, to be started."""
+    proxy = Proxy()
+    yield proxy
+    proxy.stop()
+
+
 def answer(status: str, body: object, *headers: str) -> bytes:
-    """Return an answer as it goes over the wire."""
+    """Return a response as it goes over the wire."""
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
     head = [f"HTTP/1.1 {status}", f"Content-Length: {len(content)}", "Connection: close", *headers]
     return "\r\n".join([*head, "", ""]).encode() + content
 
 
 NOT_FOUND = {"detail": "There is no such product.", "code": "product_not_found"}
-RESERVED = {"quantity": 1, "unit_price": 1.0, "product_name": "Lamp"}
+RESERVED = {
+    "product_id": THIS_PRODUCT,
+    "order_id": THIS_ORDER,
+    "quantity": 1,
+    "unit_price": 1.0,
+    "product_name": "Lamp",
+}
+
+
+def without(name: str) -> dict[str, object]:
+    return {key: value for key, value in RESERVED.items() if key != name}
+
+
 MISBEHAVIOURS = {
     "hanging": None,
     "closing the connection": b"",
@@ -329,16 +393,21 @@ MISBEHAVIOURS = {
     "deeply nested garbage": answer("201 Created", b"[" * 100_000),
     "204": b"HTTP/1.1 204 No Content\r\n\r\n",
     "an array": answer("201 Created", []),
-    "something missing": answer("201 Created", {"quantity": 1, "unit_price": 1.0}),
+    "nothing of which product": answer("201 Created", without("product_id")),
+    "nothing of which order": answer("201 Created", without("order_id")),
+    "nothing of the price": answer("201 Created", without("unit_price")),
+    "another product": answer("201 Created", {**RESERVED, "product_id": NO_PK}),
+    "another order": answer("201 Created", {**RESERVED, "order_id": NO_PK}),
+    "another order's, again": answer("200 OK", {**RESERVED, "order_id": NO_PK}),
     "no price": answer("201 Created", {**RESERVED, "unit_price": "free"}),
-    "a price of NaN": answer("201 Created", b'{"quantity":1,"unit_price":NaN,"product_name":""}'),
+    "a price of NaN": answer("201 Created", {**RESERVED, "unit_price": float("nan")}),
     "another quantity": answer("201 Created", {**RESERVED, "quantity": 5}),
     "a price below zero": answer("201 Created", {**RESERVED, "unit_price": -5}),
     "a price beyond all": answer("201 Created", {**RESERVED, "unit_price": 1e300}),
     "a price of half a cent": answer("201 Created", {**RESERVED, "unit_price": 0.005}),
     "a price as text": answer("201 Created", {**RESERVED, "unit_price": "5"}),
     "a price without end": answer(
-        "201 Created", b'{"quantity":1,"unit_price":1e5000000,"product_name":"Lamp"}'
+        "201 Created", json.dumps(RESERVED).replace("1.0", "1e5000000").encode()
     ),
     "no name": answer("201 Created", {**RESERVED, "product_name": ""}),
     "an accepted": answer("202 Accepted", RESERVED),
@@ -356,36 +425,196 @@ MISBEHAVIOURS = {
 
 @pytest.mark.parametrize("name", MISBEHAVIOURS)
 def test_whatever_the_product_service_does_wrong_the_outcome_is_unknown_and_503(
-    shop: Shop, misbehave: Callable[[bytes | None], tuple[str, Misbehaving]], name: str
+    shop: Shop, misbehave: Misbehave, name: str
 ) -> None:
     url, server = misbehave(MISBEHAVIOURS[name])
     with order_service(shop, url, product_service_timeout=0.1) as orders:
         response = orders.post("/order", json={"product_id": new_pk(), "quantity": 1})
         assert refusal(response) == (503, "product_service_unavailable")
-        assert server.requests
+        order_id = response.json()["order_id"]
+        assert f"/reservations/{order_id} ".encode() in server.asked("PUT")[0]
+        assert orders.get(f"/orders/{order_id}").status_code == 404
         assert orders.get("/orders").json() == []
         assert orders.get("/ready").status_code == 200
 
 
-def test_while_nothing_listens_an_order_is_503(shop: Shop) -> None:
-    with order_service(shop, f"http://127.0.0.1:{free_port()}") as orders:
+def test_what_a_product_service_should_respond_makes_an_order(
+    shop: Shop, misbehave: Misbehave
+) -> None:
+    for status in ("200 OK", "201 Created"):
+        url, _ = misbehave(answer(status, RESERVED))
+        with order_service(shop, url) as orders:
+            response = orders.post("/order", json={"product_id": new_pk(), "quantity": 1})
+            assert response.status_code == 201
+
+
+@pytest.mark.parametrize("endless", [b"HTTP/1.1 200 OK\r\nA: ", b"HTTP/1.1 200 OK\r\n\r\n{"])
+def test_a_product_service_that_never_ends_takes_no_thread(
+    shop: Shop, dripping: Callable[[bytes], tuple[str, threading.Event]], endless: bytes
+) -> None:
+    url, hung_up = dripping(endless)
+    with order_service(shop, url, product_service_timeout=0.1) as orders:
         response = orders.post("/order", json={"product_id": new_pk(), "quantity": 1})
         assert refusal(response) == (503, "product_service_unavailable")
+        assert hung_up.wait(10), "the order service still listens"
+
+
+def test_while_nothing_listens_an_order_is_503_and_a_retry_that_notes_none_names_none(
+    shop: Shop,
+) -> None:
+    with order_service(shop, f"http://127.0.0.1:{free_port()}") as orders:
+        body, key = {"product_id": new_pk(), "quantity": 1}, {"Idempotency-Key": "mine"}
+        response = orders.post("/order", json=body, headers=key)
+        assert refusal(response) == (503, "product_service_unavailable")
+        assert orders.get(f"/orders/{response.json()['order_id']}").status_code == 404
+        again = orders.post("/order", json=body, headers=key)  # it cannot release the first
+        assert refusal(again) == (503, "product_service_unavailable")
+        assert "order_id" not in again.json()
         assert orders.get("/orders").json() == []
 
 
-def test_an_order_that_hangs_is_answered_within_the_order_timeout(
-    shop: Shop, misbehave: Callable[[bytes | None], tuple[str, Misbehaving]]
+def settled(orders: CheckedClient) -> bool:
+    """Tell whether an order was made to fail."""
+    return 'orders_settled_total{outcome="failed"} 1.0' in orders.get("/metrics").text
+
+
+def test_an_order_whose_time_is_over_is_not_there_and_never_will_be(
+    shop: Shop, proxy: Proxy
 ) -> None:
-    url, _ = misbehave(None)
-    with order_service(shop, url, product_service_timeout=5, order_timeout=0.2) as orders:
+    lamp = shop.add()
+    proxy.behave = lambda connection, _: (
+        connection.keep_for_later() if connection.command == "PUT" else well(connection, 1)
+    )
+    proxy.start(shop.products.url)
+    quick = {"product_service_timeout": 5, "order_timeout": 0.2}
+    with order_service(shop, proxy.url, settle_after=0.3, settle_interval=0.05, **quick) as orders:
+        response = orders.post("/order", json={"product_id": lamp["pk"], "quantity": 1})
+        assert refusal(response) == (503, "request_timeout")
+        order = f"/orders/{response.json()['order_id']}"
+        assert orders.get(order).status_code == 404
+        wait_until(lambda: settled(orders))
+        proxy.bring_what_is_late()
+        assert orders.get(order).status_code == 404
+        assert orders.get("/orders").json() == []
+        assert shop.stock(lamp["pk"])["available"] == 10
+
+
+def test_no_reservation_is_asked_for_after_the_time_of_the_request(
+    shop: Shop, misbehave: Misbehave
+) -> None:
+    url, server = misbehave(answer("503 Away", b""))
+    with order_service(
+        shop, url, order_timeout=0.15, settle_after=1, settle_interval=0.05
+    ) as orders:
         response = orders.post("/order", json={"product_id": new_pk(), "quantity": 1})
         assert refusal(response) == (503, "request_timeout")
-        assert orders.get("/orders").json() == []
+        asked = len(server.asked("PUT"))
+        wait_until(lambda: server.asked("DELETE"))  # by when all attempts would have been made
+        assert len(server.asked("PUT")) == asked > 0
+
+
+@pytest.mark.parametrize("order_timeout", [5, 120])
+def test_the_token_of_a_reservation_is_good_for_little_longer_than_its_request(
+    shop: Shop, misbehave: Misbehave, order_timeout: int
+) -> None:
+    url, server = misbehave(answer("404 Not Found", NOT_FOUND))
+    with order_service(shop, url, order_timeout=order_timeout) as orders:
+        began = time.time()
+        orders.post("/order", json={"product_id": new_pk(), "quantity": 1})
+        ended = time.time()
+    [token] = re.findall(rb"Bearer (\S+)", server.asked("PUT")[0])
+    claims = jwt.decode(token, JWT_SECRET, algorithms=["HS256"], audience="shopsphere")
+    assert (claims["sub"], claims["role"]) == ("order-service", "service")
+    assert began + order_timeout <= claims["exp"] <= ended + order_timeout + 10
+
+
+# A line to Redis that breaks
+
+
+class Line(socketserver.ThreadingTCPServer):
+    """A line to a Redis. It breaks where the reply to a request with `fatal` in it would come."""
+
+    daemon_threads = True
+
+    def __init__(self, port: int, fatal: bytes) -> None:
+        super().__init__(("127.0.0.1", 0), _EndOfLine)
+        self.target = ("127.0.0.1", port)
+        self.fatal = fatal
+        self.is_broken = False
+        threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
+
+
+class _EndOfLine(socketserver.BaseRequestHandler):
+    server: Line
+
+    def handle(self) -> None:
+        if self.server.is_broken:
+            return
+        with socket.create_connection(self.server.target) as far:
+            replies = threading.Thread(target=self._hand_back, args=(far,), daemon=True)
+            replies.start()
+            while (request := self.request.recv(2**20)) and not self.server.is_broken:
+                self.server.is_broken = self.server.fatal in request
+                far.sendall(request)
+            far.shutdown(socket.SHUT_WR)
+            replies.join()
+
+    def _hand_back(self, far: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while reply := far.recv(2**20):
+                if self.server.is_broken:
+                    self.request.shutdown(socket.SHUT_RDWR)
+                else:
+                    self.request.sendall(reply)
+
+
+@pytest.fixture
+def line(redis_server: RedisServer, request: pytest.FixtureRequest) -> Iterator[Line]:
+    """A line to the Redis of the whole run."""
+    with Line(redis_server.port, request.param) as line:
+        yield line
+        line.shutdown()
+
+
+on_redis = pytest.mark.parametrize("shop", ["redis"], indirect=True)
+
+
+@on_redis
+@pytest.mark.parametrize("line", [b"PLACED"], indirect=True)
+def test_an_order_that_was_placed_when_redis_was_cut_off_is_found_as_its_503_says(
+    shop: Shop, line: Line
+) -> None:
+    body = {"product_id": shop.add()["pk"], "quantity": 2}
+    key, prefix = {"Idempotency-Key": "mine"}, f"orders-{new_pk()}"
+    cut_off = Shop(shop.products, shop.storage, shop.environment | {"REDIS_PORT": str(line.server_address[1])})
+    with order_service(cut_off, shop.products.url, redis_prefix=prefix) as orders:
+        response = orders.post("/order", json=body, headers=key)
+        assert refusal(response) == (503, "storage_unavailable")
+        assert orders.get("/orders").status_code == 503
+    with order_service(shop, shop.products.url, redis_prefix=prefix) as elsewhere:
+        placed = elsewhere.get(f"/orders/{response.json()['order_id']}")
+        assert (placed.status_code, placed.json()["status"]) == (200, "PLACED")
+        again = elsewhere.post("/order", json=body, headers=key)
+        assert (again.status_code, again.json()) == (201, placed.json())
+        assert again.headers["Idempotent-Replayed"] == "true"
+        assert elsewhere.get("/orders").json() == [placed.json()]
+    assert shop.stock(body["product_id"])["reserved"] == 2
+
+
+@on_redis
+@pytest.mark.parametrize("line", [b"place 0"], indirect=True)
+def test_a_503_before_the_order_was_noted_names_no_order(shop: Shop, line: Line) -> None:
+    body = {"product_id": shop.add()["pk"], "quantity": 2}
+    cut_off = Shop(shop.products, shop.storage, shop.environment | {"REDIS_PORT": str(line.server_address[1])})
+    with order_service(cut_off, shop.products.url) as orders:
+        response = orders.post("/order", json=body)
+    assert refusal(response) == (503, "storage_unavailable")
+    assert "order_id" not in response.json()
+    assert shop.stock(body["product_id"])["reserved"] == 0
 
 
 def test_the_product_service_is_told_request_id_storage_and_quantity(
-    shop: Shop, misbehave: Callable[[bytes | None], tuple[str, Misbehaving]]
+    shop: Shop, misbehave: Misbehave
 ) -> None:
     url, server = misbehave(answer("404 Not Found", NOT_FOUND))
     lamp = new_pk()
@@ -396,7 +625,7 @@ def test_the_product_service_is_told_request_id_storage_and_quantity(
             headers={"X-Request-ID": "passed on"},
         )
     assert refusal(response) == (404, "product_not_found")
-    [received] = server.requests
+    [received] = server.asked("PUT")
     head, _, body = received.decode().partition("\r\n\r\n")
     first, *headers = head.split("\r\n")
     assert re.fullmatch(rf"PUT /products/{lamp}/reservations/[0-9A-Z]{{26}} HTTP/1.1", first)

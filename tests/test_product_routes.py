@@ -1,7 +1,9 @@
 """The product service over HTTP, on each storage."""
 
+import hashlib
 import json
 import re
+import time
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -12,8 +14,9 @@ from hypothesis import strategies as st
 from starlette.requests import Request
 from starlette.responses import StreamingResponse
 
-from in_memory_db import MemoryProductStore
+from in_memory_db import MemoryRecords
 from product_service import PRODUCTS
+from shopsphere.catalogue.products import Products
 from shopsphere.domain.pks import is_pk, new_pk
 from shopsphere.domain.values import Page, Product, Role
 from shopsphere.paging import STREAMED_AT_ONCE, Paging, listing
@@ -240,6 +243,8 @@ def test_name_and_price_can_be_changed_one_by_one_and_together(
     assert products.patch(path, json={"price": 5.5}).json() == changed
     assert products.patch(path, json={"name": "Lamp", "price": 19.99}).json() == lamp
     assert products.get(path).json() == lamp
+    assert products.patch(path, json={"price": 0}).json() == {**lamp, "price": 0}
+    assert products.get(path).json() == {**lamp, "price": 0}
 
 
 def test_no_bad_change_of_a_product_is_taken(products: CheckedClient, lamp: dict[str, Any]) -> None:
@@ -377,13 +382,25 @@ def test_units_are_given_back_once_and_cannot_be_taken_up_again(
     assert products.get(f"/products/{lamp['pk']}/reservations").json() == []
 
 
+@pytest.mark.parametrize("is_there", [True, False])
 def test_releasing_what_is_unknown_refuses_a_reservation_that_comes_late(
-    products: CheckedClient, lamp: dict[str, Any]
+    products: CheckedClient, lamp: dict[str, Any], is_there: bool
 ) -> None:
-    path = f"/products/{lamp['pk']}/reservations/{new_pk()}"
-    assert products.delete(path).status_code == 204
+    path = f"/products/{lamp['pk'] if is_there else new_pk()}/reservations/{new_pk()}"
+    for _ in range(2):
+        assert products.delete(path).status_code == 204
     assert refusal(products.put(path, json={"quantity": 1})) == (409, "reservation_released")
-    assert products.delete(f"/products/{new_pk()}/reservations/{new_pk()}").status_code == 204
+    assert refusal(products.post(f"{path}/ship")) == (409, "reservation_released")
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_shipping_what_is_unknown_changes_nothing(
+    products: CheckedClient, lamp: dict[str, Any], is_there: bool
+) -> None:
+    path = f"/products/{lamp['pk'] if is_there else new_pk()}/reservations/{new_pk()}"
+    assert products.post(f"{path}/ship").status_code == 204
+    response = products.put(path, json={"quantity": 1})
+    assert response.status_code == (201 if is_there else 404)
 
 
 def test_units_are_shipped_once_and_not_given_back(
@@ -476,6 +493,17 @@ def test_a_bad_token_is_401_where_one_could_matter_and_ignored_elsewhere(
     assert products.get(f"{path}/stock", headers=good).status_code == 200
 
 
+@pytest.mark.parametrize(("age", "status"), [(40, 401), (20, 201), (0, 201)])
+def test_a_reservation_whose_token_is_over_comes_too_late(
+    products: CheckedClient, lamp: dict[str, Any], age: float, status: int
+) -> None:
+    token = Tokens(JWT_SECRET, 60).issue_for_service("order-service", time.time() - age)
+    path = f"/products/{lamp['pk']}/reservations/{new_pk()}"
+    response = products.put(path, json={"quantity": 1}, headers=bearer(token))
+    assert response.status_code == status
+    assert figures(products, lamp["pk"])[2] == (status == 201)
+
+
 # Lists
 
 
@@ -491,15 +519,13 @@ def test_the_whole_list_is_one_json_array_oldest_first(products: CheckedClient) 
 
 @pytest.mark.anyio
 async def test_a_list_whose_end_is_deleted_while_it_is_sent_is_a_json_array_all_the_same() -> None:
-    store = MemoryProductStore()
-    added = [Product(new_pk(), "Lamp", 1, 1) for _ in range(STREAMED_AT_ONCE + 1)]
-    for product in added:
-        await store.add(product)
+    products = Products(MemoryRecords())
+    added = [await products.create("Lamp", 1, 1) for _ in range(STREAMED_AT_ONCE + 1)]
 
     async def read(after: str | None, limit: int) -> Page[Product]:
-        page = await store.list_page(after, limit)
+        page = await products.page(after, limit)
         if after is None:
-            await store.delete(added[-1].pk)
+            await products.delete(added[-1].pk)
         return page
 
     response = await listing(Request({"type": "http"}), Paging(None, None), read, PRODUCTS)
@@ -518,7 +544,6 @@ def test_a_walk_over_pages_meets_every_product_once(products: CheckedClient) -> 
 
 def test_an_empty_list_is_one_empty_page(products: CheckedClient) -> None:
     assert list(walk(products, "/products?limit=5")) == [[]]
-    assert list(walk(products, f"/products?limit=5&after={new_pk()}")) == [[]]
 
 
 def test_a_cursor_alone_means_a_page_of_100(products: CheckedClient) -> None:
@@ -626,6 +651,17 @@ def test_a_walk_over_a_search_meets_every_hit_once(products: CheckedClient, text
     assert [product for page in pages for product in page] == everything
     assert sorted(product["pk"] for product in everything) == [each["pk"] for each in added[:5]]
     assert len(list(walk(products, f"/products/search?name={quote(text)}&limit=5"))) == 1
+
+
+def test_a_cursor_is_of_one_list_and_a_pk_of_something_in_it(products: CheckedClient) -> None:
+    first, gone = (add(products, f"Lamp {number}") for number in range(2))
+    products.delete(f"/products/{gone['pk']}")
+    assert products.get(f"/products?after={first['pk']}").json() == []
+    cursor_of_orders = "1764413000000000-" + hashlib.sha256(b"orders:all").hexdigest()[:8]
+    for other in (gone["pk"], new_pk(), cursor_of_orders):
+        response = products.get(f"/products?after={other}")
+        assert refusal(response) == (400, "invalid_request"), other
+        assert response.json()["errors"][0]["field"] == "after"
 
 
 def test_a_cursor_of_another_search_is_400(products: CheckedClient) -> None:

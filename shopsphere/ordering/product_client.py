@@ -19,6 +19,7 @@ from shopsphere.domain.errors import (
     ProductServiceUnavailable,
     ReservationReleased,
     ReservationShipped,
+    ShopError,
     StorageMismatch,
 )
 from shopsphere.domain.values import Item, Reservation
@@ -125,7 +126,7 @@ class ProductClient:
         path = f"/products/{item.product_pk}/reservations/{order_pk}"
         response = await self._call("PUT", path, {"quantity": item.quantity}, within)
         if response.status not in (200, 201):
-            self._refuse(response)
+            self._refuse(response, InsufficientQuantity, ProductNotFound)
         try:
             answer = _Reserved.model_validate_json(response.body)
         except ValidationError as error:
@@ -142,32 +143,38 @@ class ProductClient:
     async def release(self, product_pk: str, order_pk: str) -> None:
         """Give the units back, once. Raise ReservationShipped when they were shipped, and
         ProductServiceUnavailable or StorageMismatch when that is not known."""
-        await self._command("DELETE", f"/products/{product_pk}/reservations/{order_pk}")
+        path = f"/products/{product_pk}/reservations/{order_pk}"
+        await self._command("DELETE", path, ReservationShipped)
 
     async def ship(self, product_pk: str, order_pk: str) -> None:
         """Count the units as shipped. Raise ReservationReleased when they were given back, and
         ProductServiceUnavailable or StorageMismatch when that is not known."""
-        await self._command("POST", f"/products/{product_pk}/reservations/{order_pk}/ship")
+        path = f"/products/{product_pk}/reservations/{order_pk}/ship"
+        await self._command("POST", path, ReservationReleased)
 
-    async def _command(self, method: str, path: str) -> None:
+    async def _command(self, method: str, path: str, refusal: type[ShopError]) -> None:
         response = await self._call(method, path, None, NEVER)
         if response.status != 204:
-            self._refuse(response)
+            self._refuse(response, refusal)
 
-    def _refuse(self, response: _Response) -> NoReturn:
-        """Raise what a response means that is not a success."""
+    def _refuse(self, response: _Response, *final: type[ShopError]) -> NoReturn:
+        """Raise what a response means that is not a success.
+
+        Of what a product service can refuse, these are `final`; anything else is an unknown
+        outcome.
+        """
         try:
             refusal = _Refusal.model_validate_json(response.body)
         except ValidationError as error:
             raise ProductServiceUnavailable from error
         match response.status, refusal.code:
-            case 409, "insufficient_quantity":
+            case 409, "insufficient_quantity" if InsufficientQuantity in final:
                 raise InsufficientQuantity(refusal.available)
-            case 404, "product_not_found":
+            case 404, "product_not_found" if ProductNotFound in final:
                 raise ProductNotFound
-            case 409, "reservation_shipped":
+            case 409, "reservation_shipped" if ReservationShipped in final:
                 raise ReservationShipped
-            case 409, "reservation_released":
+            case 409, "reservation_released" if ReservationReleased in final:
                 raise ReservationReleased
             case 503, "storage_mismatch":
                 raise StorageMismatch
@@ -184,7 +191,7 @@ class ProductClient:
     ) -> _Response:
         """Send one request, again on a broken connection, a timeout or 502 to 504."""
         loop = asyncio.get_running_loop()
-        seconds_left = min(within - loop.time(), SERVICE_TOKEN_SECONDS)
+        seconds_left = SERVICE_TOKEN_SECONDS if within == NEVER else within - loop.time()
         send_by = time.monotonic() + seconds_left
         expires = int((time.time() + seconds_left) // TOKEN_STEP_SECONDS + 1) * TOKEN_STEP_SECONDS
         headers = {
