@@ -227,7 +227,7 @@ redis.call('ZADD', KEYS[1], string.format('%.0f', time[1] * 1000000 + time[2]), 
 """)
 
 NOTES = _Script("""
--- Returns {seconds, microseconds, texts and times in turn}. KEYS: notes. ARGV: first time, how many.
+-- Returns {seconds, microseconds, texts and times in turn}. KEYS: notes. ARGV: first time, count.
 local from, limit = ARGV[1], ARGV[2]
 local notes = redis.call('ZRANGEBYSCORE', KEYS[1], from, '+inf', 'WITHSCORES', 'LIMIT', 0, limit)
 local time = redis.call('TIME')
