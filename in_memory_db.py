@@ -40,7 +40,7 @@ class MemoryRecords:
         self._entries: defaultdict[Listing, SortedDict[int, str]] = defaultdict(SortedDict)
         self._last_position = 0
         self._names: SortedSet[str] = SortedSet()
-        self._notes: dict[str, float] = {}
+        self._notes: dict[str, int] = {}
 
     @cached_property
     def counters(self) -> "Storage":
@@ -118,15 +118,15 @@ class MemoryRecords:
         return [name for name in found if name.startswith(prefix)]
 
     async def add_note(self, text: str) -> None:
-        self._notes[text] = self._clock()
+        self._notes[text] = int(self._clock() * 1_000_000)
 
     async def remove_note(self, text: str) -> bool:
         return self._notes.pop(text, None) is not None
 
-    async def notes(self, skip: int, limit: int) -> list[Note]:
+    async def notes(self, since: int, limit: int) -> list[Note]:
         now = self._clock()
-        oldest_first = sorted((since, text) for text, since in self._notes.items())
-        return [Note(text, now - since) for since, text in oldest_first[skip : skip + limit]]
+        found = sorted((noted, text) for text, noted in self._notes.items() if noted >= since)
+        return [Note(text, noted, now - noted / 1_000_000) for noted, text in found[:limit]]
 
     async def count_notes(self) -> int:
         return len(self._notes)

@@ -88,8 +88,9 @@ def _add(
     responses: Responses, kind: type[ShopError], unavailable: type[BaseModel] = ErrorBody
 ) -> None:
     """Add an error to those that have its status already."""
-    models = {400: DetailedErrorBody, 409: DetailedErrorBody, 503: unavailable}
-    model = models.get(kind.status, ErrorBody)
+    model: type[BaseModel] = DetailedErrorBody if kind.status in (400, 409) else ErrorBody
+    if kind.status == 503:
+        model = unavailable
     schema = {"$ref": f"#/components/schemas/{model.__name__}"}
     content = {"application/json": {"schema": schema, "examples": {}}}
     response = responses.setdefault(str(kind.status), {"content": content})

@@ -38,10 +38,11 @@ class Entry(NamedTuple):
 
 
 class Note(NamedTuple):
-    """A pending command, and its age in seconds by the storage's clock; negative if that clock
-    went back since."""
+    """A pending command, when it was noted by the storage's clock, in microseconds, and its age in
+    seconds; negative if that clock went back since."""
 
     text: str
+    noted_at: int
     age: float
 
 
@@ -121,8 +122,11 @@ class Records(Protocol):
     async def remove_note(self, text: str) -> bool:
         """Remove a note, if it is there; tell whether it was."""
 
-    async def notes(self, skip: int, limit: int) -> list[Note]:
-        """Return notes in order of their times, so those from the future come last."""
+    async def notes(self, since: int, limit: int) -> list[Note]:
+        """Return up to `limit` notes of a time or later ones, in order of their times.
+
+        Those from the future come last.
+        """
 
     async def count_notes(self) -> int:
         """Return how many notes there are."""

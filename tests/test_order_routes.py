@@ -586,7 +586,9 @@ def test_an_order_that_was_placed_when_redis_was_cut_off_is_found_as_its_503_say
 ) -> None:
     body = {"product_id": shop.add()["pk"], "quantity": 2}
     key, prefix = {"Idempotency-Key": "mine"}, f"orders-{new_pk()}"
-    cut_off = Shop(shop.products, shop.storage, shop.environment | {"REDIS_PORT": str(line.server_address[1])})
+    cut_off = Shop(
+        shop.products, shop.storage, shop.environment | {"REDIS_PORT": str(line.server_address[1])}
+    )
     with order_service(cut_off, shop.products.url, redis_prefix=prefix) as orders:
         response = orders.post("/order", json=body, headers=key)
         assert refusal(response) == (503, "storage_unavailable")
@@ -605,7 +607,9 @@ def test_an_order_that_was_placed_when_redis_was_cut_off_is_found_as_its_503_say
 @pytest.mark.parametrize("line", [b"place 0"], indirect=True)
 def test_a_503_before_the_order_was_noted_names_no_order(shop: Shop, line: Line) -> None:
     body = {"product_id": shop.add()["pk"], "quantity": 2}
-    cut_off = Shop(shop.products, shop.storage, shop.environment | {"REDIS_PORT": str(line.server_address[1])})
+    cut_off = Shop(
+        shop.products, shop.storage, shop.environment | {"REDIS_PORT": str(line.server_address[1])}
+    )
     with order_service(cut_off, shop.products.url) as orders:
         response = orders.post("/order", json=body)
     assert refusal(response) == (503, "storage_unavailable")

@@ -1,41 +1,66 @@
-"""The model of the ordering protocol is exact, and goes wrong without each of its rules.
+"""The protocol model holds in its smaller scenes, and fails when any one rule is broken.
 
-Here in small: its docstring says how to run it whole.
+The whole walk is the command `python -m tests.protocol_model`, which takes minutes.
 """
-
-import subprocess
-import sys
 
 import pytest
 
-from tests.servers import ROOT
-
-
-def run_model(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(ROOT / "docs" / "protocol_model.py"), *arguments]
-    return subprocess.run(command, capture_output=True, text=True)
-
-
-@pytest.mark.parametrize("stock", ["0", "1"])
-def test_every_interleaving_in_small_is_exact(stock: str) -> None:
-    run = run_model("", stock, "alone", "delete")
-    assert run.returncode == 0, run.stdout
-    assert "all exact" in run.stdout
-
-
-@pytest.mark.parametrize(
-    ("variant", "words"),
-    [
-        ("no-cas", "1 alone"),
-        ("no-tombstone", "1 alone"),
-        ("one-mark", "1 alone"),
-        ("refusal-forgotten", "0 alone"),
-        ("ship-no-cas", "1 alone ship still"),
-        ("ship-one-mark", "1 alone ship still"),
-        ("any-missing", "1 alone delete"),
-    ],
+from tests import protocol_model
+from tests.protocol_model import (
+    PLACED,
+    RECORD,
+    SCENE_OF,
+    SCENES,
+    TOLD_PLACED,
+    TOLD_REFUSED,
+    A,
+    Walk,
+    walk,
 )
-def test_it_goes_wrong_without_one_of_its_rules(variant: str, words: str) -> None:
-    run = run_model(variant, *words.split())
-    assert run.returncode == 1, run.stdout
-    assert run.stdout.startswith("WRONG"), run.stderr
+
+SMALL_SCENES = (
+    "a retry, one unit",
+    "a rival for Y",
+    "a rival, nothing fails",
+    "cancelled, two settlers",
+    "two retries after a crash",
+)
+
+
+@pytest.mark.parametrize("scene", SMALL_SCENES)
+def test_every_interleaving_of_a_small_scene_is_consistent(scene: str) -> None:
+    result = walk(scene)
+    assert not result.failure, "\n".join([result.failure, *result.trace])
+
+
+@pytest.mark.parametrize("rule", SCENE_OF)
+def test_breaking_a_rule_is_found(rule: str) -> None:
+    assert walk(SCENE_OF[rule], rule).failure
+
+
+def test_a_response_that_the_record_contradicts_is_a_failure() -> None:
+    scene = Walk(SCENES["a retry, one unit"], frozenset())
+    state = bytearray(scene.first_state())
+    assert not scene.failure_in(state)
+    state[TOLD_PLACED] = 1 << A
+    assert scene.failure_in(state) == "an order got a 201, and is not there"
+    state[RECORD + A] = PLACED
+    state[TOLD_REFUSED] = 1 << A
+    assert scene.failure_in(state) == "an order was refused, and is placed"
+
+
+def test_a_name_that_is_not_a_rule_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ValueError, match="unknown rule: no-such-rule"):
+        walk("a rival, nothing fails", "no-such-rule")
+    with pytest.raises(SystemExit) as exit_:
+        protocol_model.main(["no-such-rule"])
+    assert exit_.value.code == 2
+    assert "unknown rule: no-such-rule" in capsys.readouterr().err
+
+
+def test_a_broken_rule_is_shown_with_a_shortest_trace(capsys: pytest.CaptureFixture[str]) -> None:
+    assert protocol_model.main(["place-unnoted"]) == 1
+    claim, note, reserve = capsys.readouterr().out.splitlines()[1:]
+    assert "A claim" in claim
+    assert "A note" in note
+    assert "X of a: held" in reserve

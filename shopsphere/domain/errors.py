@@ -97,10 +97,11 @@ class UserNotFound(ShopError, status=404, code="user_not_found"):
 
 
 class OrderRefused(ShopError):
-    """An item of an order cannot be had, which is final for the order: nothing of it is kept."""
+    """An item of an order cannot be had, which is final for the order."""
 
     is_remembered: ClassVar[bool] = True
-    """Whether the product service remembers it, so that a late request cannot reserve after all."""
+    """Whether the product service remembers it for this order. Otherwise the item is released as
+    well, so that a late request cannot reserve it after all."""
 
 
 class ProductNotFound(OrderRefused, status=404, code="product_not_found"):

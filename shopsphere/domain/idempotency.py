@@ -1,4 +1,4 @@
-"""The rules of idempotency keys for orders. What a rule is: see `domain.stock`.
+"""The rules of idempotency keys for orders.
 
 The contract is Stripe's, the statuses are those of draft-ietf-httpapi-idempotency-key-header.
 """
@@ -14,7 +14,7 @@ from shopsphere.domain.values import Item, by_product
 
 @dataclass(frozen=True, slots=True)
 class Binding:
-    """The order that a key is bound to, and how many seconds its lease still runs."""
+    """The order that a key is bound to; if that is another's, how long its lease still runs."""
 
     order_pk: str
     lease_seconds_left: float = 0
@@ -31,7 +31,7 @@ def bind(
 ) -> Binding | ShopError:
     """Bind a new key to an order, with a lease; return what the key is bound to.
 
-    A lease that would last longer than a whole one comes of a clock that went back: it is over.
+    A lease with more time left than a new one has is over: the clock went back.
     """
     if key.request not in ("", request):
         return IdempotencyKeyReused()

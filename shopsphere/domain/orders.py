@@ -1,4 +1,4 @@
-"""The rules of orders. What a rule is: see `domain.stock`."""
+"""The rules of orders."""
 
 from collections.abc import Sequence
 

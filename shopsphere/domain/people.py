@@ -1,4 +1,4 @@
-"""The rules of users and their addresses. What a rule is: see `domain.stock`."""
+"""The rules of users and their addresses."""
 
 from shopsphere.domain.errors import EmailTaken, ShopError
 from shopsphere.domain.records import Address, UserRecord

@@ -1,7 +1,6 @@
 """What is kept, one class for each kind of record, for every storage.
 
-Enums and numbers have defaults that mean "not set", so a record that is missing reads as one whose
-fields are all at their defaults.
+A record that is missing reads as one whose fields are all at their defaults.
 """
 
 from datetime import UTC, datetime
@@ -22,7 +21,8 @@ from shopsphere.domain.values import (
 )
 
 TEN_MINUTES = 10 * 60
-"""How long refusals, releases, failed orders and applied commands are remembered, in seconds.
+"""How long refusals, releases, shipments, failed orders and applied commands are remembered, in
+seconds.
 
 Longer than any message of theirs can be late (DESIGN section 5).
 """
@@ -45,7 +45,7 @@ class Record(BaseModel):
 
     @property
     def is_listed(self) -> bool:
-        """Whether it is in its slot's list of live records. One kind of each slot has such."""
+        """Whether it stands in the list of its slot. Only one kind of record of a slot may."""
         return False
 
 

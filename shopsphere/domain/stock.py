@@ -1,9 +1,4 @@
-"""The rules of products, their stock, and what orders hold of it.
-
-A rule is given the storage's time and records of one slot. It changes the records and returns a
-value, or an error; it raises nothing and touches nothing outside. It may be applied again after a
-lost response, so it recognises its own effect.
-"""
+"""The rules of products, their stock, and what orders hold of it."""
 
 from dataclasses import dataclass
 
@@ -59,9 +54,9 @@ def update(
 
     The revision of a new name is the command, the second half of the pk of `made`.
     """
-    if product.state is not ProductState.ON_SALE:
-        return ProductNotFound()
     if not made.old_name:
+        if product.state is not ProductState.ON_SALE:
+            return ProductNotFound()
         made.old_name, made.old_revision = product.name, product.revision
         if name is not None:
             product.name, product.revision = name, made.pk.partition(":")[2]
@@ -77,12 +72,14 @@ def change_stock(
 
     A change that is refused leaves its key free.
     """
+    if made.command == command:
+        return product.product(), False
     if product.state is not ProductState.ON_SALE:
         return ProductNotFound()
     if made.command:
         if made.change != change:
             return IdempotencyKeyReused()
-        return product.product(), made.command != command
+        return product.product(), True
     if product.available + change < 0:
         return InsufficientQuantity(product.available)
     if change > 0 and product.available + product.reserved + change > MAX_ON_HAND:

@@ -69,7 +69,7 @@ class Product(TimedByPk):
 
 @dataclass(frozen=True, slots=True)
 class Stock:
-    """What became of all units ever received: `received = available + reserved + shipped`."""
+    """What became of all units booked in: `received = available + reserved + shipped`."""
 
     received: int
     available: int
@@ -86,7 +86,8 @@ class Item:
 
 
 def by_product(items: Iterable[Item]) -> list[Item]:
-    """Return the items in the order in which stock is taken, so that two orders never deadlock."""
+    """Return the items in the order in which stock is taken, so that of two orders that want the
+    last units of the same products one gets them all."""
     return sorted(items, key=lambda item: item.product_pk)
 
 

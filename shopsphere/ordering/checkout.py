@@ -48,12 +48,15 @@ class Checkout:
     async def place(
         self, pk: str, items: Sequence[Item], user_pk: str | None, deadline: Deadline
     ) -> Order:
-        """Place an order of all items, or of none. Only the request that made `pk` calls this.
+        """Place an order of all items, or of none. Only the request that made `pk` calls this, with
+        items of different products.
 
         Raise the OrderRefused of the first item that is refused: then nothing is held, or settling
         gives it back. Raise Unavailable when the outcome is not known: then the note stays.
         """
         try:
+            if not all(is_pk(item.product_pk) for item in items):
+                raise ProductNotFound
             order = await self._place(pk, items, user_pk, deadline)
         except OrderRefused as refusal:
             self._figures.refused.labels(refusal.code).inc()
@@ -64,9 +67,6 @@ class Checkout:
     async def _place(
         self, pk: str, items: Sequence[Item], user_pk: str | None, deadline: Deadline
     ) -> Order:
-        for item in items:
-            if not is_pk(item.product_pk):
-                raise ProductNotFound
         note = PendingCommand.of(Command.PLACE, pk, [item.product_pk for item in items])
         await self._records.add_note(note.text)
         deadline.order_pk = pk
@@ -75,10 +75,10 @@ class Checkout:
             for item in by_product(items):
                 held.append(await self._products.reserve(pk, item, deadline.at))
         except OrderRefused as refusal:
-            asked = [each.product_pk for each in held]
+            to_release = [each.product_pk for each in held]
             if not refusal.is_remembered:
-                asked.append(item.product_pk)
-            if await self._tell(Command.CANCEL, pk, asked, deadline):
+                to_release.append(item.product_pk)
+            if await self._tell(Command.CANCEL, pk, to_release, deadline):
                 await self._forget(note)
             raise
         order = await self._records.change(

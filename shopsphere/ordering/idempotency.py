@@ -9,13 +9,14 @@ from shopsphere.deadline import Deadline
 from shopsphere.domain import idempotency as rules
 from shopsphere.domain import orders
 from shopsphere.domain.errors import (
+    IdempotencyKeyReused,
     OrderGivenUp,
     OrderRefused,
     RequestInProgress,
     StoreUnavailable,
 )
 from shopsphere.domain.idempotency import Binding
-from shopsphere.domain.pks import new_pk
+from shopsphere.domain.pks import is_pk, new_pk
 from shopsphere.domain.records import KeyRecord, OrderRecord
 from shopsphere.domain.values import Item, Order
 from shopsphere.ordering.checkout import Checkout
@@ -54,6 +55,11 @@ class IdempotentCheckout:
         if key is None:
             return await self._checkout.place(pk, items, user_pk, deadline), False
         kept, request = KeyRecord(pk=key), rules.digest_of(items)
+        if not all(is_pk(item.product_pk) for item in items):
+            [record] = await self._records.read(kept)
+            if record.request not in ("", request):
+                raise IdempotencyKeyReused
+            return await self._checkout.place(pk, items, user_pk, deadline), False
         bind = partial(rules.bind, request=request, order_pk=pk, lease_seconds=self._lease_seconds)
         binding = await self._records.change(bind, kept)
         if binding.order_pk != pk:

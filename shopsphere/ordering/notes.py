@@ -51,11 +51,15 @@ class PendingCommand:
 
 async def pending_commands(records: Records) -> list[PendingCommand]:
     """Return what is noted, oldest first."""
-    found: list[PendingCommand] = []
+    found: dict[str, PendingCommand] = {}
+    since = 0
     while True:
-        notes = await records.notes(len(found), READ_AT_ONCE)
-        for text, age in notes:
-            command, order_pk, *product_pks = text.split()
-            found.append(PendingCommand(Command(command), order_pk, tuple(product_pks), age))
-        if len(notes) < READ_AT_ONCE:
-            return found
+        known = len(found)
+        notes = await records.notes(since, READ_AT_ONCE)
+        for note in notes:
+            command, order_pk, *product_pks = note.text.split()
+            pending = PendingCommand(Command(command), order_pk, tuple(product_pks), note.age)
+            found[note.text] = pending
+            since = note.noted_at
+        if len(notes) < READ_AT_ONCE or len(found) == known:
+            return list(found.values())
