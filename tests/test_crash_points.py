@@ -157,6 +157,10 @@ class Case:
                     await service.cancel(scene.order)
                 case "deleted":
                     await a_deletion(scene)
+                case "lost":
+                    lost = Fate(Fault.NOT_HEARD, UNDER_THE_KEY.index("reserve the second") + 1)
+                    with suppress(Unavailable):
+                        await shop.service(lost.watch).place(KEY, *scene.items())
         return scene
 
 
@@ -190,6 +194,7 @@ async def a_sale_of_the_rest(scene: Scene) -> None:
     await scene.shop.restock(scene.products[-1], -stock.available)
 
 
+UNDER_THE_KEY = ("bind", "add_note", "reserve the first", "reserve the second")
 TWO = (5, 5)
 SECOND_TOO_FEW = (5, 1)
 UNDER_A_KEY = [
@@ -201,14 +206,18 @@ UNDER_A_KEY = [
     Case("the second is deleted, under a key", placing(KEY), ProductNotFound, stocks=TWO,
          before=("deleted",)),
 ]  # fmt: skip
-CASES = [
-    *UNDER_A_KEY,
-    Case("placing two", placing(None), is_repeatable=False, stocks=TWO),
+FEW = [
+    Case("placing two again, under a key", placing(KEY), stocks=TWO, before=("lost",)),
     Case("too few of the second", placing(None), InsufficientQuantity, is_repeatable=False,
          stocks=SECOND_TOO_FEW),
+    Case("cancelling two", cancelling, stocks=TWO, before=("placed",)),
+]  # fmt: skip
+CASES = [
+    *UNDER_A_KEY,
+    *FEW,
+    Case("placing two", placing(None), is_repeatable=False, stocks=TWO),
     Case("no such product", placing_nothing(KEY), ProductNotFound),
     Case("cancelling", cancelling, before=("placed",)),
-    Case("cancelling two", cancelling, stocks=TWO, before=("placed",)),
     Case("shipping two", shipping, stocks=TWO, before=("placed",)),
     Case("cancelling, a product is deleted", cancelling, before=("placed", "deleted")),
     Case("shipping, a product is deleted", shipping, before=("placed", "deleted")),
@@ -309,10 +318,10 @@ def fates(calls: int, *faults: Fault) -> Iterator[Fate]:
             yield Fate(fault, at)
 
 
-by_case = pytest.mark.parametrize("case", CASES, ids=str)
+in_memory = pytest.mark.parametrize("storage", ["memory"])
 
 
-@by_case
+@pytest.mark.parametrize("case", CASES, ids=str)
 async def test_a_fault_at_any_call_leaves_the_books_exact(shop: SmallShop, case: Case) -> None:
     for is_sent_again in {False, case.is_repeatable}:
         for first in fates(await calls_of(case, shop), *ALL_FAULTS):
@@ -320,7 +329,11 @@ async def test_a_fault_at_any_call_leaves_the_books_exact(shop: SmallShop, case:
                 await tell(case, shop, first, retry=Fate() if is_sent_again else None)
 
 
-@by_case
+@pytest.mark.parametrize(
+    ("storage", "case"),
+    [*(("memory", case) for case in CASES), *(("redis", case) for case in FEW)],
+    ids=str,
+)
 async def test_a_second_fault_at_any_call_of_the_settling_does_not_either(
     shop: SmallShop, case: Case
 ) -> None:
@@ -331,6 +344,7 @@ async def test_a_second_fault_at_any_call_of_the_settling_does_not_either(
             await tell(case, shop, Fate(first.fault, first.at), settling=second)
 
 
+@in_memory
 @pytest.mark.parametrize("case", UNDER_A_KEY, ids=str)
 async def test_nor_a_second_fault_at_any_call_of_a_retry_under_the_key(
     shop: SmallShop, case: Case
@@ -342,6 +356,7 @@ async def test_nor_a_second_fault_at_any_call_of_a_retry_under_the_key(
             await tell(case, shop, Fate(first.fault, first.at), retry=second)
 
 
+@in_memory
 @pytest.mark.parametrize("case", UNDER_A_KEY[:4], ids=str)
 @pytest.mark.parametrize("event", [a_deletion, a_delivery, a_sale_of_the_rest])
 async def test_a_retry_after_a_fault_is_right_in_a_shop_that_has_changed(
