@@ -23,7 +23,7 @@ from shopsphere.domain.errors import ReservationRefused
 from shopsphere.domain.pks import new_pk
 from shopsphere.domain.records import TEN_MINUTES
 from shopsphere.domain.values import Order, OrderStatus
-from shopsphere.ordering.notes import Command, Notes, PendingCommand
+from shopsphere.ordering.notes import Command, PendingCommand
 from shopsphere.ordering.orders import Orders
 from shopsphere.records import Records
 from shopsphere.settings import Settings
@@ -139,13 +139,13 @@ def place_one_by_one(orders: Server, product_pk: str) -> int:
 async def show_hot_keys(servers: Stage) -> None:
     """Print what Redis spends on what orders do with single keys."""
     async with shop(servers) as records:
-        products, notes, orders = Products(records), Notes(records), Orders(records)
+        products, orders = Products(records), Orders(records)
         hot = await products.create("Laptop", 99_999, 1_000_000_000)
 
         async def note() -> None:
             pending = PendingCommand.of(Command.PLACE, new_pk(), [hot.pk])
-            await notes.add(pending)
-            await notes.remove(pending)
+            await records.add_note(pending.text)
+            await records.remove_note(pending.text)
 
         async def enter() -> None:
             await orders.enter(Order(new_pk(), (), OrderStatus.PLACED, None, datetime.now(UTC)))
