@@ -14,9 +14,10 @@ from pathlib import Path
 from threading import Event
 
 import pytest
-from redis_stores.orders import RedisOrderStore
 
 from redis_clients import connect
+from redis_db import RedisRecords
+from shopsphere.domain.records import OrderRecord
 from shopsphere.settings import Settings
 from test_connection import audit
 from tests.load import Answer, at_once, close_connections, send
@@ -425,12 +426,12 @@ async def test_what_is_cancelled_while_it_asks_redis_ends_at_once(
     redis_server: RedisServer,
 ) -> None:
     """Settling at its end, a request at its deadline: a cancellation must not get lost."""
-    store = RedisOrderStore(await connect(Settings(redis_port=redis_server.port)), "cancelled")
+    records = RedisRecords(await connect(Settings(redis_port=redis_server.port)), "cancelled")
 
     async def ask_for_ever() -> None:
         while True:
-            await store.count_marks()  # a pipeline
-            await store.old_marks(0)  # a script
+            await records.read(OrderRecord(pk="1"), OrderRecord(pk="2"))  # a pipeline
+            await records.notes(0, 1)  # a script
 
     try:
         for moment in range(120):
@@ -443,4 +444,4 @@ async def test_what_is_cancelled_while_it_asks_redis_ends_at_once(
             asking.cancel()
             assert is_over, moment
     finally:
-        await store.close()
+        await records.close()
