@@ -17,12 +17,13 @@ import pytest
 
 from redis_clients import connect
 from redis_db import RedisRecords
-from shopsphere.domain.records import OrderRecord
+from shopsphere.domain.pks import new_pk
+from shopsphere.domain.records import TEN_MINUTES, OrderRecord
 from shopsphere.settings import Settings
 from test_connection import audit
 from tests.load import Answer, at_once, close_connections, send
 from tests.proxy import Behave, Connection, Proxy, well
-from tests.servers import RedisServer, Service, free_port, wait_until
+from tests.servers import MovableRedis, RedisServer, Service, free_port, wait_until
 from tests.shop import Shop
 
 ORDER_TIMEOUT = 2.0
@@ -46,8 +47,8 @@ class FaultyShop(Shop):
     def __init__(self, folder: Path, storage: str) -> None:
         self.redis: RedisServer | None = None
         environment = {**SETTINGS, "USE_REDIS": "false"}
-        if storage == "redis":
-            self.redis = RedisServer(folder, "--appendonly", "yes", "--appendfsync", "always")
+        if server := {"redis": RedisServer, "movable redis": MovableRedis}.get(storage):
+            self.redis = server(folder, "--appendonly", "yes", "--appendfsync", "always")
             port = str(self.redis.port)
             environment |= {"USE_REDIS": "required", "REDIS_PORT": port}
         self.proxy = Proxy()
@@ -59,6 +60,16 @@ class FaultyShop(Shop):
         if not self.redis and any(service.process.poll() is not None for service in self.services):
             super().stop()
         super().heal()
+
+    def reserve(self, product: str, order: str) -> Answer:
+        """Reserve a unit as an order service does."""
+        return send("PUT", self._reservation(product, order), {"quantity": 1})
+
+    def release(self, product: str, order: str) -> Answer:
+        return send("DELETE", self._reservation(product, order))
+
+    def _reservation(self, product: str, order: str) -> str:
+        return f"{self.product.url}/products/{product}/reservations/{order}"
 
     def order_log(self) -> str:
         return self.order.log.read_text()
@@ -99,7 +110,14 @@ def redis(shop: FaultyShop) -> RedisServer:
     return shop.redis
 
 
+@pytest.fixture
+def movable_redis(redis: RedisServer) -> MovableRedis:
+    assert isinstance(redis, MovableRedis)
+    return redis
+
+
 on_redis = pytest.mark.parametrize("faulty_shop", ["redis"], indirect=True)
+on_movable_redis = pytest.mark.parametrize("faulty_shop", ["movable redis"], indirect=True)
 in_memory = pytest.mark.parametrize("faulty_shop", ["memory"], indirect=True)
 
 
@@ -177,6 +195,90 @@ def test_after_a_kill_under_load_every_201_is_an_order_and_all_is_exact(
         wait_until(lambda: len(customers.placed) > count, why="orders are placed again")
     shop.wait_until_exact(SETTLED)
     customers.assert_served()
+
+
+@on_redis
+def test_scripts_that_redis_forgets_under_load_are_sent_again(
+    shop: FaultyShop, redis: RedisServer
+) -> None:
+    product = shop.new_product(10_000)
+
+    def forget(count: int) -> bool:
+        redis.client.script_flush()
+        return len(customers.placed) > count
+
+    with Customers(shop, product) as customers:
+        wait_until(lambda: forget(50), 30, why="orders are placed")
+        assert redis.client.script_exists("0" * 40) == [False]
+    shop.wait_until_exact(SETTLED)
+    customers.assert_served()
+    assert 503 not in {answer.status for answer in customers.answers}
+
+
+@on_movable_redis
+@pytest.mark.parametrize("is_sent_again", [False, True])
+def test_after_a_crash_and_a_clock_that_goes_back_nothing_waits_for_the_hour(
+    shop: FaultyShop, movable_redis: MovableRedis, is_sent_again: bool
+) -> None:
+    doomed, other = shop.new_product(10), shop.new_product(10_000)
+
+    def dies(connection: Connection, _: int) -> None:
+        connection.forward()
+        shop.order.stop(signal.SIGKILL)
+
+    shop.proxy.behave = dies
+    assert shop.place(doomed, 3, doomed).status == 0
+    assert shop.stock(doomed) == (10, 7, 3, 0)
+    shop.proxy.behave = well
+    movable_redis.move_clock(-3600)
+    shop.order.start()
+    with Customers(shop, other) as customers:
+        if is_sent_again:
+            wait_until(lambda: shop.place(doomed, 3, doomed).status == 201, SETTLED, "it is placed")
+            assert shop.stock(doomed) == (10, 7, 3, 0)
+        else:
+            wait_until(lambda: shop.stock(doomed) == (10, 10, 0, 0), SETTLED, "it is given back")
+        wait_until(lambda: len(customers.placed) > 20, why="orders are placed")
+    shop.wait_until_exact(SETTLED)
+    customers.assert_served()
+    assert "order_given_up" not in {answer.code for answer in customers.answers}
+
+
+@on_movable_redis
+def test_a_refusal_is_final_for_ten_minutes_and_leaves_nothing_then(
+    shop: FaultyShop, movable_redis: MovableRedis
+) -> None:
+    product, order = shop.new_product(0), new_pk()
+    assert shop.place(product).code == "insufficient_quantity"
+    assert shop.reserve(product, order).code == "insufficient_quantity"
+    assert shop.change_stock(product, 5).status == 200
+    movable_redis.move_clock(TEN_MINUTES - 60)
+    assert shop.reserve(product, order).code == "insufficient_quantity"
+    movable_redis.move_clock(120)
+    assert not list(movable_redis.client.scan_iter(f"*:reservation:*{product}*"))
+    assert shop.reserve(product, order).status == 201
+    assert shop.release(product, order).status == 204
+
+
+@on_redis
+def test_a_cancellation_that_redis_lost_is_an_inconsistency_that_no_note_waits_for(
+    shop: FaultyShop, redis: RedisServer
+) -> None:
+    """As after a failover of Sentinel to a replica that had heard of the release only."""
+    product = shop.new_product(10)
+    order = shop.placed(product, 3)
+    assert shop.cancel(order).status == 200
+    redis.client.hset(key := f"shopsphere:order:{{{order}}}", "status", "PLACED")
+    redis.client.hset(key, "version", "of the replica")
+    counted = figure(shop, "orders_inconsistent_total")
+    try:
+        assert shop.ship(order).status == 200
+        assert f"inconsistent: order {order}, product {product}" in shop.order_log()
+        assert figure(shop, "orders_inconsistent_total") == counted + 1
+        assert unsettled(shop) == 0
+        assert shop.findings() == ["shipped is 0, 3 too few for its SHIPPED orders"]
+    finally:
+        redis.client.flushall()
 
 
 @in_memory
@@ -332,11 +434,13 @@ def test_a_product_service_on_the_other_storage_settles_nothing(shop: FaultyShop
 
 def unsettled(shop: Shop) -> float:
     """Return how many orders the order service says are unsettled."""
-    [line] = [
-        line
-        for line in shop.order.get("/metrics").text.splitlines()
-        if line.startswith("orders_unsettled ")
-    ]
+    return figure(shop, "orders_unsettled")
+
+
+def figure(shop: Shop, name: str) -> float:
+    """Return a figure of the order service."""
+    metrics = shop.order.get("/metrics").text.splitlines()
+    [line] = [line for line in metrics if line.startswith(f"{name} ")]
     return float(line.split()[1])
 
 
