@@ -8,10 +8,8 @@ import asyncio
 import re
 import signal
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from threading import Event
 
 import pytest
 
@@ -21,7 +19,8 @@ from shopsphere.domain.pks import new_pk
 from shopsphere.domain.records import TEN_MINUTES, OrderRecord
 from shopsphere.settings import Settings
 from test_connection import audit
-from tests.load import Answer, at_once, close_connections, send
+from tests.customers import Customers
+from tests.load import Answer, at_once, send
 from tests.proxy import Behave, Connection, Proxy, well
 from tests.servers import MovableRedis, RedisServer, Service, free_port, wait_until
 from tests.shop import Shop
@@ -121,58 +120,6 @@ on_movable_redis = pytest.mark.parametrize("faulty_shop", ["movable redis"], ind
 in_memory = pytest.mark.parametrize("faulty_shop", ["memory"], indirect=True)
 
 
-class Customers:
-    """Some customers who order with keys, and sometimes cancel or ship, until they are told."""
-
-    def __init__(self, shop: Shop, product: str) -> None:
-        self._shop = shop
-        self._product = product
-        self._has_closed = Event()
-        self.answers: list[Answer] = []
-        self.placed: dict[str, str] = {}
-
-    def __enter__(self) -> "Customers":
-        self._pool = ThreadPoolExecutor(4)
-        self._shopping = [self._pool.submit(self._shop_around, number) for number in range(4)]
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._has_closed.set()
-        for shopping in self._shopping:
-            shopping.result()
-        self._pool.shutdown()
-
-    def _shop_around(self, number: int) -> None:
-        turn = 0
-        while not self._has_closed.is_set():
-            turn += 1
-            self.order(f"{self._product} {number} {turn}", turn)
-        close_connections()
-
-    def order(self, key: str, turn: int) -> None:
-        """Order, once more if it is not known what became of it, and cancel or ship some."""
-        for _ in range(2):
-            answer = self._shop.place(self._product, 1 + turn % 3, key)
-            self.answers.append(answer)
-            if answer.status == 201:
-                pk = str(answer.body["pk"])
-                assert self.placed.setdefault(key, pk) == pk, "one key made two orders"
-                if end := {1: self._shop.cancel, 2: self._shop.ship}.get(turn % 4):
-                    self.answers.append(end(pk))
-            if answer.status not in (0, 503):
-                break
-
-    def assert_served(self) -> None:
-        """No 500 was seen, and each 201 is an order, of which no key has two."""
-        assert {answer.status for answer in self.answers} <= {0, 200, 201, 400, 409, 503}
-        assert not [answer for answer in self.answers if isinstance(answer.body, str)]
-        for answer in self.answers:
-            assert answer.status != 503 or "retry-after" in answer.headers
-        orders = self._shop.orders_of(self._product)
-        assert set(self.placed.values()) <= set(orders)
-        assert len(set(self.placed.values())) == len(self.placed)
-
-
 def assert_unavailable(answer: Answer) -> None:
     assert answer.status == 503, answer
     assert int(answer.headers["retry-after"]) >= 1
@@ -188,11 +135,10 @@ def test_after_a_kill_under_load_every_201_is_an_order_and_all_is_exact(
     }  # fmt: skip
     product = shop.new_product(10_000)
     with Customers(shop, product) as customers:
-        wait_until(lambda: len(customers.placed) > 20, why="orders are placed")
+        customers.wait_for(20)
         servers[victim].stop(signal.SIGKILL)
         servers[victim].start()
-        count = len(customers.placed) + 20
-        wait_until(lambda: len(customers.placed) > count, why="orders are placed again")
+        customers.wait_for(20)
     shop.wait_until_exact(SETTLED)
     customers.assert_served()
 
@@ -203,13 +149,10 @@ def test_scripts_that_redis_forgets_under_load_are_sent_again(
 ) -> None:
     product = shop.new_product(10_000)
 
-    def forget(count: int) -> bool:
-        redis.client.script_flush()
-        return len(customers.placed) > count
-
     with Customers(shop, product) as customers:
-        wait_until(lambda: forget(50), 30, why="orders are placed")
-        assert redis.client.script_exists("0" * 40) == [False]
+        for _ in range(50):
+            redis.client.script_flush()
+            customers.wait_for(1)
     shop.wait_until_exact(SETTLED)
     customers.assert_served()
     assert 503 not in {answer.status for answer in customers.answers}
@@ -238,7 +181,7 @@ def test_after_a_crash_and_a_clock_that_goes_back_nothing_waits_for_the_hour(
             assert shop.stock(doomed) == (10, 7, 3, 0)
         else:
             wait_until(lambda: shop.stock(doomed) == (10, 10, 0, 0), SETTLED, "it is given back")
-        wait_until(lambda: len(customers.placed) > 20, why="orders are placed")
+        customers.wait_for(20)
     shop.wait_until_exact(SETTLED)
     customers.assert_served()
     assert "order_given_up" not in {answer.code for answer in customers.answers}
@@ -387,12 +330,11 @@ def test_a_redis_that_cannot_serve_means_503_and_nothing_is_lost(
         lambda: send("PATCH", f"{shop.product.url}/products/{product}", {"price": 5}),
     ]
     with Customers(shop, product) as customers:
-        wait_until(lambda: customers.placed, why="orders are placed")
+        customers.wait_for(1)
         with unable(redis):
             for answer in at_once(len(calls), lambda call: call(), calls):
                 assert_unavailable(answer)
-        count = len(customers.placed)
-        wait_until(lambda: len(customers.placed) > count, why="orders are placed again")
+        customers.wait_for(1)
     shop.wait_until_exact(SETTLED)
     customers.assert_served()
     # What was given up may have claimed the key later; then it is free again with its lease.
