@@ -4,7 +4,7 @@ import asyncio
 import builtins
 import logging
 import ssl
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Self
 from urllib.parse import unquote
@@ -23,7 +23,6 @@ from redis.asyncio.sentinel import (
     SentinelManagedSSLConnection,
 )
 from redis.backoff import FullJitterBackoff, NoBackoff
-from redis.commands.core import AsyncScript
 from redis.exceptions import (  # type: ignore[attr-defined]  # types-redis: OutOfMemoryError
     AskError,
     AuthenticationError,
@@ -33,7 +32,6 @@ from redis.exceptions import (  # type: ignore[attr-defined]  # types-redis: Out
     ConnectionError,
     InvalidResponse,
     NoPermissionError,
-    NoScriptError,
     OutOfMemoryError,
     ReadOnlyError,
     RedisClusterException,
@@ -130,27 +128,6 @@ class _KnownCommands(AsyncCommandsParser):
             await super().initialize(node)
 
 
-class _Script(AsyncScript):
-    """A script that is sent in full where Redis does not know it.
-
-    redis-py 8.1 loads it and runs it by its digest, which fails if it was forgotten in between.
-    """
-
-    registered_client: Any
-    script: Any
-    sha: str
-
-    async def __call__(
-        self, keys: Sequence[Any] | None = None, args: Any = None, client: Any = None
-    ) -> Any:
-        redis: Any = client or self.registered_client
-        rest = (len(keys or ()), *(keys or ()), *(args or ()))
-        try:
-            return await redis.evalsha(self.sha, *rest)
-        except NoScriptError:
-            return await redis.eval(self.script, *rest)
-
-
 class ShopRedis(Redis):
     """A client of one Redis, with our errors.
 
@@ -162,9 +139,6 @@ class ShopRedis(Redis):
         super().__init__(connection_pool=connection_pool, decode_responses=True)
         self._waiting: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
         self._answers: asyncio.Task[list[Any]] | None = None
-
-    def register_script(self, script: Any) -> AsyncScript:
-        return _Script(self, script)
 
     async def info_of_all(self) -> list[dict[str, object]]:
         """Return what each Redis that holds a part of the data says of itself: here one."""
@@ -310,9 +284,6 @@ class ShopCluster(RedisCluster):
     async def greet(self) -> None:
         """Return when a node of the Cluster answers; otherwise raise what redis-py raises."""
         await self.initialize()
-
-    def register_script(self, script: Any) -> AsyncScript:
-        return _Script(self, script)  # type: ignore[arg-type]  # as above
 
     async def info_of_all(self) -> list[dict[str, object]]:
         """Return what each master of the Cluster says of itself."""
