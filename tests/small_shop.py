@@ -34,7 +34,7 @@ from shopsphere.ordering.figures import OrderFigures
 from shopsphere.ordering.idempotency import IdempotentCheckout
 from shopsphere.ordering.orders import SHOP, Orders
 from shopsphere.ordering.settling import Settling
-from shopsphere.ordering.telling import ProductService, Telling
+from shopsphere.ordering.notifier import ProductService, Notifier
 from shopsphere.records import Listing, Records
 from shopsphere.settings import Settings
 from tests.servers import RedisServer
@@ -223,10 +223,10 @@ class OrderService:
         seconds_left: float,
     ) -> None:
         self._seconds_left = seconds_left
-        telling = Telling(products, figures)
-        self.checkout = Checkout(records, products, telling, figures)
-        self._keyed = IdempotentCheckout(records, self.checkout, telling, lease_seconds)
-        self._settling = Settling(records, telling, figures, settle_after)
+        notifier = Notifier(products, figures)
+        self.checkout = Checkout(records, products, notifier, figures)
+        self._settling = Settling(records, notifier, figures, settle_after)
+        self._keyed = IdempotentCheckout(records, self.checkout, self._settling, lease_seconds)
 
     async def place(self, key: str | None, *items: Item) -> Order:
         order, _ = await self._keyed.place(key, items, None, self._deadline())
