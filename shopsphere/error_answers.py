@@ -62,9 +62,10 @@ def error_answer(error: ShopError, deadline: Deadline | None = None) -> Response
     body = _body(error)
     if isinstance(error, Unavailable) and deadline and deadline.order_pk:
         body["order_id"] = deadline.order_pk
+        detail = error.detail.removesuffix(" Try again in a moment.")  # that could order twice
         body["detail"] = (
-            f"{error.detail} The order may have been placed: see GET /orders/{deadline.order_pk}, "
-            "or send it again with the same Idempotency-Key."
+            f"{detail} The order may have been placed: see GET /orders/{deadline.order_pk}, or "
+            "send it again with the same Idempotency-Key."
         )
     return Response(json.dumps(body), error.status, error.headers, "application/json")
 
