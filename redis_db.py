@@ -48,10 +48,10 @@ FORMAT = "2"
 """The format of what is kept. It goes up with every change of that; 0.1.0 kept no number."""
 
 KINDS_OF_0_1_0 = frozenset(
-    "product products {product-names} reservation reservations stock-change update order orders "  # noqa: SIM905
-    "orders-placing orders-cancelling orders-shipping idempotency-key user email".split()
+    "products {product-names} reservations update orders orders-placing orders-cancelling "  # noqa: SIM905
+    "orders-shipping email".split()
 )
-"""What stands after the prefix in the keys of 0.1.0."""
+"""What stands after the prefix in keys that 0.1.0 had and that there are no more."""
 
 STEPS_AT_ONCE = 64
 """Steps of one slot that share a read and a write."""

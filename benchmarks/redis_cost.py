@@ -1,55 +1,103 @@
-"""What Redis pays: the commands of an order, its busiest keys, and memory of products and orders.
+"""What Redis pays: the commands of an order, its busiest keys, and memory of what is kept.
 
-Run `python -m benchmarks.redis_cost [products and orders]`, with 100,000 of each where it says
-nothing; what a million would take is arithmetic.
+Run `python -m benchmarks.redis_cost [products, orders and refusals]`, with 100,000 of each where it
+says nothing; what a million would take is arithmetic.
 """
 
 import asyncio
-import shutil
-import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 
 import requests
+from pydantic import SecretStr
 
-from benchmarks.big_shop import fill_redis
+from benchmarks.big_shop import AT_ONCE, bar, fill_orders, fill_products
 from benchmarks.rows import add_product, our_pair, place_orders
 from benchmarks.servers import CONNECTIONS, Server, Stage, cpu_seconds, stage
-from redis_db import SCRIPTS
+from shopsphere.catalogue.products import Products
+from shopsphere.domain.errors import ReservationRefused
+from shopsphere.domain.pks import new_pk
+from shopsphere.domain.records import TEN_MINUTES
+from shopsphere.domain.values import Order, OrderStatus
+from shopsphere.ordering.notes import Command, PendingCommand
+from shopsphere.ordering.orders import Orders
+from shopsphere.records import Records
+from shopsphere.settings import Settings
+from storage import open_storage
 
 PREFIX = "shop"
 PLACED = 200
-ANY = "__rand_int__"
-"""redis-benchmark puts another number in its place each time."""
+REPEATS = 20_000
+"""How often each thing is done that is measured alone."""
+
+REFUSALS_A_SECOND = 1000
+
+
+@asynccontextmanager
+async def shop(servers: Stage) -> AsyncIterator[Records]:
+    """Yield the records of the shop on this Redis, without its services."""
+    settings = Settings(
+        redis_url=SecretStr(servers.on_redis()["REDIS_URL"]),
+        redis_prefix=PREFIX,
+        use_redis="required",
+    )
+    records = (await open_storage(settings)).records
+    try:
+        yield records
+    finally:
+        await records.close()
+
+
+async def repeat(count: int, what: str, do: Callable[[], Awaitable[object]]) -> None:
+    """Do something so often, AT_ONCE at a time."""
+    for part in bar(count, what):
+        await asyncio.gather(*(do() for _ in part))
 
 
 def used_memory(servers: Stage) -> int:
     return int(servers.redis().client.info("memory")["used_memory"])
 
 
-def show_memory(servers: Stage, count: int) -> None:
-    """Fill a shop, and print what each product and each order takes, key by key."""
+async def show_memory(servers: Stage, count: int) -> None:
+    """Fill a shop, and print what each product, order and refusal takes."""
     redis = servers.redis().client
-    before = used_memory(servers)
-    url = servers.on_redis()["REDIS_URL"]
-    product_pks = asyncio.run(fill_redis(url, PREFIX, count))
-    with_products = used_memory(servers)
-    index = sum(
-        redis.memory_usage(key, samples=0) or 0
-        for key in redis.scan_iter(f"{PREFIX}:names:*", count=1000)
-    )
-    product = redis.memory_usage(f"{PREFIX}:product:{{{product_pks[0]}}}") or 0
-    each = (with_products - before) / count
-    print(f"a product takes {each:,.0f} bytes: record {product}, suffix index {index / count:,.0f}")
-    print(f"  a million would take {each / 1000:,.2f} GB (arithmetic)")
-    asyncio.run(fill_redis(url, PREFIX, 0, count, product_pks))
-    each = (used_memory(servers) - with_products) / count
-    order_pk = redis.zrange(f"{PREFIX}:list:{{orders}}:all", 0, 0)[0]
-    order = redis.memory_usage(f"{PREFIX}:order:{{{order_pk}}}") or 0
-    print(f"an order takes {each:,.0f} bytes with its reservation: record {order}")
-    print(f"  a million would take {each / 1000:,.2f} GB (arithmetic)")
+    async with shop(servers) as records:
+        before = used_memory(servers)
+        pks = await fill_products(records, count)
+        each = (used_memory(servers) - before) / count
+        index = sum(
+            redis.memory_usage(key, samples=0) or 0
+            for key in redis.scan_iter(f"{PREFIX}:names:*", count=1000)
+        )
+        record = redis.memory_usage(f"{PREFIX}:product:{{{pks[0]}}}") or 0
+        print(f"a product takes {each:,.0f} bytes: record {record}, names {index / count:,.0f}")
+        print(f"  a million would take {each / 1000:,.2f} GB (arithmetic)")
+
+        before = used_memory(servers)
+        await fill_orders(records, records, pks, count)
+        each = (used_memory(servers) - before) / count
+        [order] = (await Orders(records).page(None, None, 1)).items
+        record = redis.memory_usage(f"{PREFIX}:order:{{{order.pk}}}") or 0
+        print(f"an order takes {each:,.0f} bytes with its reservation and lists: record {record}")
+        print(f"  a million would take {each / 1000:,.2f} GB (arithmetic)")
+
+        sold_out = await Products(records).create("Laptop", 99_999, 0)
+        before = used_memory(servers)
+        await repeat(count, f"{count:,} refusals", lambda: refuse(records, sold_out.pk))
+        each = (used_memory(servers) - before) / count
+        kept = REFUSALS_A_SECOND * TEN_MINUTES
+        print(f"a refusal takes {each:,.0f} bytes for {TEN_MINUTES / 60:.0f} minutes")
+        print(f"  {REFUSALS_A_SECOND:,} a second take {each * kept / 1e6:,.0f} MB (arithmetic)")
+
+
+async def refuse(records: Records, product_pk: str) -> None:
+    """Ask for a unit of a product that is sold out, for an order that is not there."""
+    with suppress(ReservationRefused):
+        await Products(records).reserve(product_pk, new_pk(), 1)
 
 
 def show_order(servers: Stage) -> None:
@@ -88,57 +136,45 @@ def place_one_by_one(orders: Server, product_pk: str) -> int:
     return PLACED
 
 
-def show_hot_keys(servers: Stage) -> None:
-    """Print how often a second one Redis can do what orders do with a single key."""
-    redis = servers.redis()
-    [pk] = asyncio.run(fill_redis(servers.on_redis()["REDIS_URL"], PREFIX, 1))
-    product = f"{PREFIX}:product:{{{pk}}}"
-    reservation = f"{PREFIX}:reservation:{{{pk}}}:{ANY}"
-    live = f"{PREFIX}:reservations:{{{pk}}}"
-    reserve, mark = (
-        str(redis.client.script_load((SCRIPTS / f"{name}.lua").read_text()))
-        for name in ("reserve", "mark_order")
-    )
-    commands = {
-        "reserve one product": [
-            "EVALSHA",
-            reserve,
-            "3",
-            product,
-            reservation,
-            live,
-            ANY,
-            "1",
-            "60",
-        ],
-        "mark": ["EVALSHA", mark, "1", f"{PREFIX}:orders-placing", f"{ANY} {pk}"],
-        "unmark": ["ZREM", f"{PREFIX}:orders-placing", f"{ANY} {pk}"],
-        "list": ["ZADD", f"{PREFIX}:orders", "0", ANY],
-    }
-    for name, command in commands.items():
-        print(f"{name}: {times_a_second(redis.port, command):,.0f} a second")
+async def show_hot_keys(servers: Stage) -> None:
+    """Print what Redis spends on what orders do with single keys."""
+    async with shop(servers) as records:
+        products, orders = Products(records), Orders(records)
+        hot = await products.create("Laptop", 99_999, 1_000_000_000)
 
+        async def note() -> None:
+            pending = PendingCommand.of(Command.PLACE, new_pk(), [hot.pk])
+            await records.add_note(pending.text)
+            await records.remove_note(pending.text)
 
-def times_a_second(port: int, command: list[str]) -> float:
-    """Return how often Redis does this command for 50 clients of redis-benchmark."""
-    options = ["-p", str(port), "-n", "200000", "-c", "50", "-r", "1000000000", "--csv"]
-    answer = subprocess.run(
-        ["redis-benchmark", *options, *command], capture_output=True, text=True, check=True
-    )
-    return float(answer.stdout.splitlines()[-1].split('","')[1].rstrip('"'))
+        async def enter() -> None:
+            await orders.enter(Order(new_pk(), (), OrderStatus.PLACED, None, datetime.now(UTC)))
+
+        async def reserve() -> None:
+            await products.reserve(hot.pk, new_pk(), 1)
+
+        steps = {
+            "add and remove a note": note,
+            "enter an order in the lists of all": enter,
+            "reserve one product": reserve,
+        }
+        pid = servers.redis().process.pid
+        for name, step in steps.items():
+            await repeat(AT_ONCE, name, step)  # scripts are loaded
+            before = cpu_seconds(pid)
+            await repeat(REPEATS, name, step)
+            each = (cpu_seconds(pid) - before) / REPEATS
+            print(f"{name}: {each * 1e6:.1f} µs of Redis, so {1 / each:,.0f} a second (arithmetic)")
 
 
 def main(count: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         with stage(Path(folder) / "order") as servers:
             show_order(servers)
-        if shutil.which("redis-benchmark"):
-            with stage(Path(folder) / "hot") as servers:
-                show_hot_keys(servers)
-        else:
-            print("The busiest keys need redis-benchmark, of Debian's redis-tools: left out.")
+        with stage(Path(folder) / "hot") as servers:
+            asyncio.run(show_hot_keys(servers))
         with stage(Path(folder) / "memory") as servers:
-            show_memory(servers, count)
+            asyncio.run(show_memory(servers, count))
 
 
 if __name__ == "__main__":
