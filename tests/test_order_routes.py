@@ -8,6 +8,7 @@ import socketserver
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -493,6 +494,19 @@ def test_while_nothing_listens_an_order_is_503_and_a_retry_that_notes_none_names
         assert refusal(again) == (503, "product_service_unavailable")
         assert "order_id" not in again.json()
         assert orders.get("/orders").json() == []
+
+
+def test_fifty_retries_at_once_of_a_placed_order_are_all_shown_that_order(
+    orders: CheckedClient, shop: Shop
+) -> None:
+    body, key = {"product_id": shop.add()["pk"], "quantity": 4}, {"Idempotency-Key": "mine"}
+    placed = orders.post("/order", json=body, headers=key)
+    with ThreadPoolExecutor(50) as threads:
+        retries = threads.map(lambda _: orders.post("/order", json=body, headers=key), range(50))
+    for retry in retries:
+        assert (retry.status_code, retry.json()) == (201, placed.json())
+        assert retry.headers["Idempotent-Replayed"] == "true"
+    assert orders.get("/orders").json() == [placed.json()]
 
 
 def lost_on_its_way_back(connection: Connection) -> None:
