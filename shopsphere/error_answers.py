@@ -63,8 +63,9 @@ def error_answer(error: ShopError, deadline: Deadline | None = None) -> Response
     if isinstance(error, Unavailable) and deadline and deadline.order_pk:
         body["order_id"] = deadline.order_pk
         if error.leaves_outcome_open:
+            detail = error.detail.removesuffix(" Try again in a moment.")  # that could order twice
             body["detail"] = (
-                f"{error.detail} If the order was placed, it is at GET /orders/{deadline.order_pk}."
+                f"{detail} The order may have been placed: see GET /orders/{deadline.order_pk}."
             )
     return Response(json.dumps(body), error.status, error.headers, "application/json")
 

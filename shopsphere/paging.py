@@ -106,12 +106,15 @@ async def listing(
 async def _stream(
     page: Page[T], read: ReadPage[T], shown: TypeAdapter[list[S]]
 ) -> AsyncIterator[bytes]:
-    yield b"[" + _items(page, shown)
-    while page.next_after is not None:
-        page = await read(page.next_after, STREAMED_AT_ONCE)
+    before = b"["
+    while True:
         if page.items:
-            yield b"," + _items(page, shown)
-    yield b"]"
+            yield before + _items(page, shown)
+            before = b","
+        if page.next_after is None:
+            break
+        page = await read(page.next_after, STREAMED_AT_ONCE)
+    yield b"]" if before == b"," else b"[]"
 
 
 def _items(page: Page[T], shown: TypeAdapter[list[S]]) -> bytes:

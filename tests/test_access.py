@@ -303,7 +303,7 @@ def test_a_cursor_of_the_list_of_another_is_refused(shop: Shop) -> None:
 def link_cursor(page: Response) -> str:
     """Return the cursor of the next page."""
     [cursor] = re.findall("after=([^&>]+)", page.headers["Link"])
-    return cursor
+    return str(cursor)
 
 
 @closed

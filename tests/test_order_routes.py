@@ -8,6 +8,7 @@ import socketserver
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,7 +26,7 @@ from tests.bad_bodies import (
     refuse_bad_field,
     refuse_missing_fields,
 )
-from tests.proxy import Proxy, well
+from tests.proxy import Connection, Proxy, well
 from tests.servers import RedisServer, Service, free_port, wait_until
 
 MEMORY = {"USE_REDIS": "false"}
@@ -495,12 +496,30 @@ def test_while_nothing_listens_an_order_is_503_and_a_retry_that_notes_none_names
         assert orders.get("/orders").json() == []
 
 
+def test_fifty_retries_at_once_of_a_placed_order_are_all_shown_that_order(
+    orders: CheckedClient, shop: Shop
+) -> None:
+    body, key = {"product_id": shop.add()["pk"], "quantity": 4}, {"Idempotency-Key": "mine"}
+    placed = orders.post("/order", json=body, headers=key)
+    with ThreadPoolExecutor(50) as threads:
+        retries = threads.map(lambda _: orders.post("/order", json=body, headers=key), range(50))
+    for retry in retries:
+        assert (retry.status_code, retry.json()) == (201, placed.json())
+        assert retry.headers["Idempotent-Replayed"] == "true"
+    assert orders.get("/orders").json() == [placed.json()]
+
+
+def lost_on_its_way_back(connection: Connection) -> None:
+    connection.forward()
+    connection.drop()
+
+
 def test_a_retry_after_a_lost_response_holds_nothing_of_the_first_attempt(
     shop: Shop, proxy: Proxy
 ) -> None:
     lamp = shop.add()
     body, key = {"product_id": lamp["pk"], "quantity": 4}, {"Idempotency-Key": "mine"}
-    proxy.behave = lambda connection, _: (connection.forward(), connection.drop())[1]
+    proxy.behave = lambda connection, _: lost_on_its_way_back(connection)
     proxy.start(shop.products.url)
     with order_service(shop, proxy.url) as orders:
         lost = orders.post("/order", json=body, headers=key)

@@ -18,7 +18,7 @@ from product_service import PRODUCTS
 from shopsphere.catalogue.products import Products
 from shopsphere.domain.pks import is_pk, new_pk
 from shopsphere.domain.values import Page, Product, Role
-from shopsphere.paging import STREAMED_AT_ONCE, Paging, listing
+from shopsphere.paging import STREAMED_AT_ONCE, Paging, ReadPage, listing
 from shopsphere.tokens import Tokens
 from tests.apps import JWT_SECRET, CheckedClient, bearer, openapi_of, running
 from tests.bad_bodies import (
@@ -516,6 +516,14 @@ def test_the_whole_list_is_one_json_array_oldest_first(products: CheckedClient) 
         assert response.json() == added
 
 
+async def streamed(read: ReadPage[Product]) -> list[str]:
+    """Return the pks in a whole list that is read page by page like this."""
+    response = await listing(Request({"type": "http"}), Paging(None, None), read, PRODUCTS)
+    assert isinstance(response, StreamingResponse)
+    text = b"".join([part async for part in response.body_iterator if isinstance(part, bytes)])
+    return [product["pk"] for product in json.loads(text)]
+
+
 @pytest.mark.anyio
 async def test_a_list_whose_end_is_deleted_while_it_is_sent_is_a_json_array_all_the_same() -> None:
     products = Products(MemoryRecords())
@@ -527,10 +535,19 @@ async def test_a_list_whose_end_is_deleted_while_it_is_sent_is_a_json_array_all_
             await products.delete(added[-1].pk)
         return page
 
-    response = await listing(Request({"type": "http"}), Paging(None, None), read, PRODUCTS)
-    assert isinstance(response, StreamingResponse)
-    text = b"".join([part async for part in response.body_iterator if isinstance(part, bytes)])
-    assert [product["pk"] for product in json.loads(text)] == [product.pk for product in added[:-1]]
+    assert await streamed(read) == [product.pk for product in added[:-1]]
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("sizes", [(0,), (0, 0), (0, 1), (1, 0), (0, 1, 0, 1, 0)])
+async def test_a_list_some_of_whose_pages_are_empty_is_a_json_array(sizes: tuple[int, ...]) -> None:
+    pages = [[Product(new_pk(), "Lamp", 1, 1) for _ in range(size)] for size in sizes]
+
+    async def read(after: str | None, _: int) -> Page[Product]:
+        number = int(after or 0)
+        return Page(pages[number], str(number + 1) if number + 1 < len(pages) else None)
+
+    assert await streamed(read) == [product.pk for page in pages for product in page]
 
 
 def test_a_walk_over_pages_meets_every_product_once(products: CheckedClient) -> None:
@@ -589,7 +606,10 @@ BAD_LIMITS = [
     "", " ", "0", "-1", "1001", "1.0", "1e1", "x", "+5", "%205", "%EF%BC%95", "%C2%B2", "0x1",
     "1_0", "true", "NaN", "9" * 5000, "%00", "1%0a", "%ff",
 ]  # fmt: skip
-BAD_CURSORS = ["", "x", "%00", "%ff", "0" * 25, "0" * 27, "0" * 10_000, "null", "%2F", "u" * 26]
+BAD_CURSORS = [
+    "", "x", "%00", "%ff", "0" * 25, "0" * 27, "0" * 10_000, "null", "%2F", "u" * 26, "1-0000000",
+    "1-00000000%0a", "-1-00000000", "1_0-00000000", "%D9%A3-00000000", "9" * 17 + "-00000000",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("where", ["", "/search", "/{pk}/reservations"])
