@@ -1,8 +1,7 @@
 """Figures for Prometheus. Those of several workers of one service add up, whichever answers."""
 
 import os
-
-from starlette.types import Scope
+from typing import TYPE_CHECKING
 
 from shopsphere.workers import FIGURES, share_figures
 
@@ -17,6 +16,9 @@ from prometheus_client import (  # noqa: E402  # it reads where to keep its figu
     generate_latest,
 )
 from prometheus_client.multiprocess import MultiProcessCollector  # noqa: E402
+
+if TYPE_CHECKING:
+    from starlette.types import Scope
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
@@ -44,7 +46,7 @@ class RequestMetrics:
         )
         self._known: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
 
-    def count(self, scope: Scope, status: int, seconds: float) -> None:
+    def count(self, scope: "Scope", status: int, seconds: float) -> None:
         """Count one answered request."""
         method = scope["method"] if scope["method"] in METHODS else "OTHER"
         key = (method, getattr(scope.get("route"), "path", "unmatched"), status)

@@ -11,36 +11,43 @@ import pytest
 from tests.servers import ROOT
 
 SERVICES = {"user_service", "product_service", "order_service"}
-STORES = {"in_memory_db", "redis_clients", "redis_db", "redis_stores"}
+STORAGES = {"in_memory_db", "redis_clients", "redis_db"}
 SHARED = "shopsphere"
-LEAVES: dict[str, set[str]] = {
-    "shopsphere.domain.errors": set(),
-    "shopsphere.models": set(),
-    "shopsphere.settings": {
-        "shopsphere.domain.errors"
-    },  # for CannotStart, which names a wrong setting
+DOMAIN = "shopsphere.domain"
+PORT = {DOMAIN, "shopsphere.records"}
+ROOMS = {f"shopsphere.{room}" for room in ("catalogue", "ordering", "accounts")}
+RULES = {f"{DOMAIN}.{rules}" for rules in ("stock", "orders", "idempotency", "people")}
+WEB = {"fastapi", "starlette"}
+MAY_IMPORT: dict[str, set[str]] = {
+    **{service: {"storage", SHARED} for service in SERVICES},
+    "storage": {*STORAGES, *PORT, "shopsphere.settings", "shopsphere.workers"},
+    "in_memory_db": PORT,
+    "redis_db": {"redis_clients", *PORT},
+    "redis_clients": {DOMAIN, "shopsphere.settings"},
+    DOMAIN: {DOMAIN},
+    "shopsphere.records": PORT,
+    "shopsphere.lists": PORT,
+    "shopsphere.deadline": set(),
+    "shopsphere.models": {DOMAIN},
+    "shopsphere.settings": {DOMAIN},  # for CannotStart, which names a wrong setting
     "shopsphere.installing": set(),
     "shopsphere.launcher": {"shopsphere.installing"},
-}
-MAY_IMPORT = {
-    **{service: {"storage", SHARED} for service in SERVICES},
-    "storage": {*STORES, SHARED},
-    "in_memory_db": {SHARED},
-    "redis_stores": {"redis_db", "redis_clients", SHARED},
-    "redis_db": {"redis_clients", SHARED},
-    "redis_clients": {SHARED},
+    "shopsphere.catalogue": {"shopsphere.catalogue", *PORT, "shopsphere.lists"},
+    "shopsphere.accounts": {"shopsphere.accounts", *PORT, "shopsphere.lists"},
+    "shopsphere.ordering": {
+        "shopsphere.ordering", *PORT, "shopsphere.lists", "shopsphere.deadline", "shopsphere.logs",
+        "shopsphere.metrics", "shopsphere.models", "shopsphere.sessions", "shopsphere.tokens",
+    },
+    "shopsphere.administrator": {SHARED},
     SHARED: {SHARED},
     "test_connection": {"redis_clients", SHARED},
     "start_all_services": {"shopsphere.launcher"},
     "run_tests": {"start_all_services", "shopsphere.installing"},
-}
-"""What each module or package of ours may import; a package stands for all that is in it."""
+}  # fmt: skip
+"""What each module or package of ours may import; a package stands for all that is in it, but for
+what has a line of its own."""
 
-FILES = [
-    file
-    for pattern in ("*.py", "shopsphere/**/*.py", "redis_stores/**/*.py")
-    for file in sorted(ROOT.glob(pattern))
-]
+FILES = [file for pattern in ("*.py", "shopsphere/**/*.py") for file in sorted(ROOT.glob(pattern))]
 
 
 def module_name(file: Path) -> str:
@@ -79,11 +86,31 @@ def is_within(name: str, places: set[str]) -> bool:
 
 @pytest.mark.parametrize("name", MODULES)
 def test_imports_point_one_way(name: str) -> None:
-    allowed = LEAVES.get(name)
-    if allowed is None:
-        (place,) = (place for place in MAY_IMPORT if is_within(name, {place}))
-        allowed = MAY_IMPORT[place]
-    assert {found for found in ours_in(imports_of(name)) if not is_within(found, allowed)} == set()
+    place = max((place for place in MAY_IMPORT if is_within(name, {place})), key=len)
+    found = ours_in(imports_of(name))
+    assert {each for each in found if not is_within(each, MAY_IMPORT[place])} == set()
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in MODULES if is_within(name, {SHARED}) and not is_within(name, ROOMS)]
+)
+def test_of_what_all_share_only_what_fills_a_room_knows_one(name: str) -> None:
+    into_rooms = {each for each in imports_of(name) if is_within(each, ROOMS)}
+    assert not into_rooms or name == "shopsphere.administrator"
+
+
+@pytest.mark.parametrize("name", sorted(STORAGES))
+def test_a_storage_knows_no_rule(name: str) -> None:
+    assert not {each for each in imports_of(name) if is_within(each, {*RULES, *ROOMS})}
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if is_within(name, {DOMAIN})])
+def test_the_domain_does_nothing_but_compute(name: str) -> None:
+    others = {each.partition(".")[0] for each in imports_of(name) - ours_in(imports_of(name))}
+    assert others <= {
+        "base64", "collections", "dataclasses", "datetime", "enum", "hashlib", "math", "pydantic",
+        "re", "typing", "ulid", "unicodedata",
+    }  # fmt: skip
 
 
 def test_the_launcher_needs_nothing_but_the_standard_library() -> None:
@@ -92,42 +119,53 @@ def test_the_launcher_needs_nothing_but_the_standard_library() -> None:
         assert {other.partition(".")[0] for other in others} <= sys.stdlib_module_names, name
 
 
-@pytest.mark.parametrize("kind", ["user", "product", "order"])
-def test_a_store_is_imported_only_inside_the_switch_that_opens_it(kind: str) -> None:
-    functions: dict[str, ast.AST] = {}
-    rest: list[ast.stmt] = []
-    for node in ast.parse(MODULES["storage"].read_text(encoding="utf-8")).body:
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            functions[node.name] = node
-        else:
-            rest.append(node)
-    assert not {name for name in imports(ast.Module(rest, [])) if is_within(name, STORES)}
-    opened = {name for name in imports(functions[f"open_{kind}_store"]) if is_within(name, STORES)}
-    assert opened == {"in_memory_db", "redis_clients", f"redis_stores.{kind}s"}
+def test_a_storage_is_imported_only_where_the_switch_opens_it() -> None:
+    tree = ast.parse(MODULES["storage"].read_text(encoding="utf-8"))
+    functions = [node for node in tree.body if isinstance(node, ast.AsyncFunctionDef)]
+    rest = [node for node in tree.body if node not in functions]
+    assert [function.name for function in functions] == ["open_storage"]
+    assert not {name for name in imports(ast.Module(rest, [])) if is_within(name, STORAGES)}
+    assert {name for name in imports(functions[0]) if is_within(name, STORAGES)} == STORAGES
 
 
 @pytest.mark.parametrize(
     ("name", "unwanted"),
     [
-        ("shopsphere.ordering.checkout", {"fastapi", "starlette", "requests", "redis"}),
-        ("shopsphere.ordering.product_client", {"fastapi", "starlette"}),
-        ("in_memory_db", {"fastapi", "starlette", "redis", "aredis_om"}),
-        ("redis_db", {"fastapi", "starlette"}),
-        ("redis_clients", {"fastapi", "starlette"}),
-        ("shopsphere.stores", {"fastapi", "starlette", "redis", "aredis_om"}),
+        ("in_memory_db", {*WEB, "redis", "aredis_om", "requests"}),
+        ("redis_db", {*WEB, "requests"}),
+        ("redis_clients", {*WEB, "aredis_om", "requests"}),
+        ("storage", {*WEB, "redis", "aredis_om", "requests"}),
         *((service, {"redis", "aredis_om", "requests"}) for service in sorted(SERVICES)),
+        *(
+            (name, {*WEB, "uvicorn", "redis", "aredis_om"})
+            for name in MODULES
+            if is_within(name, {*ROOMS, *PORT, "shopsphere.lists", "shopsphere.deadline"})
+        ),
+        *(
+            (name, {"requests"})
+            for name in MODULES
+            if is_within(name, ROOMS) and name != "shopsphere.ordering.product_client"
+        ),
     ],
 )
 def test_a_module_knows_its_room(name: str, unwanted: set[str]) -> None:
     assert not {found for found in imports_of(name) if is_within(found, unwanted)}
 
 
+def test_rooms_and_storages_run_without_a_web_framework() -> None:
+    names = [name for name in MODULES if is_within(name, {*ROOMS, "in_memory_db", "redis_db"})]
+    question = (
+        f"import sys, {', '.join(names)};"
+        "print(sorted({'fastapi', 'starlette', 'uvicorn'} & set(sys.modules)))"
+    )
+    assert answer_of("-c", question) == "[]\n"
+
+
 def test_nobody_imports_redis_in_a_shop_that_is_all_in_memory() -> None:
     question = (
-        "import sys, asyncio, storage; from shopsphere.settings import Settings;"
-        "settings = Settings(use_redis='false');"
-        "[asyncio.run(opening(settings)) for opening in (storage.open_user_store,"
-        " storage.open_product_store, storage.open_order_store)];"
+        f"import sys, asyncio, storage, {', '.join(sorted(SERVICES))};"
+        "from shopsphere.settings import Settings;"
+        "asyncio.run(storage.open_storage(Settings(use_redis='false')));"
         "print(sorted({'redis', 'aredis_om', 'redis_db', 'redis_clients'} & set(sys.modules)))"
     )
     assert answer_of("-c", question) == "[]\n"
@@ -136,7 +174,7 @@ def test_nobody_imports_redis_in_a_shop_that_is_all_in_memory() -> None:
 def test_where_no_redis_answers_only_its_client_was_imported() -> None:
     question = (
         "import sys, asyncio, product_service, storage; from shopsphere.settings import Settings;"
-        "asyncio.run(storage.open_product_store(Settings(use_redis='true', redis_port=1)));"
+        "asyncio.run(storage.open_storage(Settings(use_redis='true', redis_port=1)));"
         "print(sorted({'redis', 'aredis_om', 'redis_db', 'limits'} & set(sys.modules)))"
     )
     assert answer_of("-c", question) == "['redis']\n"
@@ -146,16 +184,6 @@ def answer_of(*arguments: str) -> str:
     return subprocess.run(
         [sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=60
     ).stdout
-
-
-def test_every_lua_script_stands_beside_the_store_that_runs_it() -> None:
-    named = "".join(
-        file.read_text(encoding="utf-8") for file in sorted(ROOT.glob("redis_stores/*.py"))
-    )
-    scripts = {file.stem for file in ROOT.glob("redis_stores/*.lua")}
-    assert {script for script in scripts if f'"{script}"' not in named} == set()
-    elsewhere = {file.parent.name for file in ROOT.glob("[!.]*/**/*.lua")}
-    assert elsewhere <= {"redis_stores", "benchmarks"}  # wrk's load is written in Lua too
 
 
 def test_no_module_is_called_utils() -> None:
@@ -168,10 +196,3 @@ def test_importing_the_connection_check_does_nothing() -> None:
 
 def test_pytest_collects_only_what_is_in_tests(pytestconfig: pytest.Config) -> None:
     assert pytestconfig.getini("testpaths") == ["tests"]
-
-
-def test_the_protocol_model_finds_what_breaks_without_compare_and_set() -> None:
-    model = str(ROOT / "docs" / "protocol_model.py")
-    verdict = answer_of(model, "no-cas", "1").partition("\n")[0]
-    assert verdict.startswith("WRONG after ")
-    assert "record L, reservation R" in verdict

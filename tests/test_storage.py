@@ -16,14 +16,17 @@ import pytest
 import redis
 import requests
 
+from shopsphere.accounts.users import Users
+from shopsphere.catalogue.products import Products
 from shopsphere.domain.errors import CannotStart
 from shopsphere.domain.pks import new_pk
 from shopsphere.settings import Settings
-from storage import open_product_store
+from storage import open_storage
 from tests.launching import said_on_a_terminal
 from tests.servers import ROOT, RedisServer, Service, free_port, wait_until
 
 SECRET = "hunter2-is-a-secret"
+PK = "01J8Z3N5T9QWERTY0123456789"
 LAPTOP = {"name": "Laptop", "price": 999.99, "quantity": 10}
 
 
@@ -88,7 +91,7 @@ class TestSwitch:
                 said = services[case].log.read_text()
                 warnings = [line for line in said.splitlines() if "IN MEMORY" in line]
                 assert len(warnings) == (storage == ("memory", True))
-                assert (f"No Redis answers at localhost:{nobody}" in said) == (case[2] == nobody)
+                assert (f"No Redis responds at localhost:{nobody}" in said) == (case[2] == nobody)
         finally:
             for service in services.values():
                 service.stop()
@@ -100,7 +103,7 @@ class TestSwitch:
     ) -> None:
         warn = "import storage; storage._warn_of_fallback(storage.Settings.load())"
         said = said_on_a_terminal(warn, LOG_FORMAT=log_format, REDIS_HOST="nobody").strip()
-        assert "No Redis answers at nobody:6379." in said
+        assert "No Redis responds at nobody:6379." in said
         assert len(said.splitlines()) == lines
         assert ("*****" in said) == (log_format == "text")
 
@@ -112,11 +115,10 @@ from shopsphere.settings import Settings
 
 async def main():
     settings = Settings.load()
-    for opener in (storage.open_user_store, storage.open_product_store, storage.open_order_store):
-        assert (await opener(settings)).storage == "memory"
+    assert (await storage.open_storage(settings)).storage == "memory"
 
 asyncio.run(main())
-ours = {"redis_db", "redis_stores", "aredis_om", "redis_om", "redis"}
+ours = {"redis_db", "redis_clients", "aredis_om", "redis_om", "redis"}
 print(sorted(ours & {module.partition(".")[0] for module in sys.modules}))
 """
         run = subprocess.run(
@@ -136,7 +138,7 @@ print(sorted(ours & {module.partition(".")[0] for module in sys.modules}))
 
         line = refused_start(service)
 
-        assert f"USE_REDIS=required, but no Redis answers at redis://127.0.0.1:{nobody}" in line
+        assert f"USE_REDIS=required, but no Redis responds at redis://127.0.0.1:{nobody}" in line
 
     @pytest.mark.parametrize("name", ["product", "user"])
     def test_a_redis_that_refuses_the_password_stops_the_start(
@@ -183,9 +185,9 @@ print(sorted(ours & {module.partition(".")[0] for module in sys.modules}))
 
 
 async def opened_storage(settings: Settings) -> tuple[str, bool]:
-    """Open and close a store; return what it stands on, and whether that is a fallback."""
-    opened = await open_product_store(settings)
-    await opened.store.close()
+    """Open and close the storage; return which it is, and whether that is a fallback."""
+    opened = await open_storage(settings)
+    await opened.records.close()
     return opened.storage, opened.is_fallback
 
 
@@ -254,7 +256,7 @@ class TestRefusal:
     """Opened in this process: the many ways in which what is there can be of no use."""
 
     def opened(self, **settings: object) -> str:
-        """Open a store that must not open; return why not."""
+        """Open a storage that must not open; return why not."""
         with pytest.raises(CannotStart) as refusal:
             asyncio.run(opened_storage(Settings.model_validate(settings)))
         line = str(refusal.value)
@@ -317,6 +319,97 @@ class TestRefusal:
 
         with listening(Teapot) as port:
             assert "REDIS_HOST" in self.opened(redis_host="127.0.0.1", redis_port=port)
+
+
+KEYS_OF_0_1_0 = [
+    f"product:{{{PK}}}", "products", "{product-names}", "{product-names}:lap",
+    f"reservation:{{{PK}}}:{PK}", f"reservations:{{{PK}}}", f"stock-change:{{{PK}}}:key",
+    f"update:{{{PK}}}:xY-_1z", f"order:{{{PK}}}", "orders", f"orders:{PK}", "orders-placing",
+    "orders-cancelling", "orders-shipping", "idempotency-key:abc", f"user:{{{PK}}}",
+    "email:anna@example.com",
+]  # fmt: skip
+
+
+class TestFormat:
+    """Data of another version is not touched."""
+
+    @pytest.fixture(autouse=True)
+    def _empty(self, redis_server: RedisServer) -> None:
+        redis_server.client.flushall()
+
+    def refusal(self, server: RedisServer, prefix: str = "shopsphere") -> str:
+        """Open a storage that must not open and leaves all as it is; return why not."""
+        before = server.client.keys()
+        with pytest.raises(CannotStart) as refusal:
+            asyncio.run(opened_storage(Settings(redis_port=server.port, redis_prefix=prefix)))
+        assert set(server.client.keys()) - {f"{prefix}:probe"} == set(before)
+        return str(refusal.value)
+
+    @pytest.mark.parametrize("prefix", ["shopsphere", "my:shop"])
+    @pytest.mark.parametrize("key", KEYS_OF_0_1_0)
+    def test_each_kind_of_key_of_0_1_0_refuses_the_start(
+        self, redis_server: RedisServer, key: str, prefix: str
+    ) -> None:
+        redis_server.client.set(f"{prefix}:{key}", "whatever it is")
+
+        line = self.refusal(redis_server, prefix)
+
+        assert f"REDIS_PREFIX={prefix}" in line
+        assert "\n" not in line
+        assert redis_server.client.get(f"{prefix}:format") is None
+
+    @pytest.mark.parametrize("number", ["1", "3", "", "2.0"])
+    def test_another_format_refuses_the_start(self, redis_server: RedisServer, number: str) -> None:
+        redis_server.client.set("shopsphere:format", number)
+
+        assert "REDIS_PREFIX" in self.refusal(redis_server)
+        assert redis_server.client.get("shopsphere:format") == number
+
+    def test_keys_of_other_programs_and_prefixes_that_begin_alike_do_not(
+        self, redis_server: RedisServer
+    ) -> None:
+        for key in KEYS_OF_0_1_0:
+            for prefix in ("shopsphere2", "shop", "SHOPSPHERE", "a:shopsphere"):
+                redis_server.client.set(f"{prefix}:{key}", "theirs")
+        for key in ("products", "shopsphere", "shopsphere:", "shopsphere:productions:1"):
+            redis_server.client.set(key, "theirs")
+
+        settings = Settings(redis_port=redis_server.port)
+        assert asyncio.run(opened_storage(settings)) == ("redis", False)
+        assert redis_server.client.get("shopsphere:format")
+
+    def test_what_this_version_kept_is_opened_again(self, redis_server: RedisServer) -> None:
+        async def scenario() -> list[str]:
+            for name in ("first", "second"):
+                opened = await open_storage(Settings(redis_port=redis_server.port))
+                await Products(opened.records).create(name, 1, 1)
+                await Users(opened.records).register(f"{name}@example.com", "hash")
+                listed = await Products(opened.records).page(None, 10)
+                await opened.records.close()
+            return [product.name for product in listed.items]
+
+        assert asyncio.run(scenario()) == ["first", "second"]
+
+    def test_two_services_that_start_at_once_on_an_empty_redis_both_start(
+        self, redis_server: RedisServer
+    ) -> None:
+        async def start() -> None:
+            opened = await open_storage(Settings(redis_port=redis_server.port))
+            await Products(opened.records).create("Laptop", 1, 1)
+            await opened.records.close()
+
+        async def scenario() -> None:
+            for _ in range(20):
+                redis_server.client.flushall()
+                await asyncio.gather(start(), start(), start())
+
+        asyncio.run(scenario())
+
+    def test_a_service_says_so_in_one_line(self, log: Path, redis_server: RedisServer) -> None:
+        redis_server.client.set(f"shopsphere:user:{{{PK}}}", "whatever it is")
+        service = Service("user", log, USE_REDIS="true", REDIS_PORT=str(redis_server.port))
+
+        assert "REDIS_PREFIX=shopsphere" in refused_start(service)
 
 
 @pytest.fixture

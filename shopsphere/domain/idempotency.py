@@ -37,8 +37,9 @@ def bind(
     """
     if key.request not in ("", request):
         return IdempotencyKeyReused()
-    if key.order_pk in ("", order_pk):
+    if not key.order_pk:
         key.request, key.order_pk, key.lease_until = request, order_pk, now + lease_seconds
+    if key.order_pk == order_pk:
         return Binding(order_pk, now)
     left = key.lease_until - now
     return Binding(key.order_pk, now, left if 0 < left <= lease_seconds else 0)
@@ -55,7 +56,8 @@ def rebind(
     """Bind a key to another order, if it is still bound to the one that was settled, or to none."""
     if key.order_pk not in ("", settled_pk, order_pk):
         return RequestInProgress()
-    key.request, key.order_pk, key.lease_until = request, order_pk, now + lease_seconds
+    if key.order_pk != order_pk:
+        key.request, key.order_pk, key.lease_until = request, order_pk, now + lease_seconds
     return None
 
 
