@@ -4,7 +4,6 @@ WORKDIR /shop
 COPY requirements.txt .
 RUN pip install --no-cache-dir -r requirements.txt && useradd --system --no-create-home shop
 COPY storage.py redis_db.py redis_clients.py in_memory_db.py test_connection.py *_service.py ./
-COPY redis_stores redis_stores
 COPY shopsphere shopsphere
 USER shop
 ENV PYTHONUNBUFFERED=1 USE_REDIS=required SERVICE=product PORT=8000

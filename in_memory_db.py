@@ -117,8 +117,10 @@ class MemoryRecords:
         found = islice(self._names.irange(minimum=start), limit)
         return [name for name in found if name.startswith(prefix)]
 
-    async def add_note(self, text: str) -> None:
-        self._notes[text] = int(self._clock() * 1_000_000)
+    async def add_note(self, text: str) -> float:
+        now = self._clock()
+        self._notes[text] = int(now * 1_000_000)
+        return now
 
     async def remove_note(self, text: str) -> bool:
         return self._notes.pop(text, None) is not None

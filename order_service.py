@@ -36,10 +36,10 @@ from shopsphere.models import PK_SCHEMA, pk_of, pk_or
 from shopsphere.ordering.checkout import Checkout
 from shopsphere.ordering.figures import OrderFigures
 from shopsphere.ordering.idempotency import LEASE_MARGIN_SECONDS, IdempotentCheckout
+from shopsphere.ordering.notifier import Notifier
 from shopsphere.ordering.orders import Orders
 from shopsphere.ordering.product_client import ProductClient
 from shopsphere.ordering.settling import Outcome, Settling
-from shopsphere.ordering.telling import Telling
 from shopsphere.paging import LINK_HEADER, PagingByEntry, listing
 from shopsphere.records import Records
 from shopsphere.settings import Settings
@@ -159,9 +159,10 @@ async def place_order(
       `Idempotent-Replayed: true`.
     - The same key with another product or quantity: 422.
     - While the first request may still be running: 409 with `Retry-After`. If its process died,
-      that ends 2 seconds after ORDER_TIMEOUT; a 503 ends it at once.
+      retry 2 seconds after ORDER_TIMEOUT; after a 503, retry immediately.
     - After a refusal (400, 404) the key is free again.
-    - After a 503 or a crash, a new order takes the place of one that was not placed. Never two.
+    - After a 503 or a crash, a retry replaces the attempt that was not placed; there are never two
+      orders.
 
     A key is kept for 24 hours from its last order, separately for each user.
     """
@@ -273,13 +274,15 @@ async def _ordering(state: State) -> AsyncIterator[None]:
         settings.product_service_timeout,
         state.tokens,
     ) as products:
-        telling = Telling(products, figures)
-        checkout = Checkout(records, products, telling, figures)
+        notifier = Notifier(products, figures)
+        checkout = Checkout(records, products, notifier, figures)
         state.orders = Orders(records)
         state.checkout = checkout
+        state.settling = Settling(records, notifier, figures, settings.settle_after)
         lease_seconds = settings.order_timeout + LEASE_MARGIN_SECONDS
-        state.idempotent_checkout = IdempotentCheckout(records, checkout, telling, lease_seconds)
-        state.settling = Settling(records, telling, figures, settings.settle_after)
+        state.idempotent_checkout = IdempotentCheckout(
+            records, checkout, state.settling, lease_seconds
+        )
         state.refresh_figures = refresh_figures
         running = asyncio.create_task(state.settling.run(settings.settle_interval))
         try:

@@ -167,24 +167,29 @@ for i = 2 + forbidden, 1 + forbidden + leaving do
 end
 """)
 
-ADD_NAMES = _Script("""
--- Add names to a bucket of the search index until it is packed full. Returns a name to split it at
--- if it is full, otherwise '', then the names that were not added or belong in another bucket.
+NAMES = _Script("""
+-- Add names to a bucket of the search index, as long as it stays packed, or remove them from it.
+-- Returns a name to split the bucket at if it is full, otherwise '', then the names that are left:
+-- they belong in other buckets, or there was no room.
 -- The index is one sorted list in buckets, small enough for Redis to keep them packed. A bucket is
 -- named by a lower bound; the directory holds the bounds of all buckets but the first, whose is ''.
--- KEYS: directory, bucket. ARGV: the bucket's bound, names that fill a bucket, names to add.
+-- KEYS: directory, bucket. ARGV: 'add' or 'remove', bound, names that fill a bucket, names.
 local result = {''}
 local size = redis.call('ZCARD', KEYS[2])
-for i = 3, #ARGV do
+for i = 4, #ARGV do
   local bound = redis.call('ZREVRANGEBYLEX', KEYS[1], '[' .. ARGV[i], '-', 'LIMIT', 0, 1)[1] or ''
-  if bound == ARGV[1] and size < 126 then
+  if bound ~= ARGV[2] or (ARGV[1] == 'add' and size >= 126) then
+    table.insert(result, ARGV[i])
+  elseif ARGV[1] == 'add' then
     size = size + redis.call('ZADD', KEYS[2], 0, ARGV[i])
   else
-    table.insert(result, ARGV[i])
+    size = size - redis.call('ZREM', KEYS[2], ARGV[i])
   end
 end
-if size >= tonumber(ARGV[2]) then
+if size >= tonumber(ARGV[3]) then
   result[1] = redis.call('ZRANGE', KEYS[2], math.floor(size / 2), math.floor(size / 2))[1]
+elseif size == 0 then
+  redis.call('ZREM', KEYS[1], ARGV[2])
 end
 return result
 """)
@@ -201,29 +206,12 @@ if rank and rank > 0 and redis.call('ZCARD', KEYS[2]) >= tonumber(ARGV[2]) then
 end
 """)
 
-REMOVE_NAMES = _Script("""
--- Remove names from a bucket, and its bound from the directory once it is empty. Returns '', then
--- the names that belong in other buckets.
--- KEYS: directory, bucket. ARGV: the bucket's bound, unused, names to remove.
-local result = {''}
-for i = 3, #ARGV do
-  local bound = redis.call('ZREVRANGEBYLEX', KEYS[1], '[' .. ARGV[i], '-', 'LIMIT', 0, 1)[1] or ''
-  if bound == ARGV[1] then
-    redis.call('ZREM', KEYS[2], ARGV[i])
-  else
-    table.insert(result, ARGV[i])
-  end
-end
-if redis.call('EXISTS', KEYS[2]) == 0 then
-  redis.call('ZREM', KEYS[1], ARGV[1])
-end
-return result
-""")
-
 ADD_NOTE = _Script("""
--- KEYS: notes. ARGV: text.
+-- Returns the time of the note. KEYS: notes. ARGV: text.
 local time = redis.call('TIME')
-redis.call('ZADD', KEYS[1], string.format('%.0f', time[1] * 1000000 + time[2]), ARGV[1])
+local now = string.format('%.0f', time[1] * 1000000 + time[2])
+redis.call('ZADD', KEYS[1], now, ARGV[1])
+return now
 """)
 
 NOTES = _Script("""
@@ -290,7 +278,7 @@ class _Seen:
         if not kept:
             return cls("", {}, wanted)
         fields = dict(zip(kept[::2], kept[1::2], strict=True))
-        version = fields.pop("version")
+        version = fields.pop("version", "")
         try:
             return cls(version, fields, _validated(wanted, fields))
         except ValidationError as error:
@@ -380,7 +368,7 @@ class RedisRecords:
         error: BaseException = StoreUnavailable()
         try:
             while queue:
-                await self._apply(slot, list(islice(queue, STEPS_AT_ONCE)))
+                await self._apply_together(slot, list(islice(queue, STEPS_AT_ONCE)))
                 while queue and queue[0].outcome.done():
                     queue.popleft()
         except BaseException as failure:
@@ -393,15 +381,15 @@ class RedisRecords:
                 if not step.outcome.done():
                     step.outcome.set_exception(error)
 
-    async def _apply(self, slot: str, steps: Sequence[_Step]) -> None:
+    async def _apply_together(self, slot: str, steps: Sequence[_Step]) -> None:
         """Apply these steps, all in one write, and set their outcomes."""
         wanted = {key: record for step in steps for key, record in step.wanted.items()}
         seen = {key: self._seen.get(key) or _Seen.of(record, ()) for key, record in wanted.items()}
         turn_and_list = f"{self._prefix}:turn:{{{slot}}}", f"{self._prefix}:live:{{{slot}}}"
         loop = asyncio.get_running_loop()
-        is_guess = True
+        is_guess, clock_offset = True, self._clock_offset
         while True:
-            now = loop.time() + self._clock_offset
+            now = loop.time() + clock_offset
             copies, outcomes = _rehearse(now, steps, seen)
             version = secrets.token_urlsafe(6)
             changed = {
@@ -419,7 +407,8 @@ class RedisRecords:
             wait, seconds, microseconds, *found = await STEP.run(
                 self._client, [*seen, *turn_and_list], json.dumps(document)
             )
-            self._clock_offset = int(seconds) + int(microseconds) / 1_000_000 - loop.time()
+            clock_offset = int(seconds) + int(microseconds) / 1_000_000 - loop.time()
+            self._clock_offset = clock_offset
             if wait < 0:
                 seen |= changed
                 break
@@ -441,7 +430,7 @@ class RedisRecords:
     def _remember(self, seen: Mapping[str, _Seen]) -> None:
         for key, each in seen.items():
             self._seen.pop(key, None)
-            if each.version:
+            if each.fields:
                 self._seen[key] = each
         while len(self._seen) > SEEN_RECORDS:
             self._seen.popitem(last=False)
@@ -480,10 +469,10 @@ class RedisRecords:
         return None if position is None else int(position)
 
     async def add_names(self, names: Collection[str]) -> None:
-        await self._in_buckets(ADD_NAMES, names)
+        await self._in_buckets("add", names)
 
     async def remove_names(self, names: Collection[str]) -> None:
-        await self._in_buckets(REMOVE_NAMES, names)
+        await self._in_buckets("remove", names)
 
     async def names(self, start: str, prefix: str, limit: int) -> list[str]:
         """The bound of the next bucket is read after a bucket, so that a split hides nothing."""
@@ -502,7 +491,7 @@ class RedisRecords:
             if names:
                 low = b"(" + names[-1].encode()
 
-    async def _in_buckets(self, script: _Script, names: Collection[str]) -> None:
+    async def _in_buckets(self, action: str, names: Collection[str]) -> None:
         """Run a script on the buckets of these names, again for those that moved meanwhile."""
         async with self._index_turn:
             while names:
@@ -510,16 +499,14 @@ class RedisRecords:
                 for name, [bound] in zip(names, await self._bounds(names), strict=True):
                     buckets.setdefault(bound, []).append(name)
                 left = await asyncio.gather(
-                    *(self._in_bucket(script, bound, group) for bound, group in buckets.items())
+                    *(self._in_bucket(action, bound, group) for bound, group in buckets.items())
                 )
                 names = [name for each in left for name in each]
 
-    async def _in_bucket(
-        self, script: _Script, bound: str, names: Collection[str]
-    ) -> Collection[str]:
+    async def _in_bucket(self, action: str, bound: str, names: Collection[str]) -> Collection[str]:
         """Run a script on one bucket, and split it if it is full; return the names left over."""
         keys = [self._bucket(), self._bucket(bound)]
-        split_at, *left = await script.run(self._client, keys, bound, FULL_BUCKET, *names)
+        split_at, *left = await NAMES.run(self._client, keys, action, bound, FULL_BUCKET, *names)
         if split_at:
             keys.append(self._bucket(split_at))
             await SPLIT_BUCKET.run(self._client, keys, split_at, FULL_BUCKET)
@@ -533,8 +520,8 @@ class RedisRecords:
             found: list[list[str]] = await pipe.execute()
         return [bounds or [""] for bounds in found]
 
-    async def add_note(self, text: str) -> None:
-        await ADD_NOTE.run(self._client, [self._notes], text)
+    async def add_note(self, text: str) -> float:
+        return float(await ADD_NOTE.run(self._client, [self._notes], text)) / 1_000_000
 
     async def remove_note(self, text: str) -> bool:
         return bool(await self._client.zrem(self._notes, text))
@@ -596,11 +583,13 @@ def _rehearse(
         elif asyncio.get_running_loop().time() > step.within:
             outcomes.append((step, RequestTimedOut()))
         else:
-            outcomes.append((step, _apply(step.rule, now, [copies[key] for key in step.wanted])))
+            outcomes.append(
+                (step, _apply_rule(step.rule, now, [copies[key] for key in step.wanted]))
+            )
     return copies, outcomes
 
 
-def _apply(rule: Callable[..., Any], now: float, records: Sequence[Record]) -> Any:
+def _apply_rule(rule: Callable[..., Any], now: float, records: Sequence[Record]) -> Any:
     """Return what a rule returns; undo what it did if it raises, which is a bug of that rule."""
     before = [record.__dict__.copy() for record in records]
     try:
@@ -667,14 +656,13 @@ async def _check_format(client: ShopRedis, prefix: str) -> None:
         kept = await client.get(key)
     if kept != FORMAT:
         raise CannotStart(
-            f"Redis keeps data of another version of ShopSphere under REDIS_PREFIX={prefix}. "
-            "Set another REDIS_PREFIX, or delete the keys that begin with it."
+            f"Redis holds data in an incompatible format under REDIS_PREFIX={prefix}. Choose "
+            "another REDIS_PREFIX, or delete the keys that start with it."
         )
 
 
 async def _has_data_of_0_1_0(client: ShopRedis, prefix: str) -> bool:
     async for key in client.scan_iter(match=f"{prefix}:*", count=1000):
         if key.removeprefix(f"{prefix}:").partition(":")[0] in KINDS_OF_0_1_0:
-            # Another service may have started, and written, since the format was looked for.
-            return await client.get(f"{prefix}:format") is None
+            return True
     return False

@@ -24,7 +24,7 @@ from shopsphere.domain.values import Item, Reservation
 from shopsphere.metrics import CollectorRegistry
 from shopsphere.ordering.checkout import Checkout
 from shopsphere.ordering.figures import OrderFigures
-from shopsphere.ordering.telling import Telling
+from shopsphere.ordering.notifier import Notifier
 from shopsphere.records import Records
 from shopsphere.settings import Settings
 from storage import open_storage
@@ -100,7 +100,7 @@ async def fill_orders(
     """Place so many orders, each with its reservation."""
     figures = OrderFigures(CollectorRegistry())
     at_hand = _ProductsAtHand(products)
-    checkout = Checkout(orders, at_hand, Telling(at_hand, figures), figures)
+    checkout = Checkout(orders, at_hand, Notifier(at_hand, figures), figures)
 
     async def place(product_pk: str) -> None:
         deadline = Deadline(asyncio.get_running_loop().time() + 60, 60)

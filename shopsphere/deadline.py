@@ -16,14 +16,16 @@ TCP_OPTIONS: dict[int, int] = (
 
 @dataclass(slots=True)
 class Deadline:
-    """When a request has to be over, in the time of the event loop.
+    """When a request must end, in the time of the event loop.
 
-    `order_pk` is the order that it may have placed by then; empty as long as it cannot have.
+    `order_pk` is the order that it may have placed by then; empty until it may. `began` is when it
+    first wrote to the storage, by the storage's clock; 0 until it did.
     """
 
     at: float
     timeout_seconds: float
     order_pk: str = ""
+    began: float = 0
 
     @property
     def seconds_left(self) -> float:

@@ -62,10 +62,10 @@ def error_answer(error: ShopError, deadline: Deadline | None = None) -> Response
     body = _body(error)
     if isinstance(error, Unavailable) and deadline and deadline.order_pk:
         body["order_id"] = deadline.order_pk
-        body["detail"] = (
-            f"{error.detail} The order may have been placed: see GET /orders/{deadline.order_pk}, "
-            "or send it again with the same Idempotency-Key."
-        )
+        if error.leaves_outcome_open:
+            body["detail"] = (
+                f"{error.detail} If the order was placed, it is at GET /orders/{deadline.order_pk}."
+            )
     return Response(json.dumps(body), error.status, error.headers, "application/json")
 
 

@@ -29,15 +29,15 @@ async def _key(
         ),
     ] = None,
 ) -> str | None:
-    """Return what names the key of this user, whatever characters it has; None without one."""
+    """Return what names the key of this user at this route; None without one."""
     if idempotency_key is None:
         return None
     if len(request.headers.getlist("idempotency-key")) > 1 or not idempotency_key.isprintable():
         raise InvalidRequest(
             ("Idempotency-Key", f"must be one text of 1 to {MAX_LENGTH} printable characters")
         )
-    user_id = caller.user_id if caller else ""
-    return hashlib.sha256(f"{user_id}\0{idempotency_key}".encode()).hexdigest()
+    parts = request.scope["route"].path, caller.user_id if caller else "", idempotency_key
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 
 IdempotencyKey = Annotated[str | None, Depends(_key)]

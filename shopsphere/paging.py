@@ -36,13 +36,8 @@ Limit = Annotated[int, Field(ge=1, le=MAX_LIMIT), BeforeValidator(_digits)]
 AnyLimit = Annotated[
     Limit | None, Query(description="Items in the page. Without it: all, streamed.")
 ]
-Cursor = Annotated[
-    str | None,
-    Query(
-        min_length=1,
-        description="Where to go on: take it from the `Link` header of the page before.",
-    ),
-]
+FROM_LINK = "Cursor from the previous page's `Link` header"
+Cursor = Annotated[str | None, Query(min_length=1, description=f"{FROM_LINK}.")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +64,13 @@ async def paging_by_pk(
 
 async def paging_by_entry(
     limit: AnyLimit = None,
-    after: Annotated[Cursor, Query(json_schema_extra={"pattern": ENTRY_PATTERN})] = None,
+    after: Annotated[
+        Cursor,
+        Query(
+            description=f"{FROM_LINK}, or the `pk` of something in this list.",
+            json_schema_extra={"pattern": ENTRY_PATTERN},
+        ),
+    ] = None,
 ) -> Paging:
     """The same for a list in order of entry, which takes the pk of something in it as well."""
     return await paging(limit, after)

@@ -116,8 +116,11 @@ class Records(Protocol):
         """Return up to `limit` names that begin with `prefix`, from `start` on, in order of code
         points."""
 
-    async def add_note(self, text: str) -> None:
-        """Note a pending command as of now; the same note again starts anew."""
+    async def add_note(self, text: str) -> float:
+        """Note a pending command as of now, and return that time in seconds.
+
+        Adding it again restarts its age.
+        """
 
     async def remove_note(self, text: str) -> bool:
         """Remove a note, if it is there; tell whether it was."""

@@ -10,7 +10,11 @@ import pytest
 
 os.environ["SHOPSPHERE_ENV_FILE"] = os.devnull
 
-from shopsphere.settings import Settings  # from here on they are read, so not before
+from in_memory_db import MemoryRecords  # from here on settings are read, so not before
+from redis_db import RedisRecords
+from shopsphere.records import Records
+from shopsphere.settings import Settings
+from tests.lossy_wire import connected
 from tests.moved_clock import MovedClock
 from tests.servers import RedisServer, Trio
 from tests.small_shop import SmallShop, small_shop
@@ -49,9 +53,24 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServ
 
 @pytest.fixture
 def clock(redis_server: RedisServer) -> MovedClock:
-    """The clock of a memory store, and of the Redis of the whole run, which is empty."""
+    """The clock of records in memory, and of the Redis of the whole run, which is empty."""
     redis_server.client.flushall()
     return MovedClock(redis_server)
+
+
+@pytest.fixture(params=["memory", "redis", "redis over a lossy wire"])
+async def records(
+    request: pytest.FixtureRequest, clock: MovedClock, redis_server: RedisServer
+) -> AsyncIterator[Records]:
+    """Empty records on each storage in turn.
+
+    On the lossy wire the first response to each request is lost, so Redis gets each one twice.
+    """
+    if request.param == "memory":
+        yield MemoryRecords(clock)
+        return
+    async with connected(redis_server, is_lossy="lossy" in request.param) as client:
+        yield RedisRecords(client, "shop")
 
 
 @pytest.fixture(params=["memory", "redis"])

@@ -1,4 +1,4 @@
-"""A bad line between a client and its Redis: what was done there is not heard of here."""
+"""A bad line between a client and its Redis: responses get lost, requests come late or twice."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -11,22 +11,25 @@ from redis.backoff import NoBackoff
 import redis_clients
 from redis_clients import ShopRedis
 from shopsphere.settings import Settings
-from tests.servers import RedisServer
+from tests.servers import RedisServer, wait_until
 
 
 class LossyWire:
-    """A TCP proxy that loses the answer to each request when it sees it first, and hangs up.
+    """A TCP proxy that, while it is lossy, loses the first response to each request, and hangs up.
 
-    Redis has done then what it was asked to do. The client cannot know that and asks again, with
-    the same bytes, whose answer gets through.
+    Redis has done then what it was asked to do. The client cannot know that and sends again the
+    same bytes, whose response gets through. It can also hold requests, and it keeps a copy of each.
     """
 
     def __init__(self, target_port: int) -> None:
         self._target_port = target_port
         self._seen: set[bytes] = set()
         self._carrying: set[asyncio.Task[None]] = set()
+        self._is_open = asyncio.Event()
+        self._is_open.set()
         self.is_lossy = False
         self.lost = 0
+        self.requests: list[bytes] = []
 
     async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
@@ -40,28 +43,56 @@ class LossyWire:
             task.cancel()
         await asyncio.gather(*self._carrying, return_exceptions=True)
 
+    def hold(self) -> None:
+        """Keep requests from now on, until they are let through."""
+        self._is_open.clear()
+        self.requests.clear()
+
+    def let_through(self) -> None:
+        self._is_open.set()
+
+    async def holds_a_request(self) -> None:
+        """Return when a request is held."""
+        await asyncio.to_thread(wait_until, lambda: self.requests, why="a request is on the wire")
+
+    async def bring_again(self) -> None:
+        """Have Redis get all requests a second time, and wait for its responses."""
+        for request in list(self.requests):
+            reader, writer = await asyncio.open_connection("127.0.0.1", self._target_port)
+            writer.write(request)
+            writer.write_eof()
+            await reader.read()
+            writer.close()
+            await writer.wait_closed()
+
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.create_task(self._carry(reader, writer))
         self._carrying.add(task)
         task.add_done_callback(self._carrying.discard)
 
     async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._target_port)
+        try:
+            far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._target_port)
+        except OSError:  # there is no Redis
+            writer.close()
+            return
         is_lost = False
 
         async def carry_requests() -> None:
             nonlocal is_lost
             while request := await reader.read(2**20):
+                self.requests.append(request)
+                await self._is_open.wait()
                 is_lost = self.is_lossy and request not in self._seen
                 self._seen.add(request)
                 far_writer.write(request)
 
-        async def carry_answers() -> None:
-            while (answer := await far_reader.read(2**20)) and not is_lost:
-                writer.write(answer)
+        async def carry_responses() -> None:
+            while (response := await far_reader.read(2**20)) and not is_lost:
+                writer.write(response)
             self.lost += is_lost
 
-        both = [asyncio.create_task(carry()) for carry in (carry_requests, carry_answers)]
+        both = [asyncio.create_task(carry()) for carry in (carry_requests, carry_responses)]
         try:
             await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -75,14 +106,21 @@ class LossyWire:
 
 
 @asynccontextmanager
-async def connected(server: RedisServer, *, is_lossy: bool = False) -> AsyncIterator[ShopRedis]:
-    """Yield a client of this server, over a good wire or a bad one."""
+async def wired(server: RedisServer) -> AsyncIterator[tuple[ShopRedis, LossyWire]]:
+    """Yield a client of this server, and the wire between them, which is good at first."""
     async with LossyWire(server.port) as wire:
         client = await redis_clients.connect(Settings(redis_port=wire.port))
         client.set_retry(Retry(NoBackoff(), 2))  # type: ignore[attr-defined]  # types-redis
-        wire.is_lossy = is_lossy
         try:
-            yield client
+            yield client, wire
         finally:
             await client.close_all()
-        assert bool(wire.lost) == is_lossy, "the wire was not as bad as it should be"
+
+
+@asynccontextmanager
+async def connected(server: RedisServer, *, is_lossy: bool = False) -> AsyncIterator[ShopRedis]:
+    """Yield a client of this server, over a good wire or a bad one."""
+    async with wired(server) as (client, wire):
+        wire.is_lossy = is_lossy
+        yield client
+    assert bool(wire.lost) == is_lossy, "the wire was not as bad as it should be"

@@ -1,10 +1,27 @@
 """Time as a test wants it: nothing waits for a day to pass."""
 
 from tests.servers import RedisServer
+from tests.small_shop import LET_PASS
+
+MOVE_POSITIONS = """
+for _, key in ipairs(redis.call('KEYS', '*')) do
+  local kind = redis.call('TYPE', key).ok
+  if kind == 'zset' and string.find(key, ':list:', 1, true) then
+    for _, member in ipairs(redis.call('ZRANGE', key, 0, -1)) do
+      redis.call('ZINCRBY', key, -ARGV[1] * 1000000, member)
+    end
+  elseif kind == 'string' and string.find(key, ':position:', 1, true) then
+    redis.call('INCRBY', key, -ARGV[1] * 1000000)
+  end
+end
+"""
 
 
 class MovedClock:
-    """The clock of a memory store, and of a Redis too: there the ends of the keys come nearer."""
+    """The clock of records in memory, and of a Redis too: there all times that are kept move.
+
+    So what happened before seems longer ago, and after a move backwards it lies in the future.
+    """
 
     def __init__(self, server: RedisServer) -> None:
         self._redis = server.client
@@ -14,9 +31,7 @@ class MovedClock:
         return self._now
 
     def move(self, seconds: int) -> None:
-        """Have so many seconds gone by."""
+        """Have so many seconds gone by; a negative number moves the clock back."""
         self._now += seconds
-        for key in self._redis.scan_iter():
-            left = self._redis.pttl(key)
-            if left >= 0:
-                self._redis.pexpire(key, left - seconds * 1000)
+        for script in (LET_PASS, MOVE_POSITIONS):
+            self._redis.eval(script, 0, str(seconds))

@@ -27,9 +27,9 @@ def filter_failure(
         case RejectedPositiveData():
             # 400 also means that an address is taken or units are too few, and 422 that a key came
             # with another request: only `invalid_request` says that the request is to blame. And
-            # which cursors a search takes depends on its text.
-            is_of_search = case.path.endswith("/search") and "after" in case.query
-            return code == "invalid_request" and not is_of_search
+            # which cursors a list takes depends on the list; of reservations it is any pk.
+            is_cursor = "after" in case.query and not case.path.endswith("/reservations")
+            return code == "invalid_request" and not is_cursor
         case ServerError():
             return code != "storage_mismatch"  # X-Storage asked for it
         case UseAfterFree():

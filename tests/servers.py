@@ -15,6 +15,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import pytest
 import redis
 import requests
 from redis.backoff import NoBackoff
@@ -58,14 +59,18 @@ def wait_until(is_so: Callable[[], object], seconds: float = 15, why: str = "") 
         time.sleep(0.02)
 
 
-def redis_client(port: int, **options: Any) -> "redis.Redis[str]":
+def redis_client(port: int, host: str = "127.0.0.1", **options: Any) -> "redis.Redis[str]":
     """Return a client that says at once what is wrong: by default redis-py tries for seconds."""
     once = Retry(NoBackoff(), 0)
-    return redis.Redis(host="127.0.0.1", port=port, decode_responses=True, retry=once, **options)
+    return redis.Redis(host=host, port=port, decode_responses=True, retry=once, **options)
 
 
 class RedisServer:
     """A redis-server on a port of its own, with its files in `folder`."""
+
+    runner: tuple[str, ...] = ()
+    """A command that runs another."""
+    environment: dict[str, str] | None = None
 
     def __init__(
         self,
@@ -89,7 +94,11 @@ class RedisServer:
 
     def start(self, *options: str, wait: bool = True) -> None:
         """Start it, and wait until it answers unless told otherwise."""
-        self.process = subprocess.Popen([*self._command, *options], stdout=subprocess.DEVNULL)
+        self.process = subprocess.Popen(
+            [*self.runner, *self._command, *options],
+            env=self.environment,
+            stdout=subprocess.DEVNULL,
+        )
         if wait:
             wait_until(self.answers, why="redis-server answers")
 
@@ -105,6 +114,32 @@ class RedisServer:
         """End it with this signal, and wait until it is gone."""
         self.process.send_signal(with_signal)
         self.process.wait(10)
+
+
+class MovableRedis(RedisServer):
+    """A redis-server whose clock a test moves: libfaketime is between it and the system's."""
+
+    def __init__(self, folder: Path, *options: str) -> None:
+        library = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"), None)
+        if library is None:
+            pytest.skip("A CLOCK THAT MOVES IS NOT TESTED: it needs Debian's libfaketime")
+        self._offset = folder / "clock-offset"
+        self._seconds = 0
+        self.move_clock(0)
+        self.environment = os.environ | {
+            "LD_PRELOAD": str(library),
+            "FAKETIME_TIMESTAMP_FILE": str(self._offset),
+            "FAKETIME_NO_CACHE": "1",
+            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+        }
+        super().__init__(folder, *options)
+
+    def move_clock(self, seconds: int) -> None:
+        """Have the clock so many seconds ahead of where it is now, or behind."""
+        self._seconds += seconds
+        written = self._offset.with_suffix(".new")
+        written.write_text(f"{self._seconds:+}")
+        written.replace(self._offset)
 
 
 class Service:

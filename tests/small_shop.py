@@ -34,7 +34,7 @@ from shopsphere.ordering.figures import OrderFigures
 from shopsphere.ordering.idempotency import IdempotentCheckout
 from shopsphere.ordering.orders import SHOP, Orders
 from shopsphere.ordering.settling import Settling
-from shopsphere.ordering.telling import ProductService, Telling
+from shopsphere.ordering.notifier import ProductService, Notifier
 from shopsphere.records import Listing, Records
 from shopsphere.settings import Settings
 from tests.servers import RedisServer
@@ -58,6 +58,7 @@ for _, key in ipairs(redis.call('KEYS', '*')) do
   end
   if kind == 'hash' and redis.call('HEXISTS', key, 'lease_until') == 1 then
     redis.call('HINCRBYFLOAT', key, 'lease_until', -ARGV[1])
+    redis.call('HSET', key, 'version', redis.call('HGET', key, 'version') .. '+')
   end
   if left >= 0 and left <= ARGV[1] * 1000 then
     redis.call('DEL', key)
@@ -74,7 +75,7 @@ for _, key in ipairs(redis.call('KEYS', '*')) do
   if kind == 'hash' then
     local flat = redis.call('HGETALL', key)
     for i = 1, #flat, 2 do
-      if flat[i] ~= 'revision' and flat[i] ~= 'version' then
+      if flat[i] ~= 'revision' and flat[i] ~= 'version' and flat[i] ~= 'placed_ms' then
         table.insert(content, key .. ' ' .. flat[i] .. ' ' .. flat[i + 1])
       end
     end
@@ -219,11 +220,13 @@ class OrderService:
         figures: OrderFigures,
         lease_seconds: float,
         settle_after: float,
+        seconds_left: float,
     ) -> None:
-        telling = Telling(products, figures)
-        self.checkout = Checkout(records, products, telling, figures)
-        self._keyed = IdempotentCheckout(records, self.checkout, telling, lease_seconds)
-        self._settling = Settling(records, telling, figures, settle_after)
+        self._seconds_left = seconds_left
+        notifier = Notifier(products, figures)
+        self.checkout = Checkout(records, products, notifier, figures)
+        self._settling = Settling(records, notifier, figures, settle_after)
+        self._keyed = IdempotentCheckout(records, self.checkout, self._settling, lease_seconds)
 
     async def place(self, key: str | None, *items: Item) -> Order:
         order, _ = await self._keyed.place(key, items, None, self._deadline())
@@ -238,8 +241,11 @@ class OrderService:
     async def settle(self) -> None:
         await self._settling.settle_all()
 
+    async def settle_for_ever(self) -> None:
+        await self._settling.run(0)
+
     def _deadline(self) -> Deadline:
-        return Deadline(asyncio.get_running_loop().time() + ORDER_SECONDS, ORDER_SECONDS)
+        return Deadline(asyncio.get_running_loop().time() + self._seconds_left, ORDER_SECONDS)
 
 
 class SmallShop:
@@ -247,7 +253,8 @@ class SmallShop:
 
     def __init__(self, storage: Storage) -> None:
         self._storage = storage
-        self.figures = OrderFigures(CollectorRegistry())
+        self._registry = CollectorRegistry()
+        self._figures = OrderFigures(self._registry)
         self.let_pass = storage.let_pass
         self.content = storage.content
         self.clear()
@@ -286,8 +293,12 @@ class SmallShop:
         *,
         lease_seconds: float = ORDER_SECONDS + 2,
         settle_after: float = SETTLE_SECONDS,
+        seconds_left: float = ORDER_SECONDS,
     ) -> OrderService:
-        """Start an order service whose calls are under this watch."""
+        """Start an order service whose calls are under this watch.
+
+        Each of its requests has so many seconds left of its `ORDER_SECONDS`.
+        """
 
         async def noted(call: Call) -> object:
             if call.name == "add_note":
@@ -297,14 +308,19 @@ class SmallShop:
         return OrderService(
             _wire(self.records, StoreUnavailable, noted),
             _wire(ProductsAtHand(self.records), ProductServiceUnavailable, noted),
-            self.figures,
+            self._figures,
             lease_seconds,
             settle_after,
+            seconds_left,
         )
 
     async def settle(self) -> None:
         """Settle all, however young."""
         await self.service(settle_after=0).settle()
+
+    def counted(self, metric: str) -> float:
+        """Return what a counter of the order services stands at."""
+        return self._registry.get_sample_value(f"{metric}_total") or 0
 
     async def listed(self) -> list[Order]:
         return (await self.orders.page(None, None, 1000)).items
@@ -312,6 +328,7 @@ class SmallShop:
     async def must_be_exact(self, *answered: Order) -> None:
         """See that the books are right and nothing hangs; `answered` were told to customers."""
         assert await self.records.count_notes() == 0, "a note is left"
+        assert self.counted("orders_inconsistent") == 0, "the product service knows better"
         listed = {order.pk: order for order in await self.listed()}
         for order in answered:
             assert order.pk in listed, f"{order.pk} was answered, and is not there"

@@ -1,10 +1,11 @@
 """Minutes of random faults under a mixed load, then the reckoning.
 
 `python -m tests.soak --minutes 10`; not a test that pytest collects. Two order services, a product
-service and a Redis (appendonly always) are killed, stopped and restarted at random while customers
-order, cancel and ship and the shop changes its stock, all with keys, each sent again until its
-outcome is known. At the end every 201 has to be an order, no key may have made two, no change of
-stock may count twice, and the audit has to find nothing. The exit status is 0 only then.
+service and a Redis (appendonly always) are killed, stopped and restarted at random, Redis forgets
+its scripts and its clock goes back, while customers order, cancel and ship and the shop changes its
+stock, all with keys, each sent again until its outcome is known. At the end every 201 has to be an
+order, no key may have made two, no change of stock may count twice, and the audit has to find
+nothing. The exit status is 0 only then.
 """
 
 import argparse
@@ -22,7 +23,7 @@ from pathlib import Path
 import redis
 
 from tests.load import Answer, close_connections
-from tests.servers import RedisServer, Service
+from tests.servers import MovableRedis, Service
 from tests.shop import Shop
 
 SETTINGS = {
@@ -129,8 +130,8 @@ class Load:
 class Faults:
     """One fault after the other, at random; when it is done, all is up again."""
 
-    def __init__(self, shop: Shop, server: RedisServer, seed: int) -> None:
-        self._servers: dict[str, Service | RedisServer] = {
+    def __init__(self, shop: Shop, server: MovableRedis, seed: int) -> None:
+        self._servers: dict[str, Service | MovableRedis] = {
             "product": shop.product,
             "order 1": shop.orders[0],
             "order 2": shop.orders[1],
@@ -145,7 +146,7 @@ class Faults:
         name = self._choose.choice(list(self._servers))
         server = self._servers[name]
         seconds = self._choose.random() * 3
-        match self._choose.randrange(4):
+        match self._choose.randrange(6):
             case 0:
                 self.counts[f"kill -9 {name}"] += 1
                 server.stop(signal.SIGKILL)
@@ -160,6 +161,12 @@ class Faults:
                 self.counts[f"restart {name}"] += 1
                 server.stop()
                 server.start()
+            case 3:
+                self.counts["the clock of redis goes back"] += 1
+                self._redis.move_clock(-round(20 * seconds))
+            case 4:
+                self.counts["SCRIPT FLUSH"] += 1
+                self._redis.client.script_flush()
             case _:
                 self.counts["CLIENT PAUSE"] += 1
                 with suppress(redis.RedisError):
@@ -174,7 +181,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=int(time.time()))
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        server = RedisServer(Path(folder), "--appendonly", "yes", "--appendfsync", "always")
+        server = MovableRedis(Path(folder), "--appendonly", "yes", "--appendfsync", "always")
         environment = {"USE_REDIS": "required", "REDIS_PORT": str(server.port), **SETTINGS}
         shop = Shop(Path(folder), environment, order_services=2)
         try:
@@ -190,7 +197,7 @@ def main() -> int:
     return 1 if wrong else 0
 
 
-def soak(shop: Shop, server: RedisServer, seconds: float, seed: int) -> list[str]:
+def soak(shop: Shop, server: MovableRedis, seconds: float, seed: int) -> list[str]:
     """Run load and faults for so long; return what is wrong once there was time to settle."""
     load, faults = Load(shop, seed), Faults(shop, server, seed)
     buyers = [threading.Thread(target=load.run, args=(number,)) for number in range(BUYERS)]

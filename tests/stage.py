@@ -11,7 +11,7 @@ from shopsphere.domain.errors import ShopError, Unavailable
 from shopsphere.domain.values import Order
 from tests.small_shop import PK, Call, OrderService, SmallShop, Watch, nobody
 
-TIME = re.compile(r"\d+\.\d+")
+TIME = re.compile(r"-?\d+\.\d+(e-\d+)?|datetime\.datetime\([^)]*\)")
 TIME_TO_ARRIVE = 5
 """Rounds of the event loop in which every actor comes to its next call."""
 
@@ -63,7 +63,7 @@ class Stage:
         await asyncio.gather(*self._actors.values(), return_exceptions=True)
 
     def service(self, actor: str, watch: Watch = nobody) -> OrderService:
-        """Return the order service of an actor. Leases are over and marks are old at once."""
+        """Return the order service of an actor. Leases are over and notes are old at once."""
 
         async def hold(call: Call) -> object:
             return await self._hold(actor, replace(call, make=functools.partial(watch, call)))
@@ -92,7 +92,7 @@ class Stage:
         """Have something happen that is one step, when its turn comes."""
 
         async def happen() -> None:
-            await self._hold(name, Call(name, (), Unavailable, make, make))
+            await self._hold(name, Call(name, (), Unavailable, make))
 
         await self.enter(name, happen())
 

@@ -11,13 +11,13 @@ from starlette.testclient import TestClient
 
 import product_service
 import user_service
+from shopsphere.accounts.users import Users
 from shopsphere.administrator import ensure_administrator
 from shopsphere.domain.errors import CannotStart
-from shopsphere.domain.pks import new_pk
 from shopsphere.domain.values import Role, User
 from shopsphere.passwords import Passwords
 from shopsphere.settings import Settings
-from storage import open_user_store
+from storage import open_storage
 from tests.people import CLOSED, OPEN, SECRET, TOKENS, bearer, settings
 from tests.servers import RedisServer, Service, wait_until
 
@@ -248,17 +248,18 @@ def test_many_at_once_agree_on_one_administrator_whoever_had_the_address(
 ) -> None:
     async def scenario() -> tuple[User | None, list[bool]]:
         named = settings({**storage_environment, **ADMIN})
-        users = (await open_user_store(named)).store
+        records = (await open_storage(named)).records
+        users = Users(records)
         with Passwords(4) as passwords:
             theirs = await passwords.hash(ANOTHER_PASSWORD)
             if is_taken:
-                await users.add(User(new_pk(), EMAIL, theirs, Role.USER))
+                await users.register(EMAIL, theirs)
             starts = [ensure_administrator(named, users, passwords) for _ in range(5)]
             await asyncio.gather(*starts)
             found = await users.find(EMAIL)
             hashed = found.password_hash if found else None
             right = [await passwords.verify(text, hashed) for text in (PASSWORD, ANOTHER_PASSWORD)]
-        await users.close()
+        await records.close()
         return found, right
 
     found, right = asyncio.run(scenario())

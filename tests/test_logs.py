@@ -1,6 +1,7 @@
 """The log: in JSON one object a line, which can be joined across the services; text for people."""
 
 import json
+import logging
 import re
 from collections.abc import Iterator
 from datetime import datetime, timedelta
@@ -107,7 +108,7 @@ def test_what_is_refused_is_logged_too(
     assert line["user"] == (user.pk if user else None)
 
 
-def test_every_line_is_json_from_the_first_to_the_last_and_those_of_libraries(trio: Trio) -> None:
+def test_every_line_is_json_from_the_first_to_the_last(trio: Trio) -> None:
     nowhere = {"PRODUCT_SERVICE_URL": f"http://127.0.0.1:{free_port()}"}
     log = trio.order.log.with_name("away")
     service = Service("order", log, 0, **trio.order.environment | nowhere)
@@ -123,7 +124,15 @@ def test_every_line_is_json_from_the_first_to_the_last_and_those_of_libraries(tr
     for entry in entries(service):
         assert {"timestamp", "level", "service", "request_id", "message"} <= set(entry)
         assert "color_message" not in entry
-    assert "urllib3.connectionpool" in {entry["logger"] for entry in entries(service)}
+    assert "shopsphere.product_client" in {entry["logger"] for entry in entries(service)}
+
+
+def test_what_a_library_logs_is_json_too(capsys: pytest.CaptureFixture[str]) -> None:
+    with running("product", {"USE_REDIS": "false", "LOG_FORMAT": "json"}):
+        logging.getLogger("some.library").warning("broken %s", "pipe")
+    logged = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    [entry] = (each for each in logged if each["logger"] == "some.library")
+    assert (entry["level"], entry["message"]) == ("WARNING", "broken pipe")
 
 
 def test_a_start_that_fails_says_so_in_json(trio: Trio) -> None:

@@ -218,6 +218,28 @@ def test_a_bad_limit_or_cursor_is_400(orders: CheckedClient) -> None:
             assert response.json()["errors"][0]["field"] == name
 
 
+def cursor_of(page: Any) -> str:
+    """Return the cursor of the page after this one."""
+    [cursor] = re.findall("after=([^&>]+)", page.headers["Link"])
+    return str(cursor)
+
+
+def test_a_cursor_is_good_for_its_own_list_alone(orders: CheckedClient, shop: Shop) -> None:
+    lamps = [shop.add() for _ in range(2)]
+    placed = [
+        orders.post("/order", json={"product_id": lamp["pk"], "quantity": 1}).json()
+        for lamp in lamps
+    ]
+    of_orders = cursor_of(orders.get("/orders?limit=1"))
+    of_products = cursor_of(shop.products.get("/products?limit=1"))
+    assert orders.get(f"/orders?after={of_orders}").json() == placed[1:]
+    for other in (of_products, lamps[0]["pk"], NO_PK):
+        assert refusal(orders.get(f"/orders?after={other}")) == (400, "invalid_request"), other
+    for other in (of_orders, placed[0]["pk"]):
+        response = shop.products.get(f"/products?after={other}")
+        assert refusal(response) == (400, "invalid_request"), other
+
+
 # Tokens, while none is needed
 
 
@@ -471,6 +493,25 @@ def test_while_nothing_listens_an_order_is_503_and_a_retry_that_notes_none_names
         assert refusal(again) == (503, "product_service_unavailable")
         assert "order_id" not in again.json()
         assert orders.get("/orders").json() == []
+
+
+def test_a_retry_after_a_lost_response_holds_nothing_of_the_first_attempt(
+    shop: Shop, proxy: Proxy
+) -> None:
+    lamp = shop.add()
+    body, key = {"product_id": lamp["pk"], "quantity": 4}, {"Idempotency-Key": "mine"}
+    proxy.behave = lambda connection, _: (connection.forward(), connection.drop())[1]
+    proxy.start(shop.products.url)
+    with order_service(shop, proxy.url) as orders:
+        lost = orders.post("/order", json=body, headers=key)
+        assert refusal(lost) == (503, "product_service_unavailable")
+        assert shop.stock(lamp["pk"])["reserved"] == 4
+        shop.products.request("DELETE", f"/products/{lamp['pk']}")
+        proxy.behave = well
+        again = orders.post("/order", json=body, headers=key)
+        assert refusal(again) == (404, "product_not_found")
+        assert orders.get(f"/orders/{lost.json()['order_id']}").status_code == 404
+        assert shop.stock(lamp["pk"])["available"] == 10
 
 
 def settled(orders: CheckedClient) -> bool:

@@ -1,6 +1,5 @@
 """The product service over HTTP, on each storage."""
 
-import hashlib
 import json
 import re
 import time
@@ -653,15 +652,26 @@ def test_a_walk_over_a_search_meets_every_hit_once(products: CheckedClient, text
     assert len(list(walk(products, f"/products/search?name={quote(text)}&limit=5"))) == 1
 
 
-def test_a_cursor_is_of_one_list_and_a_pk_of_something_in_it(products: CheckedClient) -> None:
+def test_a_pk_is_a_cursor_as_long_as_it_is_in_the_list(products: CheckedClient) -> None:
     first, gone = (add(products, f"Lamp {number}") for number in range(2))
     products.delete(f"/products/{gone['pk']}")
     assert products.get(f"/products?after={first['pk']}").json() == []
-    cursor_of_orders = "1764413000000000-" + hashlib.sha256(b"orders:all").hexdigest()[:8]
-    for other in (gone["pk"], new_pk(), cursor_of_orders):
+    for other in (gone["pk"], new_pk(), "1-00000000"):
         response = products.get(f"/products?after={other}")
         assert refusal(response) == (400, "invalid_request"), other
         assert response.json()["errors"][0]["field"] == "after"
+
+
+def test_a_cursor_is_a_position_and_goes_on_for_ever(products: CheckedClient) -> None:
+    added = [add(products, f"Lamp {number}") for number in range(2)]
+    [cursor] = re.findall("after=([^&>]+)", products.get("/products?limit=1").headers["Link"])
+    list_digest = cursor.partition("-")[2]
+    for product in added:
+        products.delete(f"/products/{product['pk']}")
+    added.append(add(products, "Lamp 3"))
+    for position in ("0", cursor.partition("-")[0]):
+        assert products.get(f"/products?after={position}-{list_digest}").json() == added[2:]
+    assert products.get(f"/products?after={'9' * 16}-{list_digest}").json() == []
 
 
 def test_a_cursor_of_another_search_is_400(products: CheckedClient) -> None:

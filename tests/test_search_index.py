@@ -1,4 +1,4 @@
-"""Finding text in names: the folding, the entries, the cursors, and both stores in the end."""
+"""Finding text in names: folding, entries, cursors, and in the end both storages."""
 
 import unicodedata
 from collections.abc import AsyncIterator
@@ -6,15 +6,14 @@ from collections.abc import AsyncIterator
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from redis_stores.products import RedisProductStore
-from shopsphere.search_index import fold
-from shopsphere.stores import ProductStore
 
-from in_memory_db import MemoryProductStore
-from shopsphere import search_index
+from in_memory_db import MemoryRecords
+from redis_db import RedisRecords
+from shopsphere.catalogue import search_index
+from shopsphere.catalogue.products import Products
+from shopsphere.catalogue.search_index import fold
 from shopsphere.domain.errors import InvalidRequest
 from shopsphere.domain.pks import new_pk
-from shopsphere.domain.values import Product
 from tests.lossy_wire import connected
 from tests.moved_clock import MovedClock
 from tests.servers import RedisServer
@@ -135,9 +134,9 @@ def test_a_cursor_with_an_impossible_pk_is_refused(pk: str) -> None:
 
 
 @pytest.fixture
-async def stores(clock: MovedClock, redis_server: RedisServer) -> AsyncIterator[list[ProductStore]]:
+async def shops(clock: MovedClock, redis_server: RedisServer) -> AsyncIterator[list[Products]]:
     async with connected(redis_server) as client:
-        yield [MemoryProductStore(), RedisProductStore(client, "shop")]
+        yield [Products(MemoryRecords(clock)), Products(RedisRecords(client, "shop"))]
 
 
 @pytest.mark.anyio
@@ -145,30 +144,30 @@ async def stores(clock: MovedClock, redis_server: RedisServer) -> AsyncIterator[
     max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(st.lists(names, min_size=1, max_size=5), st.lists(texts, min_size=1, max_size=4))
-async def test_both_stores_find_what_contains_the_text_in_the_same_order(
-    stores: list[ProductStore], catalogue: list[str], searches: list[str]
+async def test_both_storages_find_what_contains_the_text_in_the_same_order(
+    shops: list[Products], catalogue: list[str], searches: list[str]
 ) -> None:
-    products = [Product(new_pk(), name, 1, 1) for name in catalogue]
-    for store in stores:
-        for product in products:
-            await store.add(product)
+    pks = [[(await shop.create(name, 1, 1)).pk for name in catalogue] for shop in shops]
 
     for text in searches:
-        memory, redis = [await walk(store, text) for store in stores]
+        memory, redis = [
+            [own.index(pk) for pk in await walk(shop, text)]
+            for shop, own in zip(shops, pks, strict=True)
+        ]
         assert memory == redis
-        wanted = [product for product in products if fold(text) in fold(product.name)]
-        assert sorted(memory, key=lambda product: product.pk) == wanted
+        wanted = [at for at, name in enumerate(catalogue) if fold(text) in fold(name)]
+        assert sorted(memory) == wanted
 
-    for store in stores:
-        for product in products:
-            await store.delete(product.pk)
+    for shop, own in zip(shops, pks, strict=True):
+        for pk in own:
+            await shop.delete(pk)
 
 
-async def walk(store: ProductStore, text: str) -> list[Product]:
-    """Return all that a search finds, read in pages of two."""
-    page = await store.search_page(text, None, 2)
+async def walk(shop: Products, text: str) -> list[str]:
+    """Return the pks of all that a search finds, read in pages of two."""
+    page = await shop.search_page(text, None, 2)
     found = page.items
     while page.next_after is not None:
-        page = await store.search_page(text, page.next_after, 2)
+        page = await shop.search_page(text, page.next_after, 2)
         found += page.items
-    return found
+    return [product.pk for product in found]

@@ -6,12 +6,16 @@ import hmac
 import json
 import time
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 from starlette.testclient import TestClient
 
 import user_service
+from shopsphere.domain import people
+from shopsphere.domain.records import UserRecord
 from shopsphere.domain.values import Role
+from shopsphere.records import Records
 from shopsphere.tokens import SERVICE_TOKEN_SECONDS
 from tests.people import ADMINISTRATOR, CLOSED, CUSTOMER, PEOPLE, SECRET, TOKENS, bearer, settings
 
@@ -130,9 +134,13 @@ def attacks() -> dict[str, str]:
 def users() -> Iterator[TestClient]:
     """A user service in a closed shop, where CUSTOMER is a user."""
     app = user_service.build(settings({"USE_REDIS": "false", **CLOSED}))
+    register = partial(
+        people.register, email=CUSTOMER.email, password_hash="no hash", role=CUSTOMER.role
+    )
     with TestClient(app) as client:
         assert client.portal
-        client.portal.call(app.state.opened.store.add, CUSTOMER)
+        records: Records = app.state.opened.records
+        client.portal.call(records.change, register, UserRecord(pk=CUSTOMER.pk))
         yield client
 
 

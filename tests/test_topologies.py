@@ -18,13 +18,13 @@ import requests
 import uvloop
 from pydantic import SecretStr
 from redis.crc import key_slot
-from redis_stores.products import RedisProductStore
 
 import redis_clients
 import test_connection
+from redis_db import RedisRecords
+from shopsphere.catalogue.products import Products
 from shopsphere.domain.errors import CannotStart, StoreUnavailable
 from shopsphere.domain.pks import new_pk
-from shopsphere.domain.values import Product
 from shopsphere.settings import Settings
 from tests.redis_groups import (
     HOST,
@@ -289,19 +289,17 @@ def test_a_lost_node_is_nothing_but_unavailable_and_the_others_serve_on(
 
     async def lose_a_node() -> None:
         client = await redis_clients.connect(settings)
-        store = RedisProductStore(client, "shopsphere")
-        products = [Product(new_pk(), "Lamp", 100, 100) for _ in range(30)]
-        for product in products:
-            await store.add(product)
-        lost = cluster.node_of(product_key(products[0].pk))
-        lives = {one.pk: cluster.node_of(product_key(one.pk)) is not lost for one in products}
+        products = Products(RedisRecords(client, "shopsphere"))
+        pks = [(await products.create("Lamp", 100, 100)).pk for _ in range(30)]
+        lost = cluster.node_of(product_key(pks[0]))
+        lives = {pk: cluster.node_of(product_key(pk)) is not lost for pk in pks}
         outcomes: Counter[str] = Counter()
 
         async def read_on(pk: str) -> None:
             while outcomes["lost"] < 150:
                 try:
-                    await store.get(pk)
-                    await store.release(pk, new_pk())
+                    await products.get(pk)
+                    await products.release(pk, new_pk())
                     outcomes["served"] += 1
                 except StoreUnavailable:
                     outcomes["interrupted" if lives[pk] else "lost"] += 1
@@ -309,7 +307,7 @@ def test_a_lost_node_is_nothing_but_unavailable_and_the_others_serve_on(
         async def list_on() -> None:
             while outcomes["lost"] < 150:
                 try:  # some are given up, as by ORDER_TIMEOUT
-                    await asyncio.wait_for(store.list_page(None, 20), 0.05 * random())
+                    await asyncio.wait_for(products.page(None, 20), 0.05 * random())
                 except (StoreUnavailable, TimeoutError):
                     outcomes["given up"] += 1
 
@@ -320,7 +318,7 @@ def test_a_lost_node_is_nothing_but_unavailable_and_the_others_serve_on(
         finally:
             lost.start()
         living = next(pk for pk in lives if lives[pk])
-        crowd = [store.release(living, new_pk()) for _ in range(500)]
+        crowd = [products.release(living, new_pk()) for _ in range(500)]
         ends += await asyncio.gather(*crowd, return_exceptions=True)
         await client.close_all()
         assert Counter(map(repr, ends)) == {"None": len(many) + len(crowd)}
@@ -386,25 +384,23 @@ def test_a_search_misses_no_product_while_the_index_moves_key_by_key(
 ) -> None:
     settings = Settings(use_redis="required", redis_url=SecretStr(cluster.url))
     prefix = f"moved-{is_directory_first}"
-    directory = f"{prefix}:{{product-names}}"
+    directory = f"{prefix}:names:{{names}}"
     slot, source = cluster.slot_of(directory), cluster.node_of(directory)
     target = next(node for node in cluster.nodes if node is not source)
 
     async def move_the_index(client: redis_clients.ShopRedis) -> None:
-        store = RedisProductStore(client, prefix)
+        products = Products(RedisRecords(client, prefix))
         there: list[str] = []
         outcomes: Counter[str] = Counter()
 
         async def add() -> None:
-            product = Product(new_pk(), "A lamp of steel and oak", 100, 100)
-            await store.add(product)
-            there.append(product.pk)
+            there.append((await products.create("A lamp of steel and oak", 100, 100)).pk)
 
         async def rename() -> None:
-            await store.update(there[0], f"A lamp of {len(there)} parts", None)
+            await products.update(there[0], f"A lamp of {len(there)} parts", None)
 
         async def find() -> None:
-            page = await store.search_page("lamp", None, 1000)
+            page = await products.search_page("lamp", None, 1000)
             assert sorted(product.pk for product in page.items) == there
 
         for _ in range(30):
@@ -443,7 +439,8 @@ def product_key(pk: str) -> str:
 
 def products_on_two_nodes(cluster: RedisCluster, product: Service) -> tuple[str, str]:
     """Return two products; on the node of the first is nothing that every order needs."""
-    nodes = {cluster.node_of(f"shopsphere:{name}").port for name in ("orders", "orders-placing")}
+    every_order_needs = ("shopsphere:notes:{notes}", "shopsphere:list:{orders}:all")
+    nodes = {cluster.node_of(key).port for key in every_order_needs}
     there = elsewhere = ""
     while not (there and elsewhere):
         pk = create(product)

@@ -19,15 +19,21 @@ class Users:
     async def register(self, email: str, password_hash: str, role: Role = Role.USER) -> User:
         """Make a user; raise EmailTaken if the address is somebody's.
 
-        The address is claimed after the user is made, so that a crash in between blocks nobody.
+        The address is claimed after the user is made, so that a crash in between blocks nobody; an
+        address whose user is gone is free.
         """
         pk = new_pk()
         await self._records.change(
             partial(people.register, email=email, password_hash=password_hash, role=role),
             UserRecord(pk=pk),
         )
+        [address] = await self._records.read(_address(email))
+        owner_pk = address.user_pk
+        gone_pk = owner_pk if owner_pk and await self.get(owner_pk) is None else ""
         try:
-            await self._records.change(partial(people.claim, user_pk=pk), Address(pk=email))
+            await self._records.change(
+                partial(people.claim, user_pk=pk, gone_pk=gone_pk), _address(email)
+            )
         except EmailTaken:
             await self._records.change(people.forget, UserRecord(pk=pk))
             raise
@@ -40,7 +46,7 @@ class Users:
 
     async def find(self, email: str) -> User | None:
         """Return the user with exactly this (lower-case) address, or None."""
-        [address] = await self._records.read(Address(pk=email))
+        [address] = await self._records.read(_address(email))
         return await self.get(address.user_pk) if address.user_pk else None
 
     async def set_password(self, user: User, password_hash: str, role: Role) -> bool:
@@ -55,3 +61,8 @@ class Users:
             ),
             UserRecord(pk=user.pk),
         )
+
+
+def _address(email: str) -> Address:
+    """Return the record of an address; a slot must not begin with a brace, as an address may."""
+    return Address(pk=f"@{email}")

@@ -61,7 +61,7 @@ class Products:
             entries = await entries_after(self._records, PRODUCTS, after, limit + 1)
             records = await self._read([entry.member for entry in entries])
             for entry, record in zip(entries, records, strict=True):
-                if record.state is ProductState.DELETED:
+                if record.state is not ProductState.ON_SALE:
                     await self._records.leave(PRODUCTS, entry.member)
                 elif len(found) == limit:
                     return Page(found, after)

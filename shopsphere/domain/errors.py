@@ -97,7 +97,7 @@ class UserNotFound(ShopError, status=404, code="user_not_found"):
 
 
 class OrderRefused(ShopError):
-    """An item of an order cannot be had, which is final for the order."""
+    """An item of an order is unavailable, which is final for the order."""
 
     is_remembered: ClassVar[bool] = True
     """Whether the product service remembers it for this order. Otherwise the item is released as
@@ -170,7 +170,10 @@ class IdempotencyKeyReused(ShopError, status=422, code="idempotency_key_reused")
 
 
 class Unavailable(ShopError, status=503, code="unavailable"):
-    """Something this service stands on cannot serve now; trying again later is right."""
+    """Something this service depends on cannot serve now; trying again later is right."""
+
+    leaves_outcome_open: ClassVar[bool] = False
+    """Whether what was requested may have happened all the same."""
 
     sentence = "The service cannot answer now. Try again in a moment."
 
@@ -179,6 +182,7 @@ class Unavailable(ShopError, status=503, code="unavailable"):
 
 
 class StoreUnavailable(Unavailable, code="storage_unavailable"):
+    leaves_outcome_open = True
     sentence = "The storage does not answer now. Try again in a moment."
 
 
@@ -203,6 +207,7 @@ class OrderGivenUp(Unavailable, code="order_given_up"):
 
 
 class RequestTimedOut(Unavailable, code="request_timeout"):
+    leaves_outcome_open = True
     sentence = (
         "The request took too long and was given up. It may have taken effect all the same: if it "
         "had an Idempotency-Key, send it again with that."

@@ -14,9 +14,11 @@ from shopsphere.domain.values import Item, by_product
 
 @dataclass(frozen=True, slots=True)
 class Binding:
-    """The order that a key is bound to; if that is another's, how long its lease still runs."""
+    """The order that a key is bound to, and the storage's time; for another's order, also how long
+    its lease still runs."""
 
     order_pk: str
+    bound_at: float
     lease_seconds_left: float = 0
 
 
@@ -37,9 +39,9 @@ def bind(
         return IdempotencyKeyReused()
     if key.order_pk in ("", order_pk):
         key.request, key.order_pk, key.lease_until = request, order_pk, now + lease_seconds
-        return Binding(order_pk)
+        return Binding(order_pk, now)
     left = key.lease_until - now
-    return Binding(key.order_pk, left if 0 < left <= lease_seconds else 0)
+    return Binding(key.order_pk, now, left if 0 < left <= lease_seconds else 0)
 
 
 def rebind(

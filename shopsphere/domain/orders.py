@@ -2,18 +2,24 @@
 
 from collections.abc import Sequence
 
-from shopsphere.domain.errors import OrderGivenUp, OrderNotFound, ShopError
-from shopsphere.domain.records import ORDER_ITEMS, OrderRecord
+from shopsphere.domain.errors import OrderGivenUp, ShopError
+from shopsphere.domain.records import ORDER_ITEMS, TEN_MINUTES, OrderRecord
 from shopsphere.domain.values import EVER_PLACED, Order, OrderItem, OrderStatus, Reservation
 
 
 def place(
-    now: float, record: OrderRecord, held: Sequence[Reservation], user_pk: str | None
+    now: float, record: OrderRecord, held: Sequence[Reservation], user_pk: str | None, began: float
 ) -> Order | ShopError:
-    """Place an order of what is held for it, unless it was given up meanwhile."""
+    """Place an order of what is held for it, unless it was given up meanwhile.
+
+    `began` is the storage's time when the request began. A machine that was paused, or a clock that
+    jumped, may bring it here when it is forgotten already that the order was given up.
+    """
     if record.status is OrderStatus.FAILED:
         return OrderGivenUp()
     if record.status is OrderStatus.NONE:
+        if abs(now - began) > TEN_MINUTES / 2:
+            return OrderGivenUp()
         items = tuple(
             OrderItem(each.product_pk, each.product_name, each.quantity, each.unit_price_cents)
             for each in held
@@ -32,10 +38,8 @@ def fail(_: float, record: OrderRecord) -> Order | None:
     return None
 
 
-def end(_: float, record: OrderRecord, status: OrderStatus) -> Order | ShopError:
-    """PLACED becomes CANCELLED or SHIPPED; return the order as it is then."""
-    if record.status not in EVER_PLACED:
-        return OrderNotFound()
+def end(_: float, record: OrderRecord, status: OrderStatus) -> Order | None:
+    """PLACED becomes CANCELLED or SHIPPED; return the order as it is then if it was ever placed."""
     if record.status is OrderStatus.PLACED:
         record.status = status
-    return record.order()
+    return record.order() if record.status in EVER_PLACED else None

@@ -15,9 +15,9 @@ def forget(_: float, record: UserRecord) -> None:
     record.email, record.password_hash, record.role = "", "", Role.USER
 
 
-def claim(_: float, address: Address, user_pk: str) -> ShopError | None:
-    """Give an address to a user, unless it is another's."""
-    if address.user_pk not in ("", user_pk):
+def claim(_: float, address: Address, user_pk: str, gone_pk: str) -> ShopError | None:
+    """Give an address to a user, unless it is another's who is not known to be gone."""
+    if address.user_pk not in ("", user_pk, gone_pk):
         return EmailTaken()
     address.user_pk = user_pk
     return None

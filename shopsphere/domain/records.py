@@ -186,7 +186,7 @@ class UserRecord(Record):
 
 
 class Address(Record):
-    """An email address, which is its pk, and the user it belongs to."""
+    """An email address, its pk with an `@` before it, and the user it belongs to."""
 
     kind = "address"
     user_pk: str = ""

@@ -16,6 +16,7 @@ from shopsphere.domain import orders as rules
 from shopsphere.domain.errors import (
     OrderIsCancelled,
     OrderIsShipped,
+    OrderNotFound,
     OrderRefused,
     ProductNotFound,
     StoreUnavailable,
@@ -26,22 +27,30 @@ from shopsphere.domain.records import OrderRecord
 from shopsphere.domain.values import Item, Order, OrderStatus, Reservation, by_product
 from shopsphere.ordering.figures import OrderFigures
 from shopsphere.ordering.notes import ENDED_AS, Command, PendingCommand
+from shopsphere.ordering.notifier import Notifier, ProductService
 from shopsphere.ordering.orders import Orders
-from shopsphere.ordering.telling import ProductService, Telling
 from shopsphere.records import Records
 
 log = logging.getLogger("shopsphere.ordering")
+
+
+CANNOT_END = {
+    OrderStatus.NONE: OrderNotFound,
+    OrderStatus.CANCELLED: OrderIsCancelled,
+    OrderStatus.SHIPPED: OrderIsShipped,
+}
+"""Why an order of this status cannot be cancelled or shipped."""
 
 
 class Checkout:
     """The commands of customers and of the shop. Each can be sent again after any failure."""
 
     def __init__(
-        self, records: Records, products: ProductService, telling: Telling, figures: OrderFigures
+        self, records: Records, products: ProductService, notifier: Notifier, figures: OrderFigures
     ) -> None:
         self._records = records
         self._products = products
-        self._telling = telling
+        self._notifier = notifier
         self._figures = figures
         self._orders = Orders(records)
 
@@ -68,8 +77,8 @@ class Checkout:
         self, pk: str, items: Sequence[Item], user_pk: str | None, deadline: Deadline
     ) -> Order:
         note = PendingCommand.of(Command.PLACE, pk, [item.product_pk for item in items])
-        await self._records.add_note(note.text)
-        deadline.order_pk = pk
+        noted_at = await self._records.add_note(note.text)
+        deadline.order_pk, deadline.began = pk, deadline.began or noted_at
         held: list[Reservation] = []
         try:
             for item in by_product(items):
@@ -78,11 +87,11 @@ class Checkout:
             to_release = [each.product_pk for each in held]
             if not refusal.is_remembered:
                 to_release.append(item.product_pk)
-            if await self._tell(Command.CANCEL, pk, to_release, deadline):
+            if await self._notify(Command.CANCEL, pk, to_release, deadline):
                 await self._forget(note)
             raise
         order = await self._records.change(
-            partial(rules.place, held=held, user_pk=user_pk),
+            partial(rules.place, held=held, user_pk=user_pk, began=deadline.began),
             OrderRecord(pk=pk),
             within=deadline.place_by,
         )
@@ -109,30 +118,34 @@ class Checkout:
     async def _end(self, command: Command, order: Order, deadline: Deadline) -> Order:
         note = PendingCommand.of(command, order.pk, [item.product_pk for item in order.items])
         await self._records.add_note(note.text)
-        order = await self._records.change(
+        ended = await self._records.change(
             partial(rules.end, status=ENDED_AS[command]), OrderRecord(pk=order.pk)
         )
-        if order.status is not ENDED_AS[command]:
+        if ended is None or ended.status is not ENDED_AS[command]:
             await self._forget(note)
-            raise OrderIsShipped if order.status is OrderStatus.SHIPPED else OrderIsCancelled
-        await self._orders.enter(order)
-        if await self._tell(command, order.pk, note.product_pks, deadline):
+            raise CANNOT_END[ended.status if ended else OrderStatus.NONE]
+        await self._orders.enter(ended)
+        if await self._notify(command, ended.pk, note.product_pks, deadline):
             await self._forget(note)
-        return order
+        return ended
 
-    async def _tell(
+    async def _notify(
         self, command: Command, order_pk: str, product_pks: Sequence[str], deadline: Deadline
     ) -> bool:
-        """Tell the product service what became of an order, in half of the time that is left."""
+        """Notify the product service in half of the time that is left; tell whether that worked."""
         try:
             async with asyncio.timeout(deadline.seconds_left / 2):
-                await self._telling.tell(command, order_pk, product_pks)
+                await self._notifier.notify(command, order_pk, product_pks)
         except (Unavailable, TimeoutError):
-            log.warning("order %s: the product service will be told later (%s)", order_pk, command)
+            log.warning(
+                "order %s: could not notify the product service (%s); settling will retry",
+                order_pk,
+                command,
+            )
             return False
         return True
 
     async def _forget(self, note: PendingCommand) -> None:
-        """Remove a note of what is done; one that stays is settled, which changes nothing."""
+        """Remove the note of a finished command; if that fails, settling removes it."""
         with contextlib.suppress(StoreUnavailable):
             await self._records.remove_note(note.text)

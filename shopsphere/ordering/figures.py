@@ -21,7 +21,7 @@ class OrderFigures:
             registry=registry,
         )
         self.settling_errors = Counter(
-            "orders_settling_errors", "Rounds or orders that settling failed at.", registry=registry
+            "orders_settling_errors", "Settling failures.", registry=registry
         )
         self.inconsistent = Counter(
             "orders_inconsistent",

@@ -7,9 +7,7 @@ from functools import partial
 
 from shopsphere.deadline import Deadline
 from shopsphere.domain import idempotency as rules
-from shopsphere.domain import orders
 from shopsphere.domain.errors import (
-    IdempotencyKeyReused,
     OrderGivenUp,
     OrderRefused,
     RequestInProgress,
@@ -17,12 +15,12 @@ from shopsphere.domain.errors import (
 )
 from shopsphere.domain.idempotency import Binding
 from shopsphere.domain.pks import is_pk, new_pk
-from shopsphere.domain.records import KeyRecord, OrderRecord
+from shopsphere.domain.records import KeyRecord
 from shopsphere.domain.values import Item, Order
 from shopsphere.ordering.checkout import Checkout
 from shopsphere.ordering.notes import Command, PendingCommand
 from shopsphere.ordering.orders import Orders
-from shopsphere.ordering.telling import Telling
+from shopsphere.ordering.settling import Settling
 from shopsphere.records import Records
 
 LEASE_MARGIN_SECONDS = 2
@@ -33,14 +31,14 @@ class IdempotentCheckout:
     """Places what a key stands for: the same order, however often it is sent."""
 
     def __init__(
-        self, records: Records, checkout: Checkout, telling: Telling, lease_seconds: float
+        self, records: Records, checkout: Checkout, settling: Settling, lease_seconds: float
     ) -> None:
         self._records = records
         self._lease_seconds = lease_seconds
         self._checkout = checkout
-        self._telling = telling
+        self._settling = settling
         self._orders = Orders(records)
-        self._endings: set[asyncio.Task[None]] = set()
+        self._freeing: set[asyncio.Task[None]] = set()
 
     async def place(
         self, key: str | None, items: Sequence[Item], user_pk: str | None, deadline: Deadline
@@ -54,73 +52,61 @@ class IdempotentCheckout:
         pk = new_pk()
         if key is None:
             return await self._checkout.place(pk, items, user_pk, deadline), False
-        kept, request = KeyRecord(pk=key), rules.digest_of(items)
-        if not all(is_pk(item.product_pk) for item in items):
-            [record] = await self._records.read(kept)
-            if record.request not in ("", request):
-                raise IdempotencyKeyReused
-            return await self._checkout.place(pk, items, user_pk, deadline), False
-        bind = partial(rules.bind, request=request, order_pk=pk, lease_seconds=self._lease_seconds)
-        binding = await self._records.change(bind, kept)
+        record, request = KeyRecord(pk=key), rules.digest_of(items)
+        seconds = self._lease_seconds
+        binding = await self._records.change(
+            partial(rules.bind, request=request, order_pk=pk, lease_seconds=seconds), record
+        )
+        deadline.began = binding.bound_at
         if binding.order_pk != pk:
             earlier = await self._settle(binding, items)
             if earlier:
                 return earlier, True
             if deadline.seconds_left < deadline.timeout_seconds / 2:
-                await self._records.change(partial(rules.forget, order_pk=binding.order_pk), kept)
+                await self._free(partial(rules.forget, order_pk=binding.order_pk), record)
                 raise OrderGivenUp
-            await self._records.change(
-                partial(
-                    rules.rebind, request=request, settled_pk=binding.order_pk, order_pk=pk,
-                    lease_seconds=self._lease_seconds,
-                ),
-                kept,
-            )  # fmt: skip
-        afterwards: Callable[..., None] | None = rules.end_lease
+            rebind = partial(rules.rebind, request=request, settled_pk=binding.order_pk)
+            await self._records.change(partial(rebind, order_pk=pk, lease_seconds=seconds), record)
         try:
-            order = await self._checkout.place(pk, items, user_pk, deadline)
-            afterwards = None
+            return await self._checkout.place(pk, items, user_pk, deadline), False
         except OrderRefused:
-            afterwards = rules.forget
+            await self._free(partial(rules.forget, order_pk=pk), record)
             raise
-        finally:
-            if afterwards:
-                await self._finish(partial(afterwards, order_pk=pk), kept)
-        return order, False
+        except BaseException:
+            await self._free(partial(rules.end_lease, order_pk=pk), record)
+            raise
 
     async def _settle(self, bound: Binding, items: Sequence[Item]) -> Order | None:
-        """Return the order that a key is bound to, in its lists, or make sure it never is placed.
+        """Return the order that a key is bound to, once it is in its lists; if it was not placed,
+        make sure that it never will be.
 
         Raise RequestInProgress while its request may still run, Unavailable where what it holds
         cannot be given back.
         """
         order = await self._orders.find(bound.order_pk)
-        if order is None:
-            if bound.lease_seconds_left:
-                raise RequestInProgress(bound.lease_seconds_left)
-            order = await self._records.change(orders.fail, OrderRecord(pk=bound.order_pk))
         if order:
             await self._orders.enter(order)
             return order
-        product_pks = [item.product_pk for item in items]  # the same as of the earlier request
-        await self._telling.tell(Command.CANCEL, bound.order_pk, product_pks)
-        note = PendingCommand.of(Command.PLACE, bound.order_pk, product_pks)
-        await self._records.remove_note(note.text)
-        return None
+        if bound.lease_seconds_left:
+            raise RequestInProgress(bound.lease_seconds_left)
+        product_pks = [item.product_pk for item in items if is_pk(item.product_pk)]
+        # The request is the same as the earlier one, and so are its products.
+        pending = PendingCommand.of(Command.PLACE, bound.order_pk, product_pks)
+        return await self._settling.settle(pending)
 
-    async def _finish(self, rule: Callable[[float, KeyRecord], None], kept: KeyRecord) -> None:
+    async def _free(self, rule: Callable[[float, KeyRecord], None], record: KeyRecord) -> None:
         """Free a key, or end its lease; where that fails, the lease ends by itself.
 
         When the time of the request is over, its response does not wait for this.
         """
 
-        async def finish() -> None:
+        async def free() -> None:
             with contextlib.suppress(StoreUnavailable):
-                await self._records.change(rule, kept)
+                await self._records.change(rule, record)
 
-        finishing = asyncio.create_task(finish())
-        self._endings.add(finishing)
-        finishing.add_done_callback(self._endings.discard)
+        freeing = asyncio.create_task(free())
+        self._freeing.add(freeing)
+        freeing.add_done_callback(self._freeing.discard)
         request = asyncio.current_task()
         if request is None or not request.cancelling():
-            await asyncio.shield(finishing)
+            await asyncio.shield(freeing)

@@ -1,4 +1,4 @@
-"""Notes of pending commands: what settling goes by after a crash or a lost message."""
+"""Notes of pending commands: what settling works from after a crash or a lost message."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +18,8 @@ class Command(StrEnum):
     CANCEL = "cancel"
     SHIP = "ship"
 
+
+COMMANDS = frozenset(Command)
 
 ENDED_AS = {Command.CANCEL: OrderStatus.CANCELLED, Command.SHIP: OrderStatus.SHIPPED}
 """What a command makes of a PLACED order."""
@@ -45,21 +47,22 @@ class PendingCommand:
         return " ".join((self.command, self.order_pk, *self.product_pks))
 
     def is_older_than(self, seconds: float) -> bool:
-        """Tell whether it is so old; one from the future is, as the clock went back."""
+        """Tell whether it is at least this old, or from the future, as the clock went back."""
         return self.age >= seconds or self.age < 0
 
 
 async def pending_commands(records: Records) -> list[PendingCommand]:
-    """Return what is noted, oldest first."""
+    """Return what is noted, oldest first; commands of a newer version are left to it."""
     found: dict[str, PendingCommand] = {}
     since = 0
     while True:
-        known = len(found)
+        latest = since
         notes = await records.notes(since, READ_AT_ONCE)
         for note in notes:
             command, order_pk, *product_pks = note.text.split()
-            pending = PendingCommand(Command(command), order_pk, tuple(product_pks), note.age)
-            found[note.text] = pending
             since = note.noted_at
-        if len(notes) < READ_AT_ONCE or len(found) == known:
+            if command in COMMANDS:
+                pending = PendingCommand(Command(command), order_pk, tuple(product_pks), note.age)
+                found[note.text] = pending
+        if len(notes) < READ_AT_ONCE or since == latest:
             return list(found.values())

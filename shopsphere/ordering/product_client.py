@@ -64,7 +64,7 @@ class _Refusal(BaseModel):
 
 
 class _OfThread(threading.local):
-    """What each thread has to itself: a session, as its connections are kept and not shared."""
+    """One session per thread: sessions of `requests` are not thread-safe."""
 
     def __init__(self) -> None:
         self.session = session(NEVER_AGAIN)

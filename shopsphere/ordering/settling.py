@@ -10,14 +10,14 @@ from enum import StrEnum
 from functools import partial
 
 from shopsphere.domain import orders as rules
-from shopsphere.domain.errors import OrderNotFound, Unavailable
+from shopsphere.domain.errors import Unavailable
 from shopsphere.domain.records import OrderRecord
-from shopsphere.domain.values import Order, OrderStatus
+from shopsphere.domain.values import Order
 from shopsphere.logs import REQUEST_ID
 from shopsphere.ordering.figures import OrderFigures
 from shopsphere.ordering.notes import ENDED_AS, Command, PendingCommand, pending_commands
+from shopsphere.ordering.notifier import Notifier
 from shopsphere.ordering.orders import Orders
-from shopsphere.ordering.telling import Telling
 from shopsphere.records import Records
 
 log = logging.getLogger("shopsphere.settling")
@@ -40,10 +40,10 @@ class Settling:
     """Settles orders with notes that are at least `after_seconds` old by the storage's clock."""
 
     def __init__(
-        self, records: Records, telling: Telling, figures: OrderFigures, after_seconds: float
+        self, records: Records, notifier: Notifier, figures: OrderFigures, after_seconds: float
     ) -> None:
         self._records = records
-        self._telling = telling
+        self._notifier = notifier
         self._figures = figures
         self._after_seconds = after_seconds
         self._orders = Orders(records)
@@ -53,10 +53,12 @@ class Settling:
         while True:
             [failure] = await asyncio.gather(self.settle_all(), return_exceptions=True)
             if isinstance(failure, Unavailable):
-                log.warning("the storage does not respond; orders are settled when it does")
+                log.warning("storage unavailable; settling resumes when it is back")
             elif failure:
                 self._figures.settling_errors.inc()
-                log.error("a round of settling failed; the next one comes", exc_info=failure)
+                log.error(
+                    "settling failed; it will run again in %g s", interval_seconds, exc_info=failure
+                )
             await asyncio.sleep(interval_seconds)
 
     async def settle_all(self) -> None:
@@ -78,57 +80,51 @@ class Settling:
                 self._figures.settling_errors.inc()
                 log.error("order %s cannot be settled", pending.order_pk, exc_info=result)
 
-    async def settle(self, pending: PendingCommand) -> Outcome:
-        """Finish what was noted, then remove the note.
+    async def settle(self, pending: PendingCommand) -> Order | None:
+        """Finish what was noted, then remove the note; return the order if it was ever placed.
 
         An order that is still not placed never will be; one that is being cancelled or shipped is
-        cancelled or shipped. Raise Unavailable when the product service could not be told.
+        cancelled or shipped. Raise Unavailable when the product service could not be notified.
         """
-        if pending.command is Command.PLACE:
-            order = await self._records.change(rules.fail, OrderRecord(pk=pending.order_pk))
-        else:
-            order = await self._end(pending)
+        command, pks = pending.command, pending.product_pks
+        rule = (
+            rules.fail if command is Command.PLACE else partial(rules.end, status=ENDED_AS[command])
+        )
+        order = await self._records.change(rule, OrderRecord(pk=pending.order_pk))
         if order:
             await self._orders.enter(order)
-            if order.status is ENDED_AS.get(pending.command):
-                await self._telling.tell(pending.command, pending.order_pk, pending.product_pks)
-        elif pending.command is Command.PLACE:
-            await self._telling.tell(Command.CANCEL, pending.order_pk, pending.product_pks)
-        outcome = Outcome((order.status if order else OrderStatus.FAILED).lower())
+            if command in ENDED_AS and order.status is ENDED_AS[command]:
+                await self._notifier.notify(command, pending.order_pk, pks)
+        elif command is Command.PLACE:
+            await self._notifier.notify(Command.CANCEL, pending.order_pk, pks)
         if await self._records.remove_note(pending.text):
+            outcome = outcome_of(order)
             self._figures.settled.labels(outcome.value).inc()
             log.info("order %s was settled: %s", pending.order_pk, outcome.value)
-        return outcome
+        return order
 
     async def settle_order(self, pk: str, product_pk: str) -> Outcome:
         """Settle one order at one product, unless a request may be at work on it.
 
         Also without a note: stock that is held for an order which is not placed is released, and
-        the product service is told again what a cancelled or shipped order is.
+        the product service is notified again of what became of a cancelled or shipped order.
         """
-        noted = [
-            pending for pending in await pending_commands(self._records) if pending.order_pk == pk
-        ]
+        noted = [each for each in await pending_commands(self._records) if each.order_pk == pk]
         if not all(pending.is_older_than(self._after_seconds) for pending in noted):
             return Outcome.UNDER_WAY
         for pending in noted:
             await self.settle(pending)
         order = await self._orders.find(pk)
         if order and product_pk not in {item.product_pk for item in order.items}:
-            await self._telling.tell(Command.CANCEL, pk, [product_pk])
+            await self._notifier.notify(Command.CANCEL, pk, [product_pk])
             return Outcome.RELEASED
-        outcome = await self.settle(PendingCommand.of(Command.PLACE, pk, [product_pk]))
+        order = await self.settle(PendingCommand.of(Command.PLACE, pk, [product_pk]))
         for command, status in ENDED_AS.items():
             if order and order.status is status:
-                await self._telling.tell(command, pk, [product_pk])
-        return outcome
+                await self._notifier.notify(command, pk, [product_pk])
+        return outcome_of(order)
 
-    async def _end(self, pending: PendingCommand) -> Order | None:
-        """Cancel or ship; return the order as it is now, None where there is none."""
-        try:
-            return await self._records.change(
-                partial(rules.end, status=ENDED_AS[pending.command]),
-                OrderRecord(pk=pending.order_pk),
-            )
-        except OrderNotFound:
-            return None
+
+def outcome_of(order: Order | None) -> Outcome:
+    """Return what settling made of an order; one that was never placed has failed."""
+    return Outcome(order.status.lower()) if order else Outcome.FAILED

@@ -6,13 +6,14 @@ from dataclasses import dataclass, field
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from redis_stores.products import RedisProductStore
-from shopsphere.stores import DAY_SECONDS, REFUSED_SECONDS, ProductStore
 
-from in_memory_db import MemoryProductStore
+from in_memory_db import MemoryRecords
+from redis_db import RedisRecords
+from shopsphere.catalogue.products import Products
 from shopsphere.domain.errors import InsufficientQuantity, ShopError
 from shopsphere.domain.pks import new_pk
-from shopsphere.domain.values import Product, Stock
+from shopsphere.domain.records import DAY, TEN_MINUTES
+from shopsphere.domain.values import Stock
 from tests.lossy_wire import connected
 from tests.moved_clock import MovedClock
 from tests.servers import RedisServer
@@ -23,7 +24,7 @@ ON_SHELF = 4
 
 @dataclass
 class Plain:
-    """One product as a shopkeeper would write it down; answers are words."""
+    """One product as a shopkeeper would write it down; what came of it is words."""
 
     received: int = ON_SHELF
     is_deleted: bool = False
@@ -39,14 +40,14 @@ class Plain:
         return self.received - sum(self.held.values()) - self.gone
 
     def reserve(self, order: int, quantity: int) -> str:
-        if self.is_deleted:
-            return "ProductNotFound"
         if order in self.refused:
             return f"ReservationRefused {self.refused[order]}"
         if order in self.released:
             return "ReservationReleased"
         if known := self.held.get(order) or self.shipped.get(order):
             return "same" if known == quantity else "ReservationConflict"
+        if self.is_deleted:
+            return "ProductNotFound"
         if quantity > self.available:
             self.refused[order] = self.available
             return f"ReservationRefused {self.available}"
@@ -87,12 +88,12 @@ class Plain:
         self.is_deleted = True
         return "done"
 
-    def forget(self, *, all_marks: bool) -> None:
-        """Some time has passed: the refusals are forgotten, after a day the other marks too."""
+    def forget(self, *, keys: bool) -> None:
+        """Ten minutes have passed: what is over is forgotten; after a day the keys are too."""
         self.refused.clear()
-        if all_marks:
-            self.shipped.clear()
-            self.released.clear()
+        self.shipped.clear()
+        self.released.clear()
+        if keys:
             self.counted.clear()
 
 
@@ -108,7 +109,7 @@ class Step:
 steps = st.builds(
     Step,
     st.sampled_from(
-        ["reserve", "reserve", "reserve", "release", "ship", "change", "delete", "quarter", "day"]
+        ["reserve", "reserve", "reserve", "release", "ship", "change", "delete", "minutes", "day"]
     ),
     product=st.sampled_from([0, 0, 0, 1]),
     order=st.integers(0, 3),
@@ -135,22 +136,22 @@ def play_plainly(plain: Plain, step: Step) -> str:
     return plain.delete()
 
 
-async def play(store: ProductStore, pk: str, order_pk: str, step: Step) -> str:
-    """Play one step on a store; return its answer in the model's words."""
+async def play(products: Products, pk: str, order_pk: str, step: Step) -> str:
+    """Play one step; return what came of it in the model's words."""
     try:
         match step.action:
             case "reserve":
-                _, is_new = await store.reserve(pk, order_pk, step.units)
+                _, is_new = await products.reserve(pk, order_pk, step.units)
                 return "taken" if is_new else "same"
             case "release":
-                await store.release(pk, order_pk)
+                await products.release(pk, order_pk)
             case "ship":
-                await store.ship(pk, order_pk)
+                await products.ship(pk, order_pk)
             case "change":
-                _, had_counted = await store.change_stock(pk, change_of(step), step.key or None)
+                _, had_counted = await products.change_stock(pk, change_of(step), step.key or None)
                 return "before" if had_counted else "done"
             case "delete":
-                await store.delete(pk)
+                await products.delete(pk)
     except InsufficientQuantity as refusal:
         return f"{type(refusal).__name__} {refusal.available}"
     except ShopError as error:
@@ -159,9 +160,9 @@ async def play(store: ProductStore, pk: str, order_pk: str, step: Step) -> str:
 
 
 @pytest.fixture
-async def stores(clock: MovedClock, redis_server: RedisServer) -> AsyncIterator[list[ProductStore]]:
+async def shops(clock: MovedClock, redis_server: RedisServer) -> AsyncIterator[list[Products]]:
     async with connected(redis_server) as client:
-        yield [MemoryProductStore(clock), RedisProductStore(client, "shop")]
+        yield [Products(MemoryRecords(clock)), Products(RedisRecords(client, "shop"))]
 
 
 @pytest.mark.anyio
@@ -169,32 +170,29 @@ async def stores(clock: MovedClock, redis_server: RedisServer) -> AsyncIterator[
     max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(st.lists(steps, min_size=5, max_size=25))
-async def test_whatever_happens_both_stores_answer_as_the_model_and_the_figures_add_up(
-    stores: list[ProductStore], clock: MovedClock, redis_server: RedisServer, life: list[Step]
+async def test_whatever_happens_both_storages_do_as_the_model_and_the_stock_adds_up(
+    shops: list[Products], clock: MovedClock, life: list[Step]
 ) -> None:
-    redis_server.client.flushall()
     plains = [Plain(), Plain()]
-    products = [Product(new_pk(), "Laptop", 1, ON_SHELF) for _ in plains]
     order_pks = [new_pk() for _ in range(4)]
-    for store in stores:
-        for product in products:
-            await store.add(product)
+    pks = [[(await shop.create("Laptop", 1, ON_SHELF)).pk for _ in plains] for shop in shops]
 
     for step in life:
-        if step.action in ("quarter", "day"):
-            clock.move(REFUSED_SECONDS if step.action == "quarter" else DAY_SECONDS)
+        if step.action in ("minutes", "day"):
+            clock.move(TEN_MINUTES if step.action == "minutes" else DAY)
             for plain in plains:
-                plain.forget(all_marks=step.action == "day")
+                plain.forget(keys=step.action == "day")
             continue
-        plain, pk = plains[step.product], products[step.product].pk
-        told = [await play(store, pk, order_pks[step.order], step) for store in stores]
+        plain = plains[step.product]
+        beside = [(shop, own[step.product]) for shop, own in zip(shops, pks, strict=True)]
+        told = [await play(shop, pk, order_pks[step.order], step) for shop, pk in beside]
 
         assert told == [play_plainly(plain, step)] * 2
         held = sum(plain.held.values())
         stock = Stock(plain.received, plain.available, held, plain.gone)
         assert min(stock.available, stock.reserved, stock.shipped) >= 0
         live = {order_pks[order]: quantity for order, quantity in plain.held.items()}
-        for store in stores:
-            assert await store.stock(pk) == stock
-            page = await store.reservations_page(pk, None, 10)
-            assert {each.order_id: each.quantity for each in page.items} == live
+        for shop, pk in beside:
+            assert await shop.stock(pk) == stock
+            page = await shop.reservations_page(pk, None, 10)
+            assert {each.order_pk: each.quantity for each in page.items} == live

@@ -1,4 +1,4 @@
-"""What ordering tells the product service."""
+"""What the product service is told about orders that ended."""
 
 import asyncio
 import logging
@@ -12,8 +12,8 @@ from shopsphere.ordering.notes import Command
 
 log = logging.getLogger("shopsphere.ordering")
 
-TOLD_AT_ONCE = 8
-"""Products of one order that the product service is told about at once."""
+NOTIFIED_AT_ONCE = 8
+"""Products of one order about which the product service is notified at once."""
 
 
 class ProductService(Protocol):
@@ -26,31 +26,31 @@ class ProductService(Protocol):
     async def ship(self, product_pk: str, order_pk: str) -> None: ...
 
 
-class Telling:
-    """Tells the product service what became of orders."""
+class Notifier:
+    """Notifies the product service of what became of orders."""
 
     def __init__(self, products: ProductService, figures: OrderFigures) -> None:
         self._products = products
         self._figures = figures
 
-    async def tell(self, command: Command, order_pk: str, product_pks: Iterable[str]) -> None:
+    async def notify(self, command: Command, order_pk: str, product_pks: Iterable[str]) -> None:
         """Ship what an order holds of these products, or release it; return when all is delivered.
 
-        What the product service refuses for good comes of memory that was lost in a failover: it is
-        logged for the audit, and counts as delivered. Raise Unavailable where it cannot be told.
+        A definite refusal means that one of the two services lost memory in a failover: it is
+        logged for the audit, and counts as delivered. Raise Unavailable for any other failure.
         """
-        some = asyncio.Semaphore(TOLD_AT_ONCE)
+        some = asyncio.Semaphore(NOTIFIED_AT_ONCE)
 
-        async def tell_of(product_pk: str) -> None:
+        async def notify_of(product_pk: str) -> None:
             async with some:
-                await self._tell(command, order_pk, product_pk)
+                await self._notify(command, order_pk, product_pk)
 
-        results = await asyncio.gather(*map(tell_of, product_pks), return_exceptions=True)
+        results = await asyncio.gather(*map(notify_of, product_pks), return_exceptions=True)
         for result in results:
             if result:
                 raise result
 
-    async def _tell(self, command: Command, order_pk: str, product_pk: str) -> None:
+    async def _notify(self, command: Command, order_pk: str, product_pk: str) -> None:
         try:
             if command is Command.SHIP:
                 await self._products.ship(product_pk, order_pk)

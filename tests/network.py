@@ -1,0 +1,216 @@
+"""Networks that misbehave: a line to Redis that a test holds up, and a real one that drops."""
+
+import os
+import shutil
+import socket
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.servers import RedisServer, free_port, redis_client, wait_until
+
+LAST = b"*2\r\n$4\r\nECHO\r\n$7\r\nthe end\r\n"
+
+
+@dataclass
+class _Wire:
+    """One connection through a line: what is sent while it is silent is held up here."""
+
+    near: socket.socket
+    far: socket.socket
+    is_silent: bool = False
+    held: bytes = b""
+    unheard: bytes = b""
+
+    def is_delivered(self) -> bool:
+        return self.unheard.endswith(b"the end\r\n")
+
+    def close(self) -> None:
+        for end in (self.near, self.far):
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+            end.close()
+
+
+class Line:
+    """A TCP proxy before Redis.
+
+    Whoever uses a silent wire of it hears nothing, and may hang up. Redis does not know that, and
+    gets what was sent over it when the test says so.
+    """
+
+    def __init__(self, redis_port: int) -> None:
+        self._redis_port = redis_port
+        self._lock = threading.Lock()
+        self._wires: list[_Wire] = []
+        self._first_held: bytes | None = None
+        self._hangs_up = False
+        self._last_words: bytes | None = None
+        self._is_cut = False
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listening.getsockname()[1]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def silence(self, first: bytes = b"", *, hangs_up: bool = False) -> None:
+        """Hold up the next request that has this text in it, and what follows on the wires that
+        are open then; new ones are good. The silent ones hang up, or have their users wait."""
+        with self._lock:
+            self._first_held, self._hangs_up = first, hangs_up
+
+    def cut_after(self, text: bytes) -> None:
+        """Have Redis get the next request that has this text in it, and then nothing more."""
+        with self._lock:
+            self._last_words = text
+
+    def mend(self) -> None:
+        """Let new connections through again."""
+        with self._lock:
+            self._is_cut = False
+
+    def deliver(self) -> bytes:
+        """Bring Redis what was held up; return that when Redis has done it."""
+        with self._lock:
+            late = [wire for wire in self._wires if wire.held]
+            for wire in late:
+                wire.far.sendall(wire.held + LAST)
+        for wire in late:
+            wait_until(wire.is_delivered, why="what was held up is done")
+        held = b"".join(wire.held for wire in late)
+        for wire in late:
+            wire.held = b""
+        return held
+
+    def close(self) -> None:
+        self._listening.close()
+        for wire in self._wires:
+            wire.close()
+
+    def _silence(self) -> None:
+        for wire in self._wires:
+            wire.is_silent = True
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                near, _ = self._listening.accept()
+                wire = _Wire(near, socket.create_connection(("127.0.0.1", self._redis_port)))
+                with self._lock:
+                    if self._is_cut:
+                        wire.close()
+                        continue
+                    self._wires.append(wire)
+                for carry in (self._carry_requests, self._carry_answers):
+                    threading.Thread(target=carry, args=(wire,), daemon=True).start()
+
+    def _carry_requests(self, wire: _Wire) -> None:
+        with suppress(OSError):
+            while request := wire.near.recv(2**16):
+                with self._lock:
+                    self._carry_request(wire, request)
+        if not wire.is_silent:
+            wire.close()
+
+    def _carry_request(self, wire: _Wire, request: bytes) -> None:
+        if self._first_held is not None and self._first_held in request:
+            self._first_held = None
+            self._silence()
+        if wire.is_silent:
+            wire.held += request
+            if self._hangs_up:
+                wire.near.shutdown(socket.SHUT_RDWR)
+            return
+        if self._last_words is not None and self._last_words in request:
+            self._last_words, self._is_cut = None, True
+            self._silence()
+        wire.far.sendall(request)
+
+    def _carry_answers(self, wire: _Wire) -> None:
+        with suppress(OSError):
+            while answer := wire.far.recv(2**16):
+                if wire.is_silent:
+                    wire.unheard += answer
+                else:
+                    wire.near.sendall(answer)
+        wire.close()
+
+
+class FarHost:
+    """A network of its own, one cable away from this one."""
+
+    def __init__(self) -> None:
+        number = os.getpid() % 16000
+        self.name = f"shop-{number}"
+        subnet = f"10.{192 + number // 250}.{number % 250}"
+        self.here, self.there = f"{subnet}.1", f"{subnet}.2"
+
+    def connect(self) -> None:
+        near, far = f"{self.name}-n", f"{self.name}-f"
+        _run("ip", "link", "add", near, "type", "veth", "peer", "name", far, "netns", self.name)
+        _run("ip", "address", "add", f"{self.here}/30", "dev", near)
+        _run("ip", "link", "set", near, "up")
+        self.run("ip", "address", "add", f"{self.there}/30", "dev", far)
+        self.run("ip", "link", "set", far, "up")
+
+    def run(self, *command: str) -> str:
+        """Run a command there; return what it prints."""
+        return _run("ip", "netns", "exec", self.name, *command)
+
+    def drop(self, ports: list[int]) -> None:
+        """Drop whatever comes there from these ports of ours, and what goes to them."""
+        self.run("nft", "add table ip drops")
+        for hook, of in (("prerouting", "sport"), ("output", "dport")):
+            self.run("nft", f"add chain ip drops {hook} {{ type filter hook {hook} priority 0; }}")
+            self.run(
+                "nft", f"add rule ip drops {hook} tcp {of} {{ {', '.join(map(str, ports))} }} drop"
+            )
+
+    def drop_nothing(self) -> None:
+        self.run("nft", "delete table ip drops")
+
+    def has_undelivered(self) -> bool:
+        """Tell whether a closed socket of ours still tries to deliver something there."""
+        return self.there in _run("ss", "-Htn", "state", "fin-wait-1", "dst", self.there)
+
+
+@contextmanager
+def far_host() -> Iterator[FarHost]:
+    """Yield another host; say so and skip the test where there can be none."""
+    host = FarHost()
+    if not all(map(shutil.which, ("ip", "nft", "ss"))):
+        pytest.skip("A REAL NETWORK IS NOT TESTED: it needs iproute2 and nftables")
+    try:
+        _run("ip", "netns", "add", host.name)
+    except subprocess.CalledProcessError as error:
+        pytest.skip(f"A REAL NETWORK IS NOT TESTED: no `ip netns` here: {error.stderr}")
+    try:
+        host.connect()
+        yield host
+    finally:
+        _run("ip", "netns", "delete", host.name)
+
+
+def _run(*command: str) -> str:
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+class FarRedis(RedisServer):
+    """A redis-server on another host."""
+
+    def __init__(self, folder: Path, host: FarHost) -> None:
+        self.runner = ("ip", "netns", "exec", host.name)
+        port = free_port()
+        super().__init__(
+            folder, "--bind", host.there, "--protected-mode", "no", port=port,
+            client=redis_client(port, host=host.there),
+        )  # fmt: skip
+
+    def ports_of_others(self) -> list[int]:
+        """Return the ports from which others than this test are connected."""
+        own = self.client.client_id()
+        clients = self.client.client_list()
+        return [int(one["addr"].rpartition(":")[2]) for one in clients if one["id"] != str(own)]
