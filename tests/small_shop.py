@@ -116,12 +116,10 @@ class MemoryStorage:
         self.now += seconds
 
     def content(self) -> list[str]:
-        unwatched = ("_clock", "_names", "_last_position", "_entries")
-        return [
-            re.sub("revision='[^']*'", "", f"{name}: {part}")
-            for name, part in vars(self.records).items()
-            if name not in unwatched
-        ]
+        kept = vars(self.records)
+        records = sorted(map(str, kept["_records"].values()))
+        lists = sorted((str(name), sorted(members)) for name, members in kept["_positions"].items())
+        return [re.sub("revision='[^']*'", "", str([records, lists, sorted(kept["_notes"])]))]
 
 
 class RedisStorage:
