@@ -74,7 +74,7 @@ async def enlist(records: Records, user: User) -> None:
         people.register, email=user.email, password_hash=user.password_hash, role=user.role
     )
     await records.change(register, UserRecord(pk=user.pk))
-    await records.change(partial(people.claim, user_pk=user.pk), Address(pk=user.email))
+    await records.change(partial(people.claim, user_pk=user.pk), Address(pk=f"@{user.email}"))
 
 
 class Shop:

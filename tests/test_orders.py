@@ -28,12 +28,14 @@ async def placed(records: Records, user_pk: str | None = None) -> Order:
     """Place an order of two items, without entering it in any list."""
     pk = new_pk()
     held = [Reservation(new_pk(), pk, 2, 999, "Tea ☕"), Reservation(new_pk(), pk, 1, 5, "Milk")]
-    place = partial(rules.place, held=held, user_pk=user_pk)
+    place = partial(rules.place, held=held, user_pk=user_pk, began=await records.add_note(pk))
     return await records.change(place, OrderRecord(pk=pk))
 
 
 async def ended(records: Records, order: Order, status: OrderStatus) -> Order:
-    return await records.change(partial(rules.end, status=status), OrderRecord(pk=order.pk))
+    ended = await records.change(partial(rules.end, status=status), OrderRecord(pk=order.pk))
+    assert ended
+    return ended
 
 
 async def entered(records: Records, user_pk: str | None = None) -> Order:

@@ -16,7 +16,6 @@ from shopsphere.domain.errors import (
     IdempotencyKeyReused,
     InsufficientQuantity,
     OrderGivenUp,
-    OrderNotFound,
     OrderRefused,
     ProductNotFound,
     RequestInProgress,
@@ -94,7 +93,7 @@ def placed(status: OrderStatus = PLACED, user_pk: str | None = "u") -> OrderReco
     if status is FAILED:
         orders.fail(NOW, record)
     elif status is not OrderStatus.NONE:
-        orders.place(NOW, record, HELD, user_pk)
+        orders.place(NOW, record, HELD, user_pk, began=NOW)
         if status is not PLACED:
             orders.end(NOW, record, status)
     return record
@@ -360,7 +359,7 @@ def vars_of(figures: Stock) -> tuple[int, ...]:
 
 def test_an_order_has_the_names_and_prices_of_what_is_held_for_it() -> None:
     record = OrderRecord(pk="o")
-    order = orders.place(NOW, record, HELD, "u")
+    order = orders.place(NOW, record, HELD, "u", began=NOW)
 
     assert isinstance(order, Order)
     items = (OrderItem("p1", "Tea ☕", 2, 999), OrderItem("p2", "Milk", 1, 5))
@@ -376,7 +375,7 @@ def test_an_order_that_was_placed_keeps_its_items_and_never_fails(status: OrderS
     record = placed(status)
     before = record.order()
 
-    assert orders.place(NOW + 9, record, HELD[:1], "another") == before
+    assert orders.place(NOW + 9, record, HELD[:1], "another", began=NOW) == before
     assert orders.fail(NOW + 9, record) == before
     assert record.order() == before
     assert before.status is status
@@ -387,7 +386,7 @@ def test_an_order_that_is_not_placed_fails_for_good(status: OrderStatus) -> None
     record = placed(status)
 
     assert orders.fail(NOW, record) is None
-    assert isinstance(orders.place(NOW, record, HELD, "u"), OrderGivenUp)
+    assert isinstance(orders.place(NOW, record, HELD, "u", began=NOW), OrderGivenUp)
     assert record == OrderRecord(pk="o", status=FAILED)
     assert record.kept_seconds == TEN_MINUTES
 
@@ -400,14 +399,14 @@ def test_an_order_ends_once_and_its_end_is_final(ending: OrderStatus, other: Ord
 
     assert orders.end(NOW, record, ending) == ended
     assert orders.end(NOW, record, other) == ended
-    assert orders.place(NOW, record, HELD, "u") == ended
+    assert orders.place(NOW, record, HELD, "u", began=NOW) == ended
 
 
 @pytest.mark.parametrize("status", [OrderStatus.NONE, FAILED])
 def test_what_was_never_placed_cannot_end(status: OrderStatus) -> None:
     record = placed(status)
 
-    assert isinstance(orders.end(NOW, record, CANCELLED), OrderNotFound)
+    assert orders.end(NOW, record, CANCELLED) is None
     assert record.status is status
 
 
@@ -421,7 +420,7 @@ def test_only_orders_that_were_placed_can_be_seen() -> None:
 def test_a_new_key_is_bound_to_the_order_that_comes_with_it() -> None:
     key = KeyRecord(pk="key")
 
-    assert idempotency.bind(NOW, key, "request", "first", LEASE) == Binding("first")
+    assert idempotency.bind(NOW, key, "request", "first", LEASE) == Binding("first", NOW)
     assert (key.request, key.order_pk, key.lease_until) == ("request", "first", NOW + LEASE)
     assert key.kept_seconds == DAY
 
@@ -447,7 +446,9 @@ def test_a_bound_key_keeps_its_order_and_tells_how_long_its_lease_runs(
 def test_a_lease_that_would_last_longer_than_a_whole_one_is_over(back: float) -> None:
     key = bound()
 
-    assert idempotency.bind(NOW - back, key, "request", "second", LEASE) == Binding("first", 0)
+    assert idempotency.bind(NOW - back, key, "request", "second", LEASE) == Binding(
+        "first", NOW - back
+    )
 
 
 @pytest.mark.parametrize("later", [0, DAY])
@@ -501,7 +502,7 @@ def test_a_forgotten_key_is_not_there_and_one_whose_lease_ended_still_is() -> No
     idempotency.end_lease(NOW, ended, "first")
 
     assert forgotten == KeyRecord(pk="key")
-    assert idempotency.bind(NOW, ended, "request", "second", LEASE) == Binding("first", 0)
+    assert idempotency.bind(NOW, ended, "request", "second", LEASE) == Binding("first", NOW)
 
 
 def test_requests_are_the_same_when_they_want_the_same_items_in_any_order() -> None:
@@ -524,10 +525,28 @@ def test_requests_are_the_same_when_they_want_the_same_items_in_any_order() -> N
 def test_an_address_is_claimed_once() -> None:
     address = Address(pk="anna@example.com")
 
-    assert people.claim(NOW, address, "anna") is None
-    assert people.claim(NOW, address, "anna") is None
-    assert isinstance(people.claim(NOW, address, "bert"), EmailTaken)
+    assert people.claim(NOW, address, "anna", gone_pk="") is None
+    assert people.claim(NOW, address, "anna", gone_pk="") is None
+    assert isinstance(people.claim(NOW, address, "bert", gone_pk=""), EmailTaken)
+    assert isinstance(people.claim(NOW, address, "bert", gone_pk="carl"), EmailTaken)
     assert address.user_pk == "anna"
+
+
+def test_the_address_of_a_user_who_is_gone_is_free() -> None:
+    address = Address(pk="anna@example.com", user_pk="anna")
+
+    assert people.claim(NOW, address, "bert", gone_pk="anna") is None
+    assert address.user_pk == "bert"
+
+
+@pytest.mark.parametrize("jump", [-TEN_MINUTES, TEN_MINUTES])
+def test_nothing_is_placed_when_it_may_be_forgotten_that_it_was_given_up(jump: int) -> None:
+    record = OrderRecord(pk="o")
+
+    outcome = orders.place(NOW + jump, record, HELD, "u", began=NOW)
+
+    assert isinstance(outcome, OrderGivenUp)
+    assert record == OrderRecord(pk="o")
 
 
 def test_a_user_whose_address_was_another_s_is_not_there_any_more() -> None:
@@ -582,7 +601,7 @@ def applications() -> dict[str, Application]:
         for quantity in (4, 5, 11):
             add(f"{state} {quantity}", stock.reserve, *hold_of(state), quantity)
     for status in OrderStatus:
-        add(status, orders.place, placed(status), HELD, "u")
+        add(status, orders.place, placed(status), HELD, "u", NOW)
         add(status, orders.fail, placed(status))
         for ending in (CANCELLED, SHIPPED):
             add(f"{status} {ending}", orders.end, placed(status), ending)

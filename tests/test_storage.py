@@ -322,12 +322,11 @@ class TestRefusal:
 
 
 KEYS_OF_0_1_0 = [
-    f"product:{{{PK}}}", "products", "{product-names}", "{product-names}:lap",
-    f"reservation:{{{PK}}}:{PK}", f"reservations:{{{PK}}}", f"stock-change:{{{PK}}}:key",
-    f"update:{{{PK}}}:xY-_1z", f"order:{{{PK}}}", "orders", f"orders:{PK}", "orders-placing",
-    "orders-cancelling", "orders-shipping", "idempotency-key:abc", f"user:{{{PK}}}",
-    "email:anna@example.com",
+    "products", "{product-names}", "{product-names}:lap", f"reservations:{{{PK}}}",
+    f"update:{{{PK}}}:xY-_1z", "orders", f"orders:{PK}", "orders-placing", "orders-cancelling",
+    "orders-shipping", "email:anna@example.com",
 ]  # fmt: skip
+"""Those that there are no more: whatever 0.1.0 kept, some of these were there as well."""
 
 
 class TestFormat:
@@ -406,7 +405,7 @@ class TestFormat:
         asyncio.run(scenario())
 
     def test_a_service_says_so_in_one_line(self, log: Path, redis_server: RedisServer) -> None:
-        redis_server.client.set(f"shopsphere:user:{{{PK}}}", "whatever it is")
+        redis_server.client.set("shopsphere:email:anna@example.com", PK)
         service = Service("user", log, USE_REDIS="true", REDIS_PORT=str(redis_server.port))
 
         assert "REDIS_PREFIX=shopsphere" in refused_start(service)

@@ -15,7 +15,7 @@ def forget(_: float, record: UserRecord) -> None:
     record.email, record.password_hash, record.role = "", "", Role.USER
 
 
-def claim(_: float, address: Address, user_pk: str, gone_pk: str) -> ShopError | None:
+def claim(_: float, address: Address, user_pk: str, gone_pk: str = "") -> ShopError | None:
     """Give an address to a user, unless it is another's who is not known to be gone."""
     if address.user_pk not in ("", user_pk, gone_pk):
         return EmailTaken()
