@@ -389,10 +389,9 @@ class TestExpiry:
         async def refuse(orders: int) -> int:
             nonlocal now
             for _ in range(orders):
-                await keep(records, Hold(pk=f"product:{new_pk()}", state=HoldState.HELD))
-                await keep(records, Hold(pk=f"product:{new_pk()}", state=HoldState.REFUSED))
-            for hold in await records.live(Hold, "product", "", orders):
-                await keep(records, Hold(pk=hold.pk, state=HoldState.REFUSED))
+                pk = f"{new_pk()}:order"
+                await keep(records, Hold(pk=pk, state=HoldState.HELD))
+                await keep(records, Hold(pk=pk, state=HoldState.REFUSED))
             now += TEN_MINUTES
             await records.read(Hold(pk="product:another"))
             return tracemalloc.get_traced_memory()[0]
@@ -830,7 +829,7 @@ class TestSharing:
         await line.holds_a_request()
         waiting = [asyncio.create_task(counted(records, pk)) for _ in range(5)]
         await asyncio.sleep(0)
-        for cancelled in (calls[0], calls[1], waiting[0], waiting[1]):
+        for cancelled in (calls[0], calls[1], waiting[1], waiting[3]):
             cancelled.cancel()
         line.let_through()
         done = await asyncio.gather(*calls, *waiting, return_exceptions=True)

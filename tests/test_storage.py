@@ -16,6 +16,7 @@ import pytest
 import redis
 import requests
 
+from redis_db import open_records
 from shopsphere.accounts.users import Users
 from shopsphere.catalogue.products import Products
 from shopsphere.domain.errors import CannotStart
@@ -23,6 +24,7 @@ from shopsphere.domain.pks import new_pk
 from shopsphere.settings import Settings
 from storage import open_storage
 from tests.launching import said_on_a_terminal
+from tests.lossy_wire import connected, wired
 from tests.servers import ROOT, RedisServer, Service, free_port, wait_until
 
 SECRET = "hunter2-is-a-secret"
@@ -403,6 +405,21 @@ class TestFormat:
                 await asyncio.gather(start(), start(), start())
 
         asyncio.run(scenario())
+
+    def test_a_service_that_looks_while_another_starts_and_writes_starts_too(
+        self, redis_server: RedisServer
+    ) -> None:
+        async def scenario() -> list[str]:
+            async with wired(redis_server) as (slow, wire), connected(redis_server) as fast:
+                wire.hold(b"SCAN")
+                opening = asyncio.create_task(open_records(slow, "shopsphere"))
+                await wire.holds_a_request()
+                await Products(await open_records(fast, "shopsphere")).create("Laptop", 1, 1)
+                wire.let_through()
+                page = await Products(await opening).page(None, 10)
+            return [product.name for product in page.items]
+
+        assert asyncio.run(scenario()) == ["Laptop"]
 
     def test_a_service_says_so_in_one_line(self, log: Path, redis_server: RedisServer) -> None:
         redis_server.client.set("shopsphere:email:anna@example.com", PK)
