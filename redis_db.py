@@ -5,7 +5,6 @@ one Redis, behind Sentinels and on a Cluster.
 """
 
 import asyncio
-import hashlib
 import json
 import logging
 import secrets
@@ -18,9 +17,8 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, TypeVarTuple
 
 from aredis_om import HashModel
 from pydantic import ValidationError
-from redis.exceptions import NoScriptError
 
-from redis_clients import PROBE, ShopRedis, pipeline
+from redis_clients import PROBE, Script, ShopRedis, pipeline
 from shopsphere.domain.errors import CannotStart, RequestTimedOut, ShopError, StoreUnavailable
 from shopsphere.domain.records import (
     Address,
@@ -63,22 +61,7 @@ FULL_BUCKET = 100
 """Names that fill a bucket: below the 128 up to which Redis keeps a sorted set packed."""
 
 
-class _Script:
-    """A script that Redis runs in one step."""
-
-    def __init__(self, text: str) -> None:
-        self._text = text
-        self._digest = hashlib.sha1(text.encode()).hexdigest()  # noqa: S324  # names it at Redis
-
-    async def run(self, client: ShopRedis, keys: Sequence[str], *args: str | int) -> Any:
-        """Run it; send it whole where Redis does not know it yet, or any more."""
-        try:
-            return await client.execute_command("EVALSHA", self._digest, len(keys), *keys, *args)
-        except NoScriptError:
-            return await client.execute_command("EVAL", self._text, len(keys), *keys, *args)
-
-
-STEP = _Script("""
+STEP = Script("""
 -- Change records of one slot if each still has the version it was seen with, nobody else has the
 -- slot to itself, and the clock is within a second of the time that the rules were given.
 -- Returns {-1, seconds, microseconds}; if refused, {microseconds to wait, seconds, microseconds,
@@ -144,7 +127,7 @@ end
 return {-1, time[1], time[2]}
 """)
 
-ENTER = _Script("""
+ENTER = Script("""
 -- Add a member to lists of one slot and remove it from others, unless it is in one of some.
 -- KEYS: last position in this slot; lists it must not be in, lists to leave, lists to enter.
 -- ARGV: member, how many lists it must not be in, how many to leave.
@@ -167,7 +150,7 @@ for i = 2 + forbidden, 1 + forbidden + leaving do
 end
 """)
 
-NAMES = _Script("""
+NAMES = Script("""
 -- Add names to a bucket of the search index, as long as it stays packed, or remove them from it.
 -- Returns a name to split the bucket at if it is full, otherwise '', then the names that are left:
 -- they belong in other buckets, or there was no room.
@@ -194,7 +177,7 @@ end
 return result
 """)
 
-SPLIT_BUCKET = _Script("""
+SPLIT_BUCKET = Script("""
 -- Move the names from a bound on to a bucket of their own, if the bucket is still full.
 -- KEYS: directory, bucket, new bucket. ARGV: bound of the new bucket, names that fill a bucket.
 local rank = redis.call('ZRANK', KEYS[2], ARGV[1])
@@ -206,7 +189,7 @@ if rank and rank > 0 and redis.call('ZCARD', KEYS[2]) >= tonumber(ARGV[2]) then
 end
 """)
 
-ADD_NOTE = _Script("""
+ADD_NOTE = Script("""
 -- Returns the time of the note. KEYS: notes. ARGV: text.
 local time = redis.call('TIME')
 local now = string.format('%.0f', time[1] * 1000000 + time[2])
@@ -214,7 +197,7 @@ redis.call('ZADD', KEYS[1], now, ARGV[1])
 return now
 """)
 
-NOTES = _Script("""
+NOTES = Script("""
 -- Returns {seconds, microseconds, texts and times in turn}. KEYS: notes. ARGV: first time, count.
 local from, limit = ARGV[1], ARGV[2]
 local notes = redis.call('ZRANGEBYSCORE', KEYS[1], from, '+inf', 'WITHSCORES', 'LIMIT', 0, limit)
