@@ -137,9 +137,10 @@ class Script:
     forgotten in between.
     """
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str | bytes) -> None:
         self._text = text
-        self._digest = hashlib.sha1(text.encode()).hexdigest()  # noqa: S324  # names it at Redis
+        source = text.encode() if isinstance(text, str) else text
+        self._digest = hashlib.sha1(source).hexdigest()  # noqa: S324  # names it at Redis
 
     async def run(self, client: "ShopRedis", keys: Sequence[str], *args: Any) -> Any:
         """Run it on this client."""
@@ -149,7 +150,7 @@ class Script:
             return await client.execute_command("EVAL", self._text, len(keys), *keys, *args)
 
 
-def _registered(client: Any, text: str) -> Any:
+def _registered(client: Any, text: str | bytes) -> Any:
     """Return a script as `limits` calls it."""
 
     async def run(keys: Sequence[str], args: Sequence[Any] = ()) -> Any:
