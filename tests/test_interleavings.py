@@ -182,6 +182,8 @@ async def test_two_owners_of_one_key_in_every_order(
 async def test_two_owners_of_one_key_and_a_settling_in_every_order(shop: SmallShop) -> None:
     async def begin(stage: Stage) -> None:
         await two_owners(stage, await shop.add(5))
+        await stage.go_on("first")
+        assert stage.calls[-1].startswith("first: add_note")
         await settling(stage)
 
     assert await every_order(shop, begin, all_is_well) > 1
@@ -250,7 +252,11 @@ async def test_a_cancelling_and_a_shipping_in_every_order(shop: SmallShop) -> No
 async def test_a_cancelling_a_shipping_and_a_settling_in_every_order(shop: SmallShop) -> None:
     async def begin(stage: Stage) -> None:
         await a_canceller_and_a_shipper(stage)
+        await stage.go_on("canceller", 2)
+        await stage.go_on("shipper", 2)
+        assert stage.calls[-1].startswith("shipper: add_note")
         await settling(stage)
+        await stage.go_on("settler")
 
     assert await every_order(shop, begin, one_ending_is_told) > 1
 
@@ -260,6 +266,7 @@ async def test_two_cancellings_and_a_settling_in_every_order(shop: SmallShop) ->
         order = await a_placed_order(shop)
         for canceller in ("first", "second"):
             await stage.enter(canceller, stage.service(canceller).cancel(order.pk))
+            await stage.go_on(canceller)
         await stage.go_on("first")
         await settling(stage)
 

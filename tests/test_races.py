@@ -93,6 +93,19 @@ def test_fifty_requests_at_once_with_one_key_make_one_order(shop: Shop) -> None:
     assert shop.findings() == []
 
 
+def test_fifty_retries_at_once_of_a_placed_order_are_fifty_replays(shop: Shop) -> None:
+    product = shop.new_product(100)
+    first = shop.place(product, 2, "one key, retried")
+    answers = at_once(
+        50, lambda number: shop.place(product, 2, "one key, retried", number), range(50)
+    )
+    assert statuses(answers) == {201: 50}
+    assert all(answer.headers.get("idempotent-replayed") == "true" for answer in answers)
+    assert [answer.body for answer in answers] == [first.body] * 50
+    assert shop.stock(product) == (100, 98, 2, 0)
+    assert shop.findings() == []
+
+
 def test_fifty_stock_changes_at_once_with_one_key_count_once(shop: Shop) -> None:
     product = shop.new_product(10)
     answers = at_once(50, lambda _: shop.change_stock(product, 5, "one key"), range(50))

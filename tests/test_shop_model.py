@@ -19,13 +19,17 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from shopsphere.stores import DAY_SECONDS
 
 from shopsphere.domain.errors import ProductServiceUnavailable, ShopError
-from shopsphere.domain.pks import new_pk
-from shopsphere.domain.values import Order, OrderStatus, Product, Stock
+from shopsphere.domain.records import DAY
+from shopsphere.domain.values import EVER_PLACED, Item, Order, OrderItem, OrderStatus, Stock
+from shopsphere.ordering.orders import SHOP
+from shopsphere.records import Listing
 from tests.servers import RedisServer
 from tests.small_shop import LEASE_SECONDS, SETTLE_SECONDS, Call, SmallShop, nobody, small_shop
+
+Wanted = dict[int, int]
+"""How many units of which products; products are numbered, and stock is taken in that order."""
 
 
 @dataclass
@@ -38,23 +42,22 @@ class PlainProduct:
 
 @dataclass
 class PlainOrder:
-    """An order, with the name and price that its product had when it was placed.
+    """An order, with the names and prices that its products had when it was placed.
 
     `told` is what the product service knows of it.
     """
 
-    product: int
-    quantity: int
-    name: str
-    price_cents: int
+    items: dict[int, tuple[str, int, int]]
     status: str = "PLACED"
     told: str = "PLACED"
 
 
 @dataclass
 class PlainKey:
-    request: tuple[int, int]
-    order: int
+    """What a key came with; the number of its order, or what is held for one that was lost."""
+
+    request: Wanted
+    order: int | PlainOrder
     kept_until: float
 
 
@@ -75,7 +78,11 @@ class PlainShop:
     def stock(self, product: int) -> Stock:
         received, known = self.products[product].received, self.orders + self.lost
         reserved, shipped = (
-            sum(order.quantity for order in known if (order.product, order.told) == (product, told))
+            sum(
+                order.items[product][1]
+                for order in known
+                if product in order.items and order.told == told
+            )
             for told in ("PLACED", "SHIPPED")
         )
         return Stock(received, received - reserved - shipped, reserved, shipped)
@@ -88,29 +95,58 @@ class PlainShop:
         self.products[product].received += change
         return self.stock(product).available
 
-    def place(self, product: int, quantity: int, key: str | None = None) -> int | str:
-        known = self.keys.get(key or "")
-        if known and self.now < known.kept_until:
-            if known.request != (product, quantity):
-                return "idempotency_key_reused"
-            known.kept_until = self.now + DAY_SECONDS
-            return known.order
-        now = self.products[product]
-        if now.is_deleted:
-            return "product_not_found"
-        if self.stock(product).available < quantity:
-            return "insufficient_quantity"
-        self.orders.append(PlainOrder(product, quantity, now.name, now.price_cents))
+    def place(self, wanted: Wanted, key: str | None = None) -> int | str:
+        earlier = self.earlier(wanted, key)
+        if earlier is not None:
+            return earlier
+        for product, quantity in sorted(wanted.items()):
+            refusal = self.refusal(product, quantity)
+            if refusal:
+                self.keys.pop(key or "", None)
+                return refusal
+        self.orders.append(self.order_of(wanted))
         number = len(self.orders) - 1
         if key:
-            self.keys[key] = PlainKey((product, quantity), number, self.now + DAY_SECONDS)
+            self.keys[key] = PlainKey(wanted, number, self.now + DAY)
         return number
 
-    def lose(self, product: int, quantity: int) -> str:
+    def lose(self, wanted: Wanted, key: str | None) -> int | str:
         """Place an order of which the product service hears, and nothing is heard of it."""
-        if isinstance(self.place(product, quantity), int):
-            self.lost.append(self.orders.pop())
+        was_lost = key in self.keys and isinstance(self.keys[key].order, PlainOrder)
+        earlier = self.earlier(wanted, key)
+        if earlier is not None:
+            return earlier
+        if not was_lost:  # otherwise not even the release is heard
+            product, quantity = min(wanted.items())
+            held = {} if self.refusal(product, quantity) else {product: quantity}
+            self.lost.append(self.order_of(held))
+            if key:
+                self.keys[key] = PlainKey(wanted, self.lost[-1], self.now + DAY)
         return ProductServiceUnavailable.code
+
+    def earlier(self, wanted: Wanted, key: str | None) -> int | str | None:
+        """Return what a key says; None where it says nothing, and what it held is released."""
+        known = self.keys.get(key or "")
+        if known is None or self.now >= known.kept_until:
+            self.keys.pop(key or "", None)
+            return None
+        if known.request != wanted:
+            return "idempotency_key_reused"
+        if isinstance(known.order, int):
+            return known.order
+        known.order.items.clear()
+        return None
+
+    def refusal(self, product: int, quantity: int) -> str:
+        if self.products[product].is_deleted:
+            return "product_not_found"
+        return "insufficient_quantity" if self.stock(product).available < quantity else ""
+
+    def order_of(self, wanted: Wanted) -> PlainOrder:
+        now = {product: self.products[product] for product in sorted(wanted)}
+        return PlainOrder(
+            {pk: (each.name, wanted[pk], each.price_cents) for pk, each in now.items()}
+        )
 
     def end(self, order: int, status: str, *, is_told: bool) -> int | str:
         ended = self.orders[order]
@@ -122,6 +158,8 @@ class PlainShop:
         return order
 
     def settle(self) -> None:
+        for lost in self.lost:
+            lost.items.clear()
         self.lost.clear()
         for order in self.orders:
             order.told = order.status
@@ -143,6 +181,7 @@ async def away(call: Call) -> object:
     raise call.lost
 
 
+MOST_PRODUCTS = 6
 quantities = st.integers(1, 4)
 keys = st.sampled_from(["a", "b"])
 names = st.sampled_from(["Laptop", "Tea ☕", "ẞ", "x" * 200])
@@ -159,11 +198,11 @@ class Lives(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.plain = PlainShop()
-        self.pks: list[str] = []
         self.loop = asyncio.Runner()
         self.open = AsyncExitStack()
         self.shops: list[SmallShop] = []
         self.order_pks: list[list[str]] = [[], []]
+        self.product_pks: dict[SmallShop, list[str]] = {}
 
     @initialize(target=products)
     def opening(self) -> int:
@@ -198,22 +237,23 @@ class Lives(RuleBasedStateMachine):
         assert in_memory == on_redis
         return in_memory
 
+    @precondition(lambda self: len(self.plain.products) < MOST_PRODUCTS)
     @rule(target=products, name=names, price_cents=prices, quantity=st.integers(0, 15))
     def add(self, name: str, price_cents: int, quantity: int) -> int:
         return self._add(name, price_cents, quantity)
 
     def _add(self, name: str, price_cents: int, quantity: int) -> int:
-        product = Product(new_pk(), name, price_cents, quantity)
         for shop in self.shops:
-            self.loop.run(shop.products.add(product))
+            product = self.loop.run(shop.products.create(name, price_cents, quantity))
+            self.product_pks.setdefault(shop, []).append(product.pk)
         self.plain.products.append(PlainProduct(name, price_cents, quantity))
-        self.pks.append(product.pk)
-        return len(self.pks) - 1
+        return len(self.plain.products) - 1
 
     @rule(product=products, change=st.integers(-6, 6))
     def change_stock(self, product: int, change: int) -> None:
         async def act(shop: SmallShop, _: list[str]) -> int:
-            changed, _is_replay = await shop.products.change_stock(self.pks[product], change)
+            pk = self.product_pks[shop][product]
+            changed, _is_replay = await shop.products.change_stock(pk, change)
             return changed.quantity
 
         assert self.in_both(act) == self.plain.change_stock(product, change)
@@ -221,7 +261,8 @@ class Lives(RuleBasedStateMachine):
     @rule(product=products, name=names, price_cents=prices)
     def rename(self, product: int, name: str, price_cents: int) -> None:
         async def act(shop: SmallShop, _: list[str]) -> int:
-            return (await shop.products.update(self.pks[product], name, price_cents)).price_cents
+            pk = self.product_pks[shop][product]
+            return (await shop.products.update(pk, name, price_cents)).price_cents
 
         plain = self.plain.products[product]
         if plain.is_deleted:
@@ -234,39 +275,50 @@ class Lives(RuleBasedStateMachine):
     @rule(product=products)
     def delete(self, product: int) -> None:
         async def act(shop: SmallShop, _: list[str]) -> int:
-            await shop.products.delete(self.pks[product])
+            await shop.products.delete(self.product_pks[shop][product])
             return product
 
         plain = self.plain.products[product]
         assert self.in_both(act) == ("product_not_found" if plain.is_deleted else product)
         plain.is_deleted = True
 
-    @rule(target=placed, product=products, quantity=quantities)
-    def place(self, product: int, quantity: int) -> MultipleResults[int]:
-        return self._place(None, product, quantity)
-
-    @rule(target=placed, key=keys, product=products, quantity=quantities)
-    def place_under_a_key(self, key: str, product: int, quantity: int) -> MultipleResults[int]:
-        return self._place(key, product, quantity)
+    @rule(target=placed, data=st.data(), key=st.none() | keys)
+    def place(self, data: st.DataObject, key: str | None) -> MultipleResults[int]:
+        return self._place(key, self._wanted(data))
 
     @precondition(lambda self: self.plain.keys)
     @rule(target=placed, data=st.data())
     def place_again(self, data: st.DataObject) -> MultipleResults[int]:
         key = data.draw(st.sampled_from(sorted(self.plain.keys)))
-        return self._place(key, *self.plain.keys[key].request)
+        return self._place(key, self.plain.keys[key].request)
 
-    def _place(self, key: str | None, product: int, quantity: int) -> MultipleResults[int]:
-        pk = self.pks[product]
-        answer = self.in_both(lambda shop, _: shop.service().place(key, pk, quantity))
-        assert answer == self.plain.place(product, quantity, key)
+    def _wanted(self, data: st.DataObject) -> Wanted:
+        products = st.integers(0, len(self.plain.products) - 1)
+        return data.draw(st.dictionaries(products, quantities, min_size=1, max_size=4))
+
+    def _place(self, key: str | None, wanted: Wanted) -> MultipleResults[int]:
+        answer = self.in_both(lambda shop, _: shop.service().place(key, *self._items(shop, wanted)))
+        assert answer == self.plain.place(wanted, key)
         return multiple(answer) if isinstance(answer, int) else multiple()
 
-    @rule(product=products, quantity=quantities)
-    def lose(self, product: int, quantity: int) -> None:
+    def _items(self, shop: SmallShop, wanted: Wanted) -> list[Item]:
+        return [Item(self.product_pks[shop][number], wanted[number]) for number in wanted]
+
+    @rule(data=st.data(), key=st.none() | keys)
+    def lose(self, data: st.DataObject, key: str | None) -> None:
+        self._lose(key, self._wanted(data))
+
+    @precondition(lambda self: self.plain.keys)
+    @rule(data=st.data())
+    def lose_again(self, data: st.DataObject) -> None:
+        key = data.draw(st.sampled_from(sorted(self.plain.keys)))
+        self._lose(key, self.plain.keys[key].request)
+
+    def _lose(self, key: str | None, wanted: Wanted) -> None:
         answer = self.in_both(
-            lambda shop, _: shop.service(not_heard).place(None, self.pks[product], quantity)
+            lambda shop, _: shop.service(not_heard).place(key, *self._items(shop, wanted))
         )
-        assert answer == self.plain.lose(product, quantity)
+        assert answer == self.plain.lose(wanted, key)
 
     @rule(order=placed, is_told=st.booleans())
     def cancel(self, order: int, is_told: bool) -> None:
@@ -282,7 +334,7 @@ class Lives(RuleBasedStateMachine):
 
         assert self.in_both(act) == self.plain.end(order, "SHIPPED", is_told=is_told)
 
-    @rule(seconds=st.sampled_from([1, LEASE_SECONDS, 3600, DAY_SECONDS]))
+    @rule(seconds=st.sampled_from([1, LEASE_SECONDS, 3600, DAY]))
     def let_pass(self, seconds: float) -> None:
         for shop in self.shops:
             shop.let_pass(seconds)
@@ -306,25 +358,32 @@ class Lives(RuleBasedStateMachine):
             self.loop.run(self._compare(shop, order_pks))
 
     async def _compare(self, shop: SmallShop, order_pks: list[str]) -> None:
-        assert await shop.listed() == [
-            Order(
+        pks = self.product_pks[shop]
+        listed = await shop.listed()
+        assert [(order.pk, order.items, order.status) for order in listed] == [
+            (
                 pk,
-                self.pks[order.product],
-                order.name,
-                order.quantity,
-                order.price_cents,
+                tuple(OrderItem(pks[number], *item) for number, item in order.items.items()),
                 OrderStatus(order.status),
-                None,
             )
             for pk, order in zip(order_pks, self.plain.orders, strict=True)
         ]
-        assert (await shop.products.list_page(None, 1000)).items == [
-            Product(pk, plain.name, plain.price_cents, self.plain.stock(number).available)
-            for number, (pk, plain) in enumerate(zip(self.pks, self.plain.products, strict=True))
-            if not plain.is_deleted
+        for status in EVER_PLACED:
+            entries = await shop.records.entries(Listing(SHOP, status), 0, 1000)
+            expected = {order.pk for order in listed if order.status is status}
+            assert {entry.member for entry in entries} == expected
+        plain = self.plain.products
+        assert [
+            (product.pk, product.name, product.price_cents, product.quantity)
+            for product in (await shop.products.page(None, 1000)).items
+        ] == [
+            (pk, one.name, one.price_cents, self.plain.stock(number).available)
+            for number, (pk, one) in enumerate(zip(pks, plain, strict=True))
+            if not one.is_deleted
         ]
-        for number, pk in enumerate(self.pks):
+        for number, pk in enumerate(pks):
             assert await shop.products.stock(pk) == self.plain.stock(number)
+        assert shop.counted("orders_inconsistent") == shop.counted("orders_settling_errors") == 0
 
 
 def test_a_shop_lives_as_its_model_on_both_storages(redis_server: RedisServer) -> None:
