@@ -32,9 +32,9 @@ from shopsphere.domain.values import EVER_PLACED, Item, Order, OrderStatus, Rese
 from shopsphere.ordering.checkout import Checkout
 from shopsphere.ordering.figures import OrderFigures
 from shopsphere.ordering.idempotency import IdempotentCheckout
+from shopsphere.ordering.notifier import Notifier, ProductService
 from shopsphere.ordering.orders import SHOP, Orders
 from shopsphere.ordering.settling import Settling
-from shopsphere.ordering.notifier import ProductService, Notifier
 from shopsphere.records import Listing, Records
 from shopsphere.settings import Settings
 from tests.servers import RedisServer
