@@ -10,6 +10,7 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from threading import Event
 
 import pytest
 
@@ -163,16 +164,22 @@ def test_scripts_that_redis_forgets_under_load_are_sent_again(
 def test_after_a_crash_and_a_clock_that_goes_back_nothing_waits_for_the_hour(
     shop: FaultyShop, movable_redis: MovableRedis, is_sent_again: bool
 ) -> None:
-    doomed, other = shop.new_product(10), shop.new_product(10_000)
+    doomed, slow, other = (shop.new_product(units) for units in (10, 10_000, 10_000))
+    is_over = Event()
 
     def dies(connection: Connection, _: int) -> None:
         connection.forward()
         shop.order.stop(signal.SIGKILL)
 
+    def outlasts_a_round(connection: Connection, attempt: int) -> None:
+        if slow in connection.path and attempt == 1:
+            is_over.wait(10)
+        connection.answer(*connection.forward())
+
     shop.proxy.behave = dies
     assert shop.place(doomed, 3, doomed).status == 0
     assert shop.stock(doomed) == (10, 7, 3, 0)
-    shop.proxy.behave = well
+    shop.proxy.behave = outlasts_a_round
     movable_redis.move_clock(-3600)
     shop.order.start()
     with Customers(shop, other) as customers:
@@ -182,6 +189,8 @@ def test_after_a_crash_and_a_clock_that_goes_back_nothing_waits_for_the_hour(
         else:
             wait_until(lambda: shop.stock(doomed) == (10, 10, 0, 0), SETTLED, "it is given back")
         customers.wait_for(20)
+        wait_until(lambda: shop.place(slow).status == 201, SETTLED, "it is not disturbed")
+    is_over.set()
     shop.wait_until_exact(SETTLED)
     customers.assert_served()
     assert "order_given_up" not in {answer.code for answer in customers.answers}
