@@ -11,7 +11,9 @@ from shopsphere.domain.errors import ShopError, Unavailable
 from shopsphere.domain.values import Order
 from tests.small_shop import PK, Call, OrderService, SmallShop, Watch, nobody
 
-VARYING = re.compile(r"-?\d+\.\d+(e-\d+)?|datetime\.datetime\([^)]*\)|placed_ms=\d+|[0-9a-f]{64}")
+VARYING = re.compile(
+    r"-?\d+\.\d+(e-\d+)?|datetime\.datetime\([^)]*\)|(placed_ms|noted_at)=\d+|[0-9a-f]{64}"
+)
 """Times, and digests of requests: other ones in each play."""
 TIME_TO_ARRIVE = 5
 """Rounds of the event loop in which every actor comes to its next call."""

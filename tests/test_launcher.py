@@ -540,7 +540,7 @@ def test_what_the_system_refuses_is_said_in_one_sentence(own_copy: Path) -> None
 @pytest.mark.parametrize(
     ("variable", "value", "reason"),
     [
-        ("USE_REDIS", "required", "USE_REDIS=required, but no Redis answers at localhost:"),
+        ("USE_REDIS", "required", "USE_REDIS=required, but no Redis responds at localhost:"),
         ("JWT_EXPIRES_MINUTES", "soon", "JWT_EXPIRES_MINUTES must be a whole number"),
     ],
 )

@@ -23,7 +23,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "storage": {*STORAGES, *PORT, "shopsphere.settings", "shopsphere.workers"},
     "in_memory_db": PORT,
     "redis_db": {"redis_clients", *PORT},
-    "redis_clients": {DOMAIN, "shopsphere.settings"},
+    "redis_clients": {DOMAIN, "shopsphere.deadline", "shopsphere.settings"},
     DOMAIN: {DOMAIN},
     "shopsphere.records": PORT,
     "shopsphere.lists": PORT,

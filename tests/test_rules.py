@@ -362,7 +362,7 @@ def test_an_order_has_the_names_and_prices_of_what_is_held_for_it() -> None:
     order = orders.place(NOW, record, HELD, "u", began=NOW)
 
     assert isinstance(order, Order)
-    items = (OrderItem("p1", "Tea ☕", 2, 999), OrderItem("p2", "Milk", 1, 5))
+    items = (OrderItem("p1", 2, 999, "Tea ☕"), OrderItem("p2", 1, 5, "Milk"))
     assert (order.pk, order.items, order.status, order.user_pk) == ("o", items, PLACED, "u")
     assert order.total == 20.03
     assert order.created_at.timestamp() == NOW

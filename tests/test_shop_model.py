@@ -363,7 +363,10 @@ class Lives(RuleBasedStateMachine):
         assert [(order.pk, order.items, order.status) for order in listed] == [
             (
                 pk,
-                tuple(OrderItem(pks[number], *item) for number, item in order.items.items()),
+                tuple(
+                    OrderItem(pks[number], quantity, price_cents, name)
+                    for number, (name, quantity, price_cents) in order.items.items()
+                ),
                 OrderStatus(order.status),
             )
             for pk, order in zip(order_pks, self.plain.orders, strict=True)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from shopsphere.domain.errors import OrderGivenUp, ShopError
-from shopsphere.domain.records import ORDER_ITEMS, TEN_MINUTES, OrderRecord
+from shopsphere.domain.records import TEN_MINUTES, OrderRecord, to_json
 from shopsphere.domain.values import EVER_PLACED, Order, OrderItem, OrderStatus, Reservation
 
 
@@ -20,12 +20,12 @@ def place(
     if record.status is OrderStatus.NONE:
         if abs(now - began) > TEN_MINUTES / 2:
             return OrderGivenUp()
-        items = tuple(
-            OrderItem(each.product_pk, each.product_name, each.quantity, each.unit_price_cents)
+        items = (
+            OrderItem(each.product_pk, each.quantity, each.unit_price_cents, each.product_name)
             for each in held
         )
         record.status = OrderStatus.PLACED
-        record.items_json = ORDER_ITEMS.dump_json(items).decode()
+        record.items_json = to_json(items)
         record.user_pk, record.placed_ms = user_pk or "", int(now * 1000)
     return record.order()
 

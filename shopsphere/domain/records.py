@@ -3,6 +3,7 @@
 A record that is missing reads as one whose fields are all at their defaults.
 """
 
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import ClassVar
@@ -135,7 +136,15 @@ class ProductUpdate(Record):
         return TEN_MINUTES
 
 
-ORDER_ITEMS = TypeAdapter(tuple[OrderItem, ...])
+_ITEMS = TypeAdapter(tuple[tuple[str, int, int, str], ...])
+
+
+def to_json(items: Iterable[OrderItem]) -> str:
+    """Return items as they are kept: without the names of fields, so that Redis packs them."""
+    rows = tuple(
+        (item.product_pk, item.quantity, item.unit_price_cents, item.product_name) for item in items
+    )
+    return _ITEMS.dump_json(rows).decode()
 
 
 class OrderRecord(Record):
@@ -154,7 +163,7 @@ class OrderRecord(Record):
     def order(self) -> Order:
         return Order(
             self.pk,
-            ORDER_ITEMS.validate_json(self.items_json),
+            tuple(OrderItem(*row) for row in _ITEMS.validate_json(self.items_json)),
             self.status,
             self.user_pk or None,
             datetime.fromtimestamp(self.placed_ms / 1000, UTC),

@@ -111,9 +111,9 @@ class OrderItem:
     """Units of one product that were ordered, at the price and name of their reservation."""
 
     product_pk: str
-    product_name: str
     quantity: int
     unit_price_cents: int
+    product_name: str
 
     @property
     def unit_price(self) -> float:
