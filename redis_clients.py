@@ -142,12 +142,15 @@ class Script:
         source = text.encode() if isinstance(text, str) else text
         self._digest = hashlib.sha1(source).hexdigest()  # noqa: S324  # names it at Redis
 
-    async def run(self, client: "ShopRedis", keys: Sequence[str], *args: Any) -> Any:
-        """Run it on this client."""
+    async def run(
+        self, client: "ShopRedis", keys: Sequence[str], *args: Any, is_urgent: bool = False
+    ) -> Any:
+        """Run it on this client; what is urgent does not share a pipeline."""
+        execute = client.execute_urgently if is_urgent else client.execute_command
         try:
-            return await client.execute_command("EVALSHA", self._digest, len(keys), *keys, *args)
+            return await execute("EVALSHA", self._digest, len(keys), *keys, *args)
         except NoScriptError:
-            return await client.execute_command("EVAL", self._text, len(keys), *keys, *args)
+            return await execute("EVAL", self._text, len(keys), *keys, *args)
 
 
 def _registered(client: Any, text: str | bytes) -> Any:
@@ -190,6 +193,11 @@ class ShopRedis(Redis):
     async def ask(self, *args: Any, **options: Any) -> Any:
         """Send one command, and let Redis's own errors through."""
         return await super().execute_command(*args, **options)  # type: ignore[no-untyped-call]  # types-redis
+
+    async def execute_urgently(self, *args: Any) -> Any:
+        """Send one command at once, over a connection that it has to itself."""
+        with our_errors():
+            return await self.ask(*args)
 
     async def execute_command(self, *args: Any, **options: Any) -> Any:
         place = len(self._waiting)
@@ -343,6 +351,8 @@ class ShopCluster(RedisCluster):
         with our_errors():
             async with _turn(self._commands):
                 return await self.ask(*args, **options)
+
+    execute_urgently = execute_command
 
     def pipeline(self, transaction: object = None, shard_hint: object = None) -> ClusterPipeline:
         """Return a pipeline with our errors. Commands of several keys make one by themselves."""

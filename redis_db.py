@@ -293,6 +293,7 @@ class RedisRecords:
         self._leaders: set[asyncio.Task[None]] = set()
         self._seen: OrderedDict[str, _Seen] = OrderedDict()
         self._clock_offset = 0.0
+        self._has_rivals = False
         self._index_turn = asyncio.Lock()
 
     @cached_property
@@ -365,41 +366,52 @@ class RedisRecords:
                     step.outcome.set_exception(error)
 
     async def _apply_together(self, slot: str, steps: Sequence[_Step]) -> None:
-        """Apply these steps, all in one write, and set their outcomes."""
+        """Apply these steps, all in one write, and set their outcomes.
+
+        They are tried on what was seen last. Several steps read first where another process was
+        seen to write, as trying many of them in vain takes long.
+        """
         wanted = {key: record for step in steps for key, record in step.wanted.items()}
         seen = {key: self._seen.get(key) or _Seen.of(record, ()) for key, record in wanted.items()}
         turn_and_list = f"{self._prefix}:turn:{{{slot}}}", f"{self._prefix}:live:{{{slot}}}"
         loop = asyncio.get_running_loop()
-        is_guess, clock_offset = True, self._clock_offset
+        clock_offset, has_read, refusals = self._clock_offset, False, 0
+        must_read = len(steps) > 1 and self._has_rivals
         while True:
-            now = loop.time() + clock_offset
-            copies, outcomes = _rehearse(now, steps, seen)
+            now = 0.0 if must_read else loop.time() + clock_offset
+            copies, outcomes = _rehearse(now, () if must_read else steps, seen)
             version = secrets.token_urlsafe(6)
             changed = {
                 key: _Seen(version, _fields(copy), copy)
                 for key, copy in copies.items()
                 if copy.__dict__ != seen[key].record.__dict__
             }
-            if not changed and not is_guess:
+            if has_read and not must_read and not changed:
                 break
             document = [
-                int(now * 1_000_000), version, self._process, not is_guess,
+                int(now * 1_000_000), version, self._process, refusals > 0,
                 [each.version for each in seen.values()],
                 [_write(each, changed.get(key)) for key, each in seen.items()],
             ]  # fmt: skip
             wait, seconds, microseconds, *found = await STEP.run(
-                self._client, [*seen, *turn_and_list], json.dumps(document)
+                self._client,
+                [*seen, *turn_and_list],
+                json.dumps(document),
+                is_urgent=len(steps) > 1,
             )
             clock_offset = int(seconds) + int(microseconds) / 1_000_000 - loop.time()
             self._clock_offset = clock_offset
             if wait < 0:
                 seen |= changed
                 break
-            is_guess = False
+            guessed, has_read = seen, True
             seen = {
                 key: _Seen.of(record, kept)
                 for (key, record), kept in zip(wanted.items(), found, strict=True)
             }
+            self._has_rivals = any(seen[key].version != guessed[key].version for key in seen)
+            refusals += not must_read
+            must_read = wait > 0 and len(steps) > 1
             await asyncio.sleep(wait / 1_000_000)
         self._remember(seen)
         for step, outcome in outcomes:

@@ -79,19 +79,24 @@ class Checkout:
         note = PendingCommand.of(Command.PLACE, pk, [item.product_pk for item in items])
         noted_at = await self._records.add_note(note.text)
         deadline.order_pk, deadline.began = pk, deadline.began or noted_at
-        held: list[Reservation] = []
+        held: dict[str, Reservation] = {}
         try:
             for item in by_product(items):
-                held.append(await self._products.reserve(pk, item, deadline.at))
+                held[item.product_pk] = await self._products.reserve(pk, item, deadline.at)
         except OrderRefused as refusal:
-            to_release = [each.product_pk for each in held]
+            to_release = [*held]
             if not refusal.is_remembered:
                 to_release.append(item.product_pk)
             if await self._notify(Command.CANCEL, pk, to_release, deadline):
                 await self._forget(note)
             raise
         order = await self._records.change(
-            partial(rules.place, held=held, user_pk=user_pk, began=deadline.began),
+            partial(
+                rules.place,
+                held=[held[item.product_pk] for item in items],
+                user_pk=user_pk,
+                began=deadline.began,
+            ),
             OrderRecord(pk=pk),
             within=deadline.place_by,
         )
