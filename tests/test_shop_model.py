@@ -112,10 +112,10 @@ class PlainShop:
 
     def lose(self, wanted: Wanted, key: str | None) -> int | str:
         """Place an order of which the product service hears, and nothing is heard of it."""
-        was_lost = key in self.keys and isinstance(self.keys[key].order, PlainOrder)
         earlier = self.earlier(wanted, key)
         if earlier is not None:
             return earlier
+        was_lost = key in self.keys  # and not for longer than a key is kept
         if not was_lost:  # otherwise not even the release is heard
             product, quantity = min(wanted.items())
             held = {} if self.refusal(product, quantity) else {product: quantity}
@@ -143,7 +143,7 @@ class PlainShop:
         return "insufficient_quantity" if self.stock(product).available < quantity else ""
 
     def order_of(self, wanted: Wanted) -> PlainOrder:
-        now = {product: self.products[product] for product in sorted(wanted)}
+        now = {product: self.products[product] for product in wanted}
         return PlainOrder(
             {pk: (each.name, wanted[pk], each.price_cents) for pk, each in now.items()}
         )
