@@ -5,6 +5,7 @@ one Redis, behind Sentinels and on a Cluster.
 """
 
 import asyncio
+import itertools
 import json
 import logging
 import secrets
@@ -289,6 +290,7 @@ class RedisRecords:
         self._client = client
         self._prefix = prefix
         self._process = secrets.token_urlsafe(6)
+        self._writes = itertools.count()
         self._queues: dict[str, deque[_Step]] = {}
         self._leaders: set[asyncio.Task[None]] = set()
         self._seen: OrderedDict[str, _Seen] = OrderedDict()
@@ -380,7 +382,7 @@ class RedisRecords:
         while True:
             now = 0.0 if must_read else loop.time() + clock_offset
             copies, outcomes = _rehearse(now, () if must_read else steps, seen)
-            version = secrets.token_urlsafe(6)
+            version = f"{self._process}{next(self._writes):x}"
             changed = {
                 key: _Seen(version, _fields(copy), copy)
                 for key, copy in copies.items()
