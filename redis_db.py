@@ -56,7 +56,7 @@ STEPS_AT_ONCE = 64
 """Steps of one slot that share a read and a write."""
 
 SEEN_RECORDS = 4096
-"""Records of which this process remembers how it saw them last."""
+"""Shared records of which this process remembers how it saw them last."""
 
 FULL_BUCKET = 100
 """Names that fill a bucket: below the 128 up to which Redis keeps a sorted set packed."""
@@ -415,7 +415,7 @@ class RedisRecords:
             refusals += not must_read
             must_read = wait > 0 and len(steps) > 1
             await asyncio.sleep(wait / 1_000_000)
-        self._remember(seen)
+        self._remember(wanted, seen)
         for step, outcome in outcomes:
             if step.outcome.done():
                 continue
@@ -424,11 +424,12 @@ class RedisRecords:
             else:
                 step.outcome.set_result(outcome)
 
-    def _remember(self, seen: Mapping[str, _Seen]) -> None:
-        for key, each in seen.items():
-            self._seen.pop(key, None)
-            if each.fields:
-                self._seen[key] = each
+    def _remember(self, wanted: Mapping[str, Record], seen: Mapping[str, _Seen]) -> None:
+        for key, record in wanted.items():
+            if record.is_shared:
+                self._seen.pop(key, None)
+                if seen[key].fields:
+                    self._seen[key] = seen[key]
         while len(self._seen) > SEEN_RECORDS:
             self._seen.popitem(last=False)
 

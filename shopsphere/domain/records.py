@@ -37,6 +37,8 @@ class Record(BaseModel):
     """
 
     kind: ClassVar[str]
+    is_shared: ClassVar[bool] = False
+    """Whether many steps want the same record, so that it is worth remembering."""
     pk: str
 
     @property
@@ -60,6 +62,7 @@ class ProductRecord(Record):
     """A product and its stock. `revision` names the search entries of its present name."""
 
     kind = "product"
+    is_shared = True
     state: ProductState = ProductState.NONE
     name: str = ""
     revision: str = ""
