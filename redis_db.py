@@ -58,6 +58,9 @@ STEPS_AT_ONCE = 64
 SEEN_RECORDS = 4096
 """Shared records of which this process remembers how it saw them last."""
 
+TURN_POLL_SECONDS = 0.004
+"""How often a process looks whether another one still has a slot to itself."""
+
 FULL_BUCKET = 100
 """Names that fill a bucket: below the 128 up to which Redis keeps a sorted set packed."""
 
@@ -67,8 +70,8 @@ STEP = Script("""
 -- slot to itself, and the clock is within a second of the time that the rules were given.
 -- Returns {-1, seconds, microseconds}; if refused, {microseconds to wait, seconds, microseconds,
 -- records...}.
--- Who asks for it then has the slot to itself for 20 ms, by an end time and not by an expiry, which
--- a clock that goes back would stretch.
+-- Who asks for it then has the slot to itself until it writes, for 20 ms at most: by an end time, not
+-- by an expiry, which a clock that goes back would stretch.
 -- KEYS: records, turn, live records of the slot. ARGV: in JSON, time, new version, process, whether
 -- it asks for the slot, the version of each record, and what to write of each: 0 for nothing, or
 -- names and values to set, names to delete, expiry in ms ('keep': for good, '': as it is), member
@@ -124,6 +127,9 @@ for i, write in ipairs(writes) do
       redis.call('ZREM', KEYS[n + 2], unlisted)
     end
   end
+end
+if turn then
+  redis.call('DEL', KEYS[n + 1])
 end
 return {-1, time[1], time[2]}
 """)
@@ -414,7 +420,7 @@ class RedisRecords:
             self._has_rivals = any(seen[key].version != guessed[key].version for key in seen)
             refusals += not must_read
             must_read = wait > 0 and len(steps) > 1
-            await asyncio.sleep(wait / 1_000_000)
+            await asyncio.sleep(min(wait / 1_000_000, TURN_POLL_SECONDS))
         self._remember(wanted, seen)
         for step, outcome in outcomes:
             if step.outcome.done():
