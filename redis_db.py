@@ -70,8 +70,8 @@ STEP = Script("""
 -- slot to itself, and the clock is within a second of the time that the rules were given.
 -- Returns {-1, seconds, microseconds}; if refused, {microseconds to wait, seconds, microseconds,
 -- records...}.
--- Who asks for it then has the slot to itself until it writes, for 20 ms at most: by an end time, not
--- by an expiry, which a clock that goes back would stretch.
+-- Who asks for it then has the slot to itself until it writes, for 20 ms at most: by an end time,
+-- not by an expiry, which a clock that goes back would stretch.
 -- KEYS: records, turn, live records of the slot. ARGV: in JSON, time, new version, process, whether
 -- it asks for the slot, the version of each record, and what to write of each: 0 for nothing, or
 -- names and values to set, names to delete, expiry in ms ('keep': for good, '': as it is), member
