@@ -624,7 +624,7 @@ def _write(before: _Seen, after: _Seen | None) -> int | tuple[Any, ...]:
     return (
         [part for item in changed for part in item],
         [name for name in before.fields if name not in after.fields],
-        _expiry(before.record.kept_seconds, after.record.kept_seconds),
+        _expiry(before.record.kept_seconds if before.fields else None, after.record.kept_seconds),
         member if is_listed and not was_listed else "",
         member if was_listed and not is_listed else "",
     )
