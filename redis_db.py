@@ -288,8 +288,8 @@ class _Step:
 class RedisRecords:
     """`Records` on Redis.
 
-    A step writes first, on what this process saw last, and reads only if that was refused: a
-    refusal returns what is there. Steps that wait for the same slot go together.
+    A step writes first, on what this process saw last, and a refusal returns what is there. Steps
+    that wait for the same slot go together; where another process writes too, they read first.
     """
 
     def __init__(self, client: ShopRedis, prefix: str) -> None:

@@ -42,7 +42,7 @@ class ScriptedProducts(Products):
 
 
 def build() -> FastAPI:
-    """Return the product service with the script in the place of today's steps."""
+    """Return the product service with the script instead of today's steps."""
     app = product_service.build()
     start = app.router.lifespan_context
 

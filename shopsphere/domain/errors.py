@@ -194,7 +194,7 @@ class StorageMismatch(Unavailable, code="storage_mismatch"):
 
 
 class ProductServiceUnavailable(Unavailable, code="product_service_unavailable"):
-    """The product service was not heard, so the order may or may not come to be."""
+    """The product service gave no usable response; what it may have reserved is released later."""
 
     sentence = "The product service cannot be asked now. Try again in a moment."
 
