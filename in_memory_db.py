@@ -6,19 +6,15 @@ Methods are `async` and never await inside, so each is one atomic step on the ev
 import asyncio
 import time
 from collections import OrderedDict, defaultdict
-from collections.abc import Callable, Collection, Sequence
-from functools import cached_property
+from collections.abc import Callable, Collection
 from itertools import islice
-from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple
+from typing import Any, TypeVar, TypeVarTuple
 
 from sortedcontainers import SortedDict, SortedSet
 
 from shopsphere.domain.errors import RequestTimedOut, ShopError
 from shopsphere.domain.records import Record
-from shopsphere.records import NEVER, Entry, Listing, Note, slot_of
-
-if TYPE_CHECKING:
-    from limits.aio.storage import Storage
+from shopsphere.records import NEVER, Entry, Listing, Lists, Note, Rule
 
 Clock = Callable[[], float]
 Key = tuple[str, str]
@@ -33,8 +29,7 @@ class MemoryRecords:
     def __init__(self, clock: Clock = time.time) -> None:
         """`clock` tells seconds since 1970."""
         self._clock = clock
-        self._records: dict[Key, Record] = {}
-        self._live: dict[Key, SortedSet[str]] = {}
+        self._records: SortedDict[Key, Record] = SortedDict()
         self._expiring: defaultdict[int, OrderedDict[Key, float]] = defaultdict(OrderedDict)
         self._positions: defaultdict[Listing, dict[str, int]] = defaultdict(dict)
         self._entries: defaultdict[Listing, SortedDict[int, str]] = defaultdict(SortedDict)
@@ -42,22 +37,11 @@ class MemoryRecords:
         self._names: SortedSet[str] = SortedSet()
         self._notes: dict[str, int] = {}
 
-    @cached_property
-    def counters(self) -> "Storage":
-        from limits.aio.storage import MemoryStorage  # slow to import, and for users alone
-
-        return MemoryStorage()
-
     async def read(self, *wanted: R) -> list[R]:
         self._drop_expired()
         return [self._kept(each) for each in wanted]
 
-    async def change(
-        self,
-        rule: Callable[[float, *Rs], T | ShopError],
-        *wanted: *Rs,
-        within: float = NEVER,
-    ) -> T:
+    async def change(self, rule: Rule[*Rs, T], *wanted: *Rs, within: float = NEVER) -> T:
         if asyncio.get_running_loop().time() > within:
             raise RequestTimedOut
         self._drop_expired()
@@ -71,17 +55,13 @@ class MemoryRecords:
         return outcome
 
     async def live(self, kind: type[R], slot: str, after: str, limit: int) -> list[R]:
-        pks = self._live.get((kind.kind, slot), SortedSet())
-        found = islice(pks.irange(minimum=f"{slot}:{after}", inclusive=(False, True)), limit)
-        return await self.read(*(kind(pk=pk) for pk in found))
+        self._drop_expired()
+        first, end = (kind.kind, f"{slot}:{after}"), (kind.kind, f"{slot};")  # ";" follows ":"
+        records: Any = map(self._records.get, self._records.irange(first, end, (False, False)))
+        return list(islice((record for record in records if record.is_listed), limit))
 
     async def enter(
-        self,
-        member: str,
-        into: Sequence[Listing],
-        *,
-        leaving: Sequence[Listing] = (),
-        unless_in: Sequence[Listing] = (),
+        self, member: str, into: Lists, leaving: Lists = (), unless_in: Lists = ()
     ) -> None:
         if any(member in self._positions.get(listing, ()) for listing in unless_in):
             return
@@ -130,9 +110,6 @@ class MemoryRecords:
         found = sorted((noted, text) for text, noted in self._notes.items() if noted >= since)
         return [Note(text, noted, now - noted / 1_000_000) for noted, text in found[:limit]]
 
-    async def count_notes(self) -> int:
-        return len(self._notes)
-
     async def ping(self) -> None:
         return
 
@@ -148,33 +125,22 @@ class MemoryRecords:
         """Keep a record, or forget it if it equals its defaults; see that it expires."""
         key = record.kind, record.pk
         missing = type(record)(pk=record.pk)
-        if record == self._records.get(key, missing):
-            return
-        self._forget(key)
-        if record == missing:
-            return
-        self._records[key] = record
-        if record.is_listed:
-            self._live.setdefault((record.kind, slot_of(record.pk)), SortedSet()).add(record.pk)
-        if record.kept_seconds is not None:
-            self._expiring[record.kept_seconds][key] = self._clock() + record.kept_seconds
-
-    def _forget(self, key: Key) -> None:
-        before = self._records.pop(key, None)
-        if before is None:
+        before = self._records.get(key, missing)
+        if record == before:
             return
         if before.kept_seconds is not None:
-            self._expiring[before.kept_seconds].pop(key)
-        if before.is_listed:
-            kind, pk = key
-            live = self._live[kind, slot_of(pk)]
-            live.remove(pk)
-            if not live:
-                del self._live[kind, slot_of(pk)]
+            self._expiring[before.kept_seconds].pop(key, None)
+        if record == missing:
+            del self._records[key]
+            return
+        self._records[key] = record
+        if record.kept_seconds is not None:
+            self._expiring[record.kept_seconds][key] = self._clock() + record.kept_seconds
 
     def _drop_expired(self) -> None:
         """Forget what has expired: of those kept equally long, the oldest come first."""
         now = self._clock()
         for expiring in self._expiring.values():
-            while expiring and (key := next(iter(expiring))) and expiring[key] <= now:
-                self._forget(key)
+            while expiring and next(iter(expiring.values())) <= now:
+                key, _ = expiring.popitem(last=False)
+                del self._records[key]

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import datetime
@@ -14,33 +13,20 @@ from pydantic import AliasPath, BaseModel, Field, TypeAdapter
 from starlette.datastructures import State
 
 from shopsphere.access import ADMINISTRATOR, Customer
-from shopsphere.domain.errors import (
-    IdempotencyKeyReused,
-    InsufficientQuantity,
-    InvalidRequest,
-    OrderGivenUp,
-    OrderIsCancelled,
-    OrderIsShipped,
-    OrderNotFound,
-    ProductNotFound,
-    ProductServiceUnavailable,
-    RequestInProgress,
-    StorageMismatch,
-    StoreUnavailable,
-)
+from shopsphere.domain import errors
 from shopsphere.domain.values import MAX_ORDER_QUANTITY, Item, Order
-from shopsphere.error_answers import UnknownOrderBody, errors
+from shopsphere.error_answers import UnknownOrderBody, raises
 from shopsphere.examples import ORDER_MADE_AT, ORDER_PK, PRODUCT_PK, USER_PK, shown
 from shopsphere.idempotency_key import REPLAY_HEADER, IdempotencyKey, show_replay
 from shopsphere.models import PK_SCHEMA, pk_of, pk_or
 from shopsphere.ordering.checkout import Checkout
-from shopsphere.ordering.figures import OrderFigures
 from shopsphere.ordering.idempotency import LEASE_MARGIN_SECONDS, IdempotentCheckout
+from shopsphere.ordering.metrics import OrderMetrics
 from shopsphere.ordering.notifier import Notifier
 from shopsphere.ordering.orders import Orders
 from shopsphere.ordering.product_client import ProductClient
 from shopsphere.ordering.settling import Outcome, Settling
-from shopsphere.paging import LINK_HEADER, PagingByEntry, listing
+from shopsphere.paging import WITH_LINK, PagingByEntry, listing
 from shopsphere.records import Records
 from shopsphere.settings import Settings
 from shopsphere.web import Body, Public, RequestDeadline, create_app, of_app, serve
@@ -108,7 +94,7 @@ ORDERS = TypeAdapter(list[OrderPublic])
 
 AllOrders = Annotated[Orders, of_app("orders")]
 OF_AN_ORDER = "The `pk` of an order, from the answer that made it or the list."
-Pk = Annotated[str, pk_or(OrderNotFound), Path(description=OF_AN_ORDER)]
+Pk = Annotated[str, pk_or(errors.OrderNotFound), Path(description=OF_AN_ORDER)]
 SettledPk = Annotated[
     str,
     pk_of("an order"),
@@ -118,25 +104,24 @@ PlacesOrders = Annotated[IdempotentCheckout, of_app("idempotent_checkout")]
 EndsOrders = Annotated[Checkout, of_app("checkout")]
 SettlesOrders = Annotated[Settling, of_app("settling")]
 
-ordering = APIRouter(tags=["orders"], responses=errors(StoreUnavailable))
-fulfilment = APIRouter(tags=["fulfilment"], responses=errors(StoreUnavailable))
+ordering = APIRouter(tags=["orders"], responses=raises(errors.StoreUnavailable))
+fulfilment = APIRouter(tags=["fulfilment"], responses=raises(errors.StoreUnavailable))
 
 
 @ordering.post(
     "/order",
-    summary="Place an order",
     response_model=OrderPublic,
     status_code=201,
     responses={
         201: {"headers": REPLAY_HEADER},
-        **errors(
-            InsufficientQuantity,
-            ProductNotFound,
-            RequestInProgress,
-            IdempotencyKeyReused,
-            ProductServiceUnavailable,
-            StorageMismatch,
-            OrderGivenUp,
+        **raises(
+            errors.InsufficientQuantity,
+            errors.ProductNotFound,
+            errors.RequestInProgress,
+            errors.IdempotencyKeyReused,
+            errors.ProductServiceUnavailable,
+            errors.StorageMismatch,
+            errors.OrderGivenUp,
             unavailable=UnknownOrderBody,
         ),
     },
@@ -173,12 +158,7 @@ async def place_order(
     return order
 
 
-@ordering.get(
-    "/orders",
-    summary="List your orders",
-    response_model=list[OrderPublic],
-    responses={200: {"headers": LINK_HEADER}},
-)
+@ordering.get("/orders", response_model=list[OrderPublic], responses=WITH_LINK)
 async def list_orders(
     caller: Customer, request: Request, paging: PagingByEntry, orders: AllOrders
 ) -> Response:
@@ -189,12 +169,7 @@ async def list_orders(
     return await listing(request, paging, partial(orders.page, caller.sees), ORDERS)
 
 
-@ordering.get(
-    "/orders/{pk}",
-    summary="Look at an order",
-    response_model=OrderPublic,
-    responses=errors(OrderNotFound),
-)
+@ordering.get("/orders/{pk}", response_model=OrderPublic, responses=raises(errors.OrderNotFound))
 async def get_order(caller: Customer, pk: Pk, orders: AllOrders) -> Order:
     """One of your orders; an administrator gets everybody's."""
     return await orders.get(pk, caller.sees)
@@ -202,11 +177,10 @@ async def get_order(caller: Customer, pk: Pk, orders: AllOrders) -> Order:
 
 @ordering.post(
     "/orders/{pk}/cancel",
-    summary="Cancel an order",
     response_model=OrderPublic,
     responses={
         200: shown(OrderPublic, status="CANCELLED"),
-        **errors(OrderNotFound, OrderIsShipped),
+        **raises(errors.OrderNotFound, errors.OrderIsShipped),
     },
 )
 async def cancel_order(
@@ -222,27 +196,27 @@ async def cancel_order(
 
 @fulfilment.post(
     "/orders/{pk}/ship",
-    summary="Say that an order has left",
     response_model=OrderPublic,
     dependencies=[ADMINISTRATOR],
     responses={
         200: shown(OrderPublic, status="SHIPPED"),
-        **errors(OrderNotFound, OrderIsCancelled),
+        **raises(errors.OrderNotFound, errors.OrderIsCancelled),
     },
 )
 async def ship_order(pk: Pk, checkout: EndsOrders, deadline: RequestDeadline) -> Order:
     """The order has left the house, which is final. Its units count as shipped, once.
 
-    It also works while the product service is away; then the figures follow when that is back.
+    It also works while the product service is away; then the stock follows when that is back.
     """
     return await checkout.ship(pk, deadline)
 
 
 @fulfilment.post(
     "/orders/{pk}/settle",
-    summary="Put an order right",
     dependencies=[ADMINISTRATOR],
-    responses=errors(InvalidRequest, ProductServiceUnavailable, StorageMismatch),
+    responses=raises(
+        errors.InvalidRequest, errors.ProductServiceUnavailable, errors.StorageMismatch
+    ),
 )
 async def settle_order(pk: SettledPk, body: Settle, settling: SettlesOrders) -> Settled:
     """Settle one order now, if no request is at work on it: for repairs after an audit.
@@ -258,15 +232,9 @@ async def settle_order(pk: SettledPk, body: Settle, settling: SettlesOrders) -> 
 async def _ordering(state: State) -> AsyncIterator[None]:
     settings: Settings = state.settings
     records: Records = state.opened.records
-    figures: OrderFigures = state.figures
+    metrics: OrderMetrics = state.order_metrics
     if settings.settle_after <= settings.order_timeout:
         log.warning("SETTLE_AFTER is not above ORDER_TIMEOUT: orders that are only slow will fail")
-
-    async def refresh_figures() -> None:
-        try:
-            figures.unsettled.set(await records.count_notes())
-        except StoreUnavailable:
-            figures.unsettled.set(math.nan)
 
     with ProductClient(
         settings.product_service_url,
@@ -274,16 +242,14 @@ async def _ordering(state: State) -> AsyncIterator[None]:
         settings.product_service_timeout,
         state.tokens,
     ) as products:
-        notifier = Notifier(products, figures)
-        checkout = Checkout(records, products, notifier, figures)
+        notifier = Notifier(products, metrics)
+        checkout = Checkout(records, products, notifier, metrics)
         state.orders = Orders(records)
         state.checkout = checkout
-        state.settling = Settling(records, notifier, figures, settings.settle_after)
-        lease_seconds = settings.order_timeout + LEASE_MARGIN_SECONDS
+        state.settling = Settling(records, notifier, metrics, settings.settle_after)
         state.idempotent_checkout = IdempotentCheckout(
-            records, checkout, state.settling, lease_seconds
+            records, checkout, state.settling, settings.order_timeout + LEASE_MARGIN_SECONDS
         )
-        state.refresh_figures = refresh_figures
         running = asyncio.create_task(state.settling.run(settings.settle_interval))
         try:
             yield
@@ -304,7 +270,7 @@ def build(settings: Settings | None = None) -> FastAPI:
         around=_ordering,
         settings=settings,
     )
-    app.state.figures = OrderFigures(app.state.metrics.registry)
+    app.state.order_metrics = OrderMetrics(app.state.metrics.registry)
     return app
 
 

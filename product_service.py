@@ -13,25 +13,13 @@ from starlette.datastructures import State
 
 from shopsphere.access import ADMINISTRATOR, ADMINISTRATOR_OR_ORDER_SERVICE, ORDER_SERVICE, anyone
 from shopsphere.catalogue.products import Products
-from shopsphere.domain.errors import (
-    IdempotencyKeyReused,
-    InsufficientQuantity,
-    InvalidRequest,
-    ProductNotFound,
-    ReservationConflict,
-    ReservationRefused,
-    ReservationReleased,
-    ReservationShipped,
-    StockLimit,
-    StorageMismatch,
-    StoreUnavailable,
-)
+from shopsphere.domain import errors
 from shopsphere.domain.values import MAX_ON_HAND, MAX_ORDER_QUANTITY, Product, Reservation, Stock
-from shopsphere.error_answers import errors
-from shopsphere.examples import ORDER_PK, PRODUCT_MADE_AT, PRODUCT_PK, shown
+from shopsphere.error_answers import raises
+from shopsphere.examples import ORDER_PK, PRODUCT_MADE_AT, PRODUCT_PK
 from shopsphere.idempotency_key import REPLAY_HEADER, IdempotencyKey, show_replay
 from shopsphere.models import PK_SCHEMA, Money, pk_of, pk_or, to_cents
-from shopsphere.paging import LINK_HEADER, AnyPaging, PagingByEntry, PagingByPk, listing
+from shopsphere.paging import WITH_LINK, AnyPaging, PagingByEntry, PagingByPk, listing
 from shopsphere.records import StorageName
 from shopsphere.settings import Settings
 from shopsphere.web import Body, Public, create_app, of_app, serve
@@ -146,13 +134,13 @@ async def _same_storage(
     ] = None,
 ) -> None:
     if x_storage not in (None, request.app.state.opened.storage):
-        raise StorageMismatch
+        raise errors.StorageMismatch
 
 
 Catalogue = Annotated[Products, of_app("products")]
 Pk = Annotated[
     str,
-    pk_or(ProductNotFound),
+    pk_or(errors.ProductNotFound),
     Field(description="The `pk` of a product, from the answer that made it or from the list."),
 ]
 OrderPk = Annotated[
@@ -165,53 +153,34 @@ OrderPk = Annotated[
     ),
 ]
 
-catalogue = APIRouter(tags=["catalogue"], responses=errors(StoreUnavailable))
-stock = APIRouter(tags=["stock"], responses=errors(StoreUnavailable))
+catalogue = APIRouter(tags=["catalogue"], responses=raises(errors.StoreUnavailable))
+stock = APIRouter(tags=["stock"], responses=raises(errors.StoreUnavailable))
 reservations = APIRouter(
     prefix="/products/{pk}/reservations/{order_pk}",
     tags=["reservations"],
     dependencies=[ORDER_SERVICE, Depends(_same_storage)],
-    responses=errors(InvalidRequest, StorageMismatch, StoreUnavailable),
+    responses=raises(errors.InvalidRequest, errors.StorageMismatch, errors.StoreUnavailable),
 )
 
 
 @catalogue.post(
-    "/products",
-    summary="Add a product",
-    response_model=ProductPublic,
-    status_code=201,
-    dependencies=[ADMINISTRATOR],
+    "/products", response_model=ProductPublic, status_code=201, dependencies=[ADMINISTRATOR]
 )
-async def create_product(
-    body: ProductCreate, products: Catalogue, request: Request, response: Response
-) -> Product:
-    """Add a product with its price and the units there are of it.
-
-    The `pk` in the answer is its name from here on: it is what you order it by.
-    """
+async def create_product(body: ProductCreate, products: Catalogue, response: Response) -> Product:
+    """Add a product with its price and its stock. Use the returned `pk` to order it."""
     product = await products.create(body.name, to_cents(body.price), body.quantity)
     response.headers["Location"] = f"/products/{product.pk}"
     return product
 
 
-@catalogue.get(
-    "/products",
-    summary="List the products",
-    response_model=list[ProductPublic],
-    responses={200: {"headers": LINK_HEADER}},
-)
+@catalogue.get("/products", response_model=list[ProductPublic], responses=WITH_LINK)
 @anyone
 async def list_products(request: Request, paging: PagingByEntry, products: Catalogue) -> Response:
     """All products, oldest first: the whole list, or a page of it with `limit` and `after`."""
     return await listing(request, paging, products.page, PRODUCTS)
 
 
-@catalogue.get(
-    "/products/search",
-    summary="Find products by a part of their name",
-    response_model=list[ProductPublic],
-    responses={200: {"headers": LINK_HEADER}},
-)
+@catalogue.get("/products/search", response_model=list[ProductPublic], responses=WITH_LINK)
 @anyone
 async def search_products(
     request: Request,
@@ -235,10 +204,7 @@ async def search_products(
 
 
 @catalogue.get(
-    "/products/{pk}",
-    summary="Look at a product",
-    response_model=ProductPublic,
-    responses=errors(ProductNotFound),
+    "/products/{pk}", response_model=ProductPublic, responses=raises(errors.ProductNotFound)
 )
 @anyone
 async def get_product(pk: Pk, request: Request) -> Product:
@@ -250,13 +216,9 @@ async def get_product(pk: Pk, request: Request) -> Product:
 
 @catalogue.patch(
     "/products/{pk}",
-    summary="Change name or price",
     response_model=ProductPublic,
     dependencies=[ADMINISTRATOR],
-    responses={
-        200: shown(ProductPublic, name="Laptop, 14 inch", price=899.5),
-        **errors(ProductNotFound),
-    },
+    responses=raises(errors.ProductNotFound),
 )
 async def update_product(pk: Pk, body: ProductUpdate, products: Catalogue) -> Product:
     """Change name, price or both. Orders keep the name and the price they were placed with."""
@@ -266,10 +228,9 @@ async def update_product(pk: Pk, body: ProductUpdate, products: Catalogue) -> Pr
 
 @catalogue.delete(
     "/products/{pk}",
-    summary="Take a product out",
     status_code=204,
     dependencies=[ADMINISTRATOR],
-    responses=errors(ProductNotFound),
+    responses=raises(errors.ProductNotFound),
 )
 async def delete_product(pk: Pk, products: Catalogue) -> None:
     """Take a product out of the catalogue. Its orders stay, and can still be cancelled."""
@@ -278,12 +239,16 @@ async def delete_product(pk: Pk, products: Catalogue) -> None:
 
 @stock.post(
     "/products/{pk}/stock",
-    summary="Book units in or out",
     response_model=ProductPublic,
     dependencies=[ADMINISTRATOR],
     responses={
-        200: {"headers": REPLAY_HEADER} | shown(ProductPublic, quantity=15),
-        **errors(InsufficientQuantity, StockLimit, ProductNotFound, IdempotencyKeyReused),
+        200: {"headers": REPLAY_HEADER},
+        **raises(
+            errors.InsufficientQuantity,
+            errors.StockLimit,
+            errors.ProductNotFound,
+            errors.IdempotencyKeyReused,
+        ),
     },
 )
 async def change_stock(
@@ -304,10 +269,9 @@ async def change_stock(
 
 @stock.get(
     "/products/{pk}/stock",
-    summary="See what became of all units",
     response_model=StockPublic,
     dependencies=[ADMINISTRATOR_OR_ORDER_SERVICE],
-    responses=errors(ProductNotFound),
+    responses=raises(errors.ProductNotFound),
 )
 async def get_stock(pk: Pk, products: Catalogue) -> Stock:
     """Of all units ever `received`, some are `available`, some `reserved`, some `shipped`.
@@ -319,10 +283,9 @@ async def get_stock(pk: Pk, products: Catalogue) -> Stock:
 
 @stock.get(
     "/products/{pk}/reservations",
-    summary="List what is held for orders",
     response_model=list[ReservationPublic],
     dependencies=[ADMINISTRATOR_OR_ORDER_SERVICE],
-    responses={200: {"headers": LINK_HEADER}, **errors(ProductNotFound)},
+    responses=WITH_LINK | raises(errors.ProductNotFound),
 )
 async def list_reservations(
     pk: Pk, request: Request, paging: PagingByPk, products: Catalogue
@@ -333,12 +296,16 @@ async def list_reservations(
 
 @reservations.put(
     "",
-    summary="Hold units for an order",
     response_model=ReservationPublic,
     status_code=201,
     responses={
         200: {"model": ReservationPublic, "description": "It was reserved before."},
-        **errors(ProductNotFound, ReservationRefused, ReservationReleased, ReservationConflict),
+        **raises(
+            errors.ProductNotFound,
+            errors.ReservationRefused,
+            errors.ReservationReleased,
+            errors.ReservationConflict,
+        ),
     },
 )
 async def reserve(
@@ -355,10 +322,7 @@ async def reserve(
 
 
 @reservations.delete(
-    "",
-    summary="Give them back",
-    status_code=204,
-    responses=errors(ProductNotFound, ReservationShipped),
+    "", status_code=204, responses=raises(errors.ProductNotFound, errors.ReservationShipped)
 )
 async def release(pk: Pk, order_pk: OrderPk, products: Catalogue) -> None:
     """The units are available again, once, however often this is called.
@@ -369,10 +333,7 @@ async def release(pk: Pk, order_pk: OrderPk, products: Catalogue) -> None:
 
 
 @reservations.post(
-    "/ship",
-    summary="Say that they have left",
-    status_code=204,
-    responses=errors(ProductNotFound, ReservationReleased),
+    "/ship", status_code=204, responses=raises(errors.ProductNotFound, errors.ReservationReleased)
 )
 async def ship(pk: Pk, order_pk: OrderPk, products: Catalogue) -> None:
     """The units have left the house: `reserved` falls and `shipped` rises, once."""

@@ -15,7 +15,7 @@ from redis._parsers.socket import SERVER_CLOSED_CONNECTION_ERROR
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.client import Pipeline
 from redis.asyncio.cluster import ClusterNode, ClusterPipeline, RedisCluster
-from redis.asyncio.connection import AbstractConnection, Connection, SSLConnection, parse_url
+from redis.asyncio.connection import SSLConnection, parse_url
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import (
     Sentinel,
@@ -103,23 +103,14 @@ def our_errors() -> Iterator[None]:
         raise
 
 
-class _ClosedByAnother(AbstractConnection):
-    """A connection that says so when another command's failure closed it: a Cluster repeats that.
-
-    With redis-py 8.1 it is an AttributeError, or with uvloop a RuntimeError.
-    """
-
-    async def send_packed_command(self, *args: Any, **options: Any) -> None:
-        try:
-            await super().send_packed_command(*args, **options)
-        except (AttributeError, RuntimeError) as error:
-            raise ConnectionError("The connection was closed meanwhile.") from error
-
-
-class _SafeConnection(_ClosedByAnother, Connection): ...
-
-
-class _SafeTLSConnection(_ClosedByAnother, SSLConnection): ...
+@contextmanager
+def _connection_errors() -> Iterator[None]:
+    """Raise ConnectionError where another command's failure closed the connection, or a node is not
+    known yet: with redis-py 8.1 it is an AttributeError, or with uvloop a RuntimeError."""
+    try:
+        yield
+    except (AttributeError, RuntimeError) as error:
+        raise ConnectionError("The connection was closed meanwhile.") from error
 
 
 class _KnownCommands(AsyncCommandsParser):
@@ -137,10 +128,9 @@ class Script:
     forgotten in between.
     """
 
-    def __init__(self, text: str | bytes) -> None:
+    def __init__(self, text: str) -> None:
         self._text = text
-        source = text.encode() if isinstance(text, str) else text
-        self._digest = hashlib.sha1(source).hexdigest()  # noqa: S324  # names it at Redis
+        self._digest = hashlib.sha1(text.encode()).hexdigest()  # noqa: S324  # names it at Redis
 
     async def run(
         self, client: "ShopRedis", keys: Sequence[str], *args: Any, is_urgent: bool = False
@@ -153,15 +143,6 @@ class Script:
             return await execute("EVAL", self._text, len(keys), *keys, *args)
 
 
-def _registered(client: Any, text: str | bytes) -> Any:
-    """Return a script as `limits` calls it."""
-
-    async def run(keys: Sequence[str], args: Sequence[Any] = ()) -> Any:
-        return await Script(text).run(client, keys, *args)
-
-    return run
-
-
 class ShopRedis(Redis):
     """A client of one Redis, with our errors.
 
@@ -171,12 +152,8 @@ class ShopRedis(Redis):
 
     def __init__(self, connection_pool: BlockingConnectionPool) -> None:
         super().__init__(connection_pool=connection_pool, decode_responses=True)
-        self._waiting: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
-        self._answers: asyncio.Task[list[Any]] | None = None
-
-    def register_script(self, script: Any) -> Any:
-        """Return a function that runs a script."""
-        return _registered(self, script)
+        self._waiting: list[tuple[Any, Any, asyncio.Future[Any]]] = []
+        self._sending: set[asyncio.Task[None]] = set()
 
     async def info_of_all(self) -> list[dict[str, object]]:
         """Return what each Redis that holds a part of the data says of itself: here one."""
@@ -200,34 +177,37 @@ class ShopRedis(Redis):
             return await self.ask(*args)
 
     async def execute_command(self, *args: Any, **options: Any) -> Any:
-        place = len(self._waiting)
-        self._waiting.append((args, options))
-        answers = self._answers
-        if answers is None:
-            answers = self._answers = asyncio.create_task(self._ask_all())
+        answer = asyncio.get_running_loop().create_future()
+        self._waiting.append((args, options, answer))
+        if len(self._waiting) == 1:
+            sending = asyncio.create_task(self._ask_all())
+            self._sending.add(sending)
+            sending.add_done_callback(self._sending.discard)
         with our_errors():
-            answer = (await asyncio.shield(answers))[place]
-            if isinstance(answer, RedisError):
-                raise answer
-            return answer
+            found = await answer
+            if isinstance(found, RedisError):
+                raise found
+            return found
 
-    async def _ask_all(self) -> list[Any]:
-        """Send the commands that wait; a new task begins in the next turn of the event loop.
-
-        Errors are answers too: where all who asked have given up, nobody would take what is raised.
-        """
-        commands, self._waiting, self._answers = self._waiting, [], None
+    async def _ask_all(self) -> None:
+        """Send the commands that wait; a new task begins in the next turn of the event loop."""
+        waiting, self._waiting = self._waiting, []
+        found: list[Any] = [ConnectionError("The command was not sent.")] * len(waiting)
         try:
-            if len(commands) == 1:
-                [(args, options)] = commands
-                return [await self.ask(*args, **options)]
-            async with self.pipeline(transaction=False) as pipe:
-                for args, options in commands:
-                    pipe.execute_command(*args, **options)
-                answers: list[Any] = await pipe.execute(raise_on_error=False)
-                return answers
+            if len(waiting) == 1:
+                [(args, options, _)] = waiting
+                found = [await self.ask(*args, **options)]
+            else:
+                async with self.pipeline(transaction=False) as pipe:
+                    for args, options, _ in waiting:
+                        pipe.execute_command(*args, **options)
+                    found = await pipe.execute(raise_on_error=False)
         except RedisError as error:
-            return [error] * len(commands)
+            found = [error] * len(waiting)
+        finally:
+            for (_, _, answer), each in zip(waiting, found, strict=True):
+                if not answer.done():  # otherwise, who asked has given up
+                    answer.set_result(each)
 
 
 class _AsksSentinels(SentinelManagedConnection):
@@ -289,7 +269,8 @@ class _ClusterPipeline(ClusterPipeline):
     async def execute(self, raise_on_error: bool = True, allow_redirections: bool = True) -> Any:
         with our_errors():
             async with _turn(self._turns):
-                return await super().execute(raise_on_error, allow_redirections)
+                with _connection_errors():
+                    return await super().execute(raise_on_error, allow_redirections)
 
 
 class ShopCluster(RedisCluster):
@@ -305,20 +286,10 @@ class ShopCluster(RedisCluster):
         self._commands = asyncio.Semaphore(POOL["max_connections"])
         self._pipelines = asyncio.Semaphore(POOL["max_connections"])
         self.commands_parser = _KnownCommands()  # type: ignore[assignment]  # as above
-        is_tls = options.get("ssl", False)
-        connection_class = _SafeTLSConnection if is_tls else _SafeConnection
-        self.connection_kwargs["connection_class"] = connection_class
-        for node in self.nodes_manager.startup_nodes.values():
-            node.connection_class = connection_class
 
-    def get_node(
-        self, host: str | None = None, port: int | None = None, node_name: str | None = None
-    ) -> ClusterNode:
-        """Return a node; one that is new to the Cluster is not known before it has slots."""
-        found = super().get_node(host, port, node_name)
-        if found is None:
-            raise ClusterError(f"The node {node_name or port} is not known yet.")
-        return found
+    async def _execute_command(self, *args: Any, **options: Any) -> Any:
+        with _connection_errors():  # which is repeated
+            return await super()._execute_command(*args, **options)  # type: ignore[misc]  # types-redis
 
     async def aclose(self) -> None:
         """Read the layout anew: called by redis-py, which here closes what other commands use."""
@@ -327,10 +298,6 @@ class ShopCluster(RedisCluster):
     async def greet(self) -> None:
         """Return when a node of the Cluster answers; otherwise raise what redis-py raises."""
         await self.initialize()
-
-    def register_script(self, script: Any) -> Any:
-        """Return a function that runs a script."""
-        return _registered(self, script)
 
     async def info_of_all(self) -> list[dict[str, object]]:
         """Return what each master of the Cluster says of itself."""

@@ -6,36 +6,23 @@ one Redis, behind Sentinels and on a Cluster.
 
 import asyncio
 import itertools
-import json
 import logging
 import secrets
 from collections import OrderedDict, deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Self, TypeVar, TypeVarTuple
+from typing import Any, Literal, Self, TypeVar, TypeVarTuple
 
 from aredis_om import HashModel
 from pydantic import ValidationError
+from pydantic_core import to_json
 
 from redis_clients import PROBE, Script, ShopRedis, pipeline
-from shopsphere.domain.errors import CannotStart, RequestTimedOut, ShopError, StoreUnavailable
-from shopsphere.domain.records import (
-    Address,
-    Hold,
-    KeyRecord,
-    OrderRecord,
-    ProductRecord,
-    ProductUpdate,
-    Record,
-    StockChange,
-    UserRecord,
-)
-from shopsphere.records import NEVER, Entry, Listing, Note, slot_of
-
-if TYPE_CHECKING:
-    from limits.aio.storage import Storage
+from shopsphere.domain.errors import CannotStart, RequestTimedOut, StoreUnavailable
+from shopsphere.domain.records import Record
+from shopsphere.records import NEVER, Entry, Listing, Lists, Note, Rule, slot_of
 
 log = logging.getLogger("shopsphere.redis")
 
@@ -43,14 +30,11 @@ R = TypeVar("R", bound=Record)
 Rs = TypeVarTuple("Rs")
 T = TypeVar("T")
 
-FORMAT = "2"
+FORMAT = "3"
 """The format of what is kept. It goes up with every change of that; 0.1.0 kept no number."""
 
-KINDS_OF_0_1_0 = frozenset(
-    "products {product-names} reservations update orders orders-placing orders-cancelling "  # noqa: SIM905
-    "orders-shipping email".split()
-)
-"""What stands after the prefix in keys that 0.1.0 had and that there are no more."""
+KINDS_OF_0_1_0 = frozenset({"products", "reservations", "orders", "email"})
+"""What stands after the prefix in keys of 0.1.0, which has one of these if it has any data."""
 
 STEPS_AT_ONCE = 64
 """Steps of one slot that share a read and a write."""
@@ -73,9 +57,9 @@ STEP = Script("""
 -- Who asks for it then has the slot to itself until it writes, for 20 ms at most: by an end time,
 -- not by an expiry, which a clock that goes back would stretch.
 -- KEYS: records, turn, live records of the slot. ARGV: in JSON, time, new version, process, whether
--- it asks for the slot, the version of each record, and what to write of each: 0 for nothing, or
--- names and values to set, names to delete, expiry in ms ('keep': for good, '': as it is), member
--- to list, member to unlist. A record without names to set is deleted.
+-- it asks for the slot, the version of each record, and what to write of each: false for nothing,
+-- or names and values to set (false: delete the record), names to delete, expiry in ms ('keep': for
+-- good, '': as it is), member to list, member to unlist.
 local n = #KEYS - 2
 local at, version, process, asks, versions, writes = unpack(cjson.decode(ARGV[1]))
 local time = redis.call('TIME')
@@ -105,9 +89,9 @@ if not is_fresh then
   return found
 end
 for i, write in ipairs(writes) do
-  if write ~= 0 then
+  if write then
     local set, delete, expiry, listed, unlisted = unpack(write)
-    if #set > 0 then
+    if set then
       redis.call('HSET', KEYS[i], 'version', version, unpack(set))
       if #delete > 0 then
         redis.call('HDEL', KEYS[i], unpack(delete))
@@ -238,12 +222,7 @@ def _model_of(record: type[Record]) -> type[RedisModel]:
     return Model
 
 
-MODELS: dict[str, type[Any]] = {
-    record.kind: _model_of(record)
-    for record in (
-        ProductRecord, Hold, StockChange, ProductUpdate, OrderRecord, KeyRecord, UserRecord, Address
-    )
-}  # fmt: skip
+MODELS: dict[str, type[Any]] = {each.kind: _model_of(each) for each in Record.__subclasses__()}
 """redis-om's model of each kind of record, which adds no field to it."""
 
 
@@ -255,24 +234,23 @@ def _validated(wanted: R, kept: Mapping[str, str]) -> R:
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
-    """A record as it was seen: its version, its fields in Redis, and what they make."""
+    """A record as it was seen, and its version, which is empty if it is not kept."""
 
     version: str
-    fields: Mapping[str, str]
     record: Any
-    """A record; a ValidationError if the fields do not make one."""
+    """A record; a ValidationError if what is kept does not make one."""
 
     @classmethod
     def of(cls, wanted: Record, kept: Sequence[str]) -> Self:
         """Return what a hash, names and values in turn, holds of the wanted record."""
         if not kept:
-            return cls("", {}, wanted)
+            return cls("", wanted)
         fields = dict(zip(kept[::2], kept[1::2], strict=True))
         version = fields.pop("version", "")
         try:
-            return cls(version, fields, _validated(wanted, fields))
+            return cls(version, _validated(wanted, fields))
         except ValidationError as error:
-            return cls(version, fields, error)
+            return cls(version, error)
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,42 +282,16 @@ class RedisRecords:
         self._has_rivals = False
         self._index_turn = asyncio.Lock()
 
-    @cached_property
-    def counters(self) -> "Storage":
-        from limits.aio.storage import RedisStorage  # slow to import, and for users alone
-
-        client = self._client
-
-        class Counters(RedisStorage):
-            """Counts through our client, and so with our errors, on Sentinel and Cluster.
-
-            A count whose reply is lost may be counted twice, as commands are repeated.
-            """
-
-            def configure_bridge(self) -> None:
-                # limits 5.8 makes a client of its own here, from its URI.
-                self.bridge.connection_getter = lambda _: client  # type: ignore[attr-defined]  # of RedispyBridge
-
-        return Counters("async+redis://", implementation="redispy", key_prefix=self._prefix)
-
     async def read(self, *wanted: R) -> list[R]:
-        if len(wanted) == 1:
-            hashes = [await self._client.hgetall(self._key(wanted[0]))]
-        elif wanted:
-            async with pipeline(self._client) as pipe:
-                for each in wanted:
-                    pipe.hgetall(self._key(each))
-                hashes = await pipe.execute()
-        else:
-            hashes = []
+        if len(wanted) == 1:  # it shares the pipeline of its turn of the event loop
+            return [_validated(wanted[0], await self._client.hgetall(self._key(wanted[0])))]
+        async with pipeline(self._client) as pipe:
+            for each in wanted:
+                pipe.hgetall(self._key(each))
+            hashes = await pipe.execute()
         return [_validated(each, found) for each, found in zip(wanted, hashes, strict=True)]
 
-    async def change(
-        self,
-        rule: Callable[[float, *Rs], T | ShopError],
-        *wanted: *Rs,
-        within: float = NEVER,
-    ) -> T:
+    async def change(self, rule: Rule[*Rs, T], *wanted: *Rs, within: float = NEVER) -> T:
         records: tuple[Any, ...] = wanted
         keys = {self._key(record): record for record in records}
         step = _Step(rule, keys, within, asyncio.get_running_loop().create_future())
@@ -380,7 +332,7 @@ class RedisRecords:
         seen to write, as trying many of them in vain takes long.
         """
         wanted = {key: record for step in steps for key, record in step.wanted.items()}
-        seen = {key: self._seen.get(key) or _Seen.of(record, ()) for key, record in wanted.items()}
+        seen = {key: self._seen.get(key) or _Seen("", record) for key, record in wanted.items()}
         turn_and_list = f"{self._prefix}:turn:{{{slot}}}", f"{self._prefix}:live:{{{slot}}}"
         loop = asyncio.get_running_loop()
         clock_offset, has_read, refusals = self._clock_offset, False, 0
@@ -390,7 +342,7 @@ class RedisRecords:
             copies, outcomes = _rehearse(now, () if must_read else steps, seen)
             version = f"{self._process}{next(self._writes):x}"
             changed = {
-                key: _Seen(version, _fields(copy), copy)
+                key: copy
                 for key, copy in copies.items()
                 if copy.__dict__ != seen[key].record.__dict__
             }
@@ -404,13 +356,16 @@ class RedisRecords:
             wait, seconds, microseconds, *found = await STEP.run(
                 self._client,
                 [*seen, *turn_and_list],
-                json.dumps(document),
+                to_json(document),
                 is_urgent=len(steps) > 1,
             )
             clock_offset = int(seconds) + int(microseconds) / 1_000_000 - loop.time()
             self._clock_offset = clock_offset
             if wait < 0:
-                seen |= changed
+                seen |= {
+                    key: _Seen("" if _is_missing(copy) else version, copy)
+                    for key, copy in changed.items()
+                }
                 break
             guessed, has_read = seen, True
             seen = {
@@ -434,7 +389,7 @@ class RedisRecords:
         for key, record in wanted.items():
             if record.is_shared:
                 self._seen.pop(key, None)
-                if seen[key].fields:
+                if seen[key].version:
                     self._seen[key] = seen[key]
         while len(self._seen) > SEEN_RECORDS:
             self._seen.popitem(last=False)
@@ -446,12 +401,7 @@ class RedisRecords:
         return await self.read(*(kind(pk=f"{slot}:{member}") for member in members))
 
     async def enter(
-        self,
-        member: str,
-        into: Sequence[Listing],
-        *,
-        leaving: Sequence[Listing] = (),
-        unless_in: Sequence[Listing] = (),
+        self, member: str, into: Lists, leaving: Lists = (), unless_in: Lists = ()
     ) -> None:
         keys = [
             f"{self._prefix}:position:{{{into[0].slot}}}",
@@ -538,9 +488,6 @@ class RedisRecords:
             for text, noted in zip(found[::2], found[1::2], strict=True)
         ]
 
-    async def count_notes(self) -> int:
-        return int(await self._client.zcard(self._notes))
-
     async def ping(self) -> None:
         await self._client.execute_command("EVAL", PROBE, 1, f"{self._prefix}:probe")
 
@@ -604,27 +551,33 @@ def _apply_rule(rule: Callable[..., Any], now: float, records: Sequence[Record])
         return bug
 
 
-def _fields(record: Record) -> dict[str, str]:
-    """Return what is kept of a record: the fields that are not at their defaults, as text."""
-    document = record.model_dump(mode="json", exclude={"pk"}, exclude_defaults=True)
-    return {name: str(value) for name, value in document.items()}
+@cache
+def _defaults(kind: type[Record]) -> Mapping[str, Any]:
+    """Return the fields of a record that is not kept, all but its pk."""
+    return {name: field.default for name, field in kind.model_fields.items() if name != "pk"}
 
 
-def _write(before: _Seen, after: _Seen | None) -> int | tuple[Any, ...]:
-    """Return what the script STEP is told to write of a record.
+def _is_missing(record: Record) -> bool:
+    """Tell whether a record equals its defaults, so that it is not kept."""
+    fields = record.__dict__
+    return all(fields[name] == default for name, default in _defaults(type(record)).items())
 
-    One that is kept always has something to set, as nothing to set means that it is deleted.
-    """
+
+def _write(before: _Seen, after: Record | None) -> tuple[Any, ...] | Literal[False]:
+    """Return what the script STEP is told to write of a record."""
     if after is None:
-        return 0
-    kept = after.fields.items()
-    changed = [item for item in kept if before.fields.get(item[0]) != item[1]] or [*kept]
-    member = after.record.pk.partition(":")[2]
-    was_listed, is_listed = before.record.is_listed, after.record.is_listed
+        return False
+    old, new, defaults = before.record.__dict__, after.__dict__, _defaults(type(after))
+    changed = [name for name in defaults if new[name] != old[name]]
+    to_set = [
+        part for name in changed if new[name] != defaults[name] for part in (name, str(new[name]))
+    ]
+    member = after.pk.partition(":")[2]
+    was_listed, is_listed = before.record.is_listed, after.is_listed
     return (
-        [part for item in changed for part in item],
-        [name for name in before.fields if name not in after.fields],
-        _expiry(before.record.kept_seconds if before.fields else None, after.record.kept_seconds),
+        False if not to_set and _is_missing(after) else to_set,
+        [name for name in changed if new[name] == defaults[name]],
+        _expiry(before.record.kept_seconds if before.version else None, after.kept_seconds),
         member if is_listed and not was_listed else "",
         member if was_listed and not is_listed else "",
     )

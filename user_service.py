@@ -6,39 +6,34 @@ from datetime import datetime
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, FastAPI, Request
-from pydantic import BaseModel, Field
+from pydantic import Field
 from starlette.datastructures import State
 
 from shopsphere.access import SignedIn, anyone
+from shopsphere.accounts.accounts import Accounts, Session
+from shopsphere.accounts.failed_logins import LoginThrottle, client_of
 from shopsphere.accounts.users import Users
 from shopsphere.administrator import ensure_administrator
-from shopsphere.domain.errors import (
-    EmailTaken,
-    InvalidCredentials,
-    StoreUnavailable,
-    TooManyLogins,
-    UserNotFound,
-)
+from shopsphere.domain import errors
 from shopsphere.domain.values import User
-from shopsphere.error_answers import errors
+from shopsphere.error_answers import raises
 from shopsphere.examples import USER_MADE_AT, USER_PK
-from shopsphere.failed_logins import FailedLogins, client_of
 from shopsphere.models import MAX_PASSWORD_LENGTH, Email, Password
 from shopsphere.passwords import Passwords
+from shopsphere.records import Records
 from shopsphere.settings import Settings
-from shopsphere.tokens import Tokens
 from shopsphere.web import Body, Public, create_app, of_app, serve
 from storage import open_storage
 
 PORT = 8001
 DESCRIPTION = """
-Accounts, and the tokens that the other services take.
+User accounts, and the access tokens that all services accept.
 
-**To try it:** register, log in, copy the `access_token` from the answer, press **Authorize** and
-paste it there. The same token works at the products (port 8000) and the orders (port 8002). A page
-that is loaded anew has forgotten it.
+**To try it:** register, log in, copy the `access_token` from the response, press **Authorize** and
+paste it there. The same token works at the product service (port 8000) and the order service (port
+8002). Reloading the page clears it.
 """
-TAGS = {"accounts": "Registering and logging in.", "me": "The account that a token belongs to."}
+TAGS = {"accounts": "Register and log in.", "me": "The account that a token belongs to."}
 
 AnyPassword = Annotated[str, Field(max_length=MAX_PASSWORD_LENGTH)]
 
@@ -64,7 +59,7 @@ class UserPublic(Public):
     created_at: datetime = Field(examples=[USER_MADE_AT])
 
 
-class AccessToken(BaseModel):
+class AccessToken(Public):
     access_token: str = Field(examples=["eyJhbGciOiJIUzI1NiIs..."])
     token_type: Literal["bearer"] = "bearer"
     expires_in: int = Field(examples=[3600], description="Seconds from now.")
@@ -74,112 +69,73 @@ async def _client(request: Request) -> str:
     return client_of(request.client.host if request.client else "")
 
 
-AllUsers = Annotated[Users, of_app("users")]
-Hashing = Annotated[Passwords, of_app("passwords")]
-Signing = Annotated[Tokens, of_app("tokens")]
-Failures = Annotated[FailedLogins, of_app("failed_logins")]
+AllAccounts = Annotated[Accounts, of_app("accounts")]
 Client = Annotated[str, Depends(_client)]
 
-accounts = APIRouter(tags=["accounts"], responses=errors(StoreUnavailable))
-own = APIRouter(tags=["me"], responses=errors(StoreUnavailable))
+accounts = APIRouter(tags=["accounts"], responses=raises(errors.StoreUnavailable))
+own = APIRouter(tags=["me"], responses=raises(errors.StoreUnavailable))
 
 
 @accounts.post(
-    "/register",
-    summary="Make an account",
-    response_model=UserPublic,
-    status_code=201,
-    responses=errors(EmailTaken),
+    "/register", response_model=UserPublic, status_code=201, responses=raises(errors.EmailTaken)
 )
 @anyone
-async def register(body: UserCreate, users: AllUsers, passwords: Hashing) -> User:
-    """Make an account with an email address and a password of 8 to 128 characters.
+async def register(body: UserCreate, accounts: AllAccounts) -> User:
+    """Create an account with an email address and a password of 8 to 128 characters.
 
-    The address is kept in lower case. One that is registered already is refused: log in with it.
+    The address is kept in lower case. An address that is already registered is refused.
     """
-    return await users.register(body.email, await passwords.hash(body.password))
+    return await accounts.register(body.email, body.password)
 
 
-@accounts.post("/login", summary="Get a token", responses=errors(InvalidCredentials, TooManyLogins))
-@anyone
-async def login(
-    body: Login,
-    users: AllUsers,
-    passwords: Hashing,
-    tokens: Signing,
-    failures: Failures,
-    client: Client,
-) -> AccessToken:
-    """Get a token, to send as `Authorization: Bearer <access_token>`.
-
-    Here, copy the `access_token` from the answer, and paste it where **Authorize** asks for it.
-
-    A wrong password and an unknown address get the same answer, in the same time. Fail too often,
-    and you are refused for a while; others, elsewhere, are not.
-    """
-    async with failures.attempt(client, body.email):
-        user = await users.find(body.email)
-        is_right = await passwords.verify(body.password, user.password_hash if user else None)
-        if user is None or not is_right:
-            raise InvalidCredentials
-    return AccessToken(
-        access_token=tokens.issue(user.pk, user.role), expires_in=tokens.expires_seconds
-    )
-
-
-async def _me(caller: SignedIn, users: AllUsers) -> User:
-    user = await users.get(caller.user_id)
-    if user is None:
-        raise UserNotFound
-    return user
-
-
-Me = Annotated[User, Depends(_me)]
-
-
-@own.get(
-    "/me", summary="Whose token is this?", response_model=UserPublic, responses=errors(UserNotFound)
+@accounts.post(
+    "/login",
+    response_model=AccessToken,
+    responses=raises(errors.InvalidCredentials, errors.TooManyLogins),
 )
-async def me(caller: SignedIn, user: Me) -> User:
-    """Your account, as whoever the token was given to."""
-    return user
+@anyone
+async def login(body: Login, accounts: AllAccounts, client: Client) -> Session:
+    """Get an access token, to send as `Authorization: Bearer <access_token>`.
+
+    On this page, copy the `access_token` from the response, and paste it into **Authorize**.
+
+    A wrong password and an unknown address get the same response, in the same time. After too many
+    failures your client is refused for a while; other clients are unaffected.
+    """
+    return await accounts.log_in(client, body.email, body.password)
+
+
+@own.get("/me", response_model=UserPublic, responses=raises(errors.UserNotFound))
+async def get_me(caller: SignedIn, accounts: AllAccounts) -> User:
+    """Your account: the one that the token was issued for."""
+    return await accounts.get(caller.user_id)
 
 
 @own.patch(
     "/me",
-    summary="Change your password",
     response_model=UserPublic,
-    responses=errors(InvalidCredentials, UserNotFound, TooManyLogins),
+    responses=raises(errors.InvalidCredentials, errors.UserNotFound, errors.TooManyLogins),
 )
 async def change_password(
-    caller: SignedIn,
-    user: Me,
-    body: PasswordChange,
-    users: AllUsers,
-    passwords: Hashing,
-    failures: Failures,
-    client: Client,
+    caller: SignedIn, body: PasswordChange, accounts: AllAccounts, client: Client
 ) -> User:
-    """Choose a new password. A wrong current one is refused, and counts as a failed login.
+    """Change your password. A wrong current one is refused, and counts as a failed login.
 
-    Tokens that you have been given stay good until they expire.
+    Access tokens issued before remain valid until they expire.
     """
-    async with failures.attempt(client, user.email):
-        if not await passwords.verify(body.current_password, user.password_hash):
-            raise InvalidCredentials("The current password is wrong.")
-    if not await users.set_password(user, await passwords.hash(body.password), user.role):
-        raise InvalidCredentials
-    return user
+    return await accounts.change_password(
+        client, caller.user_id, body.current_password, body.password
+    )
 
 
 @asynccontextmanager
 async def _accounts(state: State) -> AsyncIterator[None]:
     settings: Settings = state.settings
-    state.users = Users(state.opened.records)
+    records: Records = state.opened.records
+    users, throttle = Users(records), LoginThrottle(records, settings.login_limit)
     with Passwords(settings.bcrypt_rounds) as passwords:
-        await ensure_administrator(settings, state.users, passwords)
-        state.passwords = passwords
-        state.failed_logins = FailedLogins(state.opened.records.counters, settings.login_limit)
+        await ensure_administrator(settings, users, passwords)
+        state.accounts = Accounts(users, passwords, state.tokens, throttle)
         yield
 
 

@@ -23,7 +23,7 @@ from shopsphere.domain.pks import new_pk
 from shopsphere.domain.values import Item, Reservation
 from shopsphere.metrics import CollectorRegistry
 from shopsphere.ordering.checkout import Checkout
-from shopsphere.ordering.figures import OrderFigures
+from shopsphere.ordering.metrics import OrderMetrics
 from shopsphere.ordering.notifier import Notifier
 from shopsphere.records import Records
 from shopsphere.settings import Settings
@@ -98,7 +98,7 @@ async def fill_orders(
     orders: Records, products: Records, product_pks: Sequence[str], count: int
 ) -> None:
     """Place so many orders, each with its reservation."""
-    figures = OrderFigures(CollectorRegistry())
+    figures = OrderMetrics(CollectorRegistry())
     at_hand = _ProductsAtHand(products)
     checkout = Checkout(orders, at_hand, Notifier(at_hand, figures), figures)
 

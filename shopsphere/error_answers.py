@@ -74,7 +74,7 @@ def _body(error: ShopError) -> dict[str, object]:
     return {"detail": error.detail, "code": error.code, **error.extra}
 
 
-def errors(*kinds: type[ShopError], unavailable: type[BaseModel] = ErrorBody) -> Responses:
+def raises(*kinds: type[ShopError], unavailable: type[BaseModel] = ErrorBody) -> Responses:
     """Return these errors as OpenAPI responses, for the `responses` of a route.
 
     `unavailable` is the body of its 503s.

@@ -3,7 +3,7 @@
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends, Query, Request, Response
 from fastapi.responses import StreamingResponse
@@ -80,10 +80,14 @@ AnyPaging = Annotated[Paging, Depends(paging)]
 PagingByEntry = Annotated[Paging, Depends(paging_by_entry)]
 PagingByPk = Annotated[Paging, Depends(paging_by_pk)]
 
-LINK_HEADER = {
-    "Link": {
-        "description": 'The next page, `<url>; rel="next"`, while there is more.',
-        "schema": {"type": "string"},
+WITH_LINK: dict[int | str, dict[str, Any]] = {
+    200: {
+        "headers": {
+            "Link": {
+                "description": 'The next page, `<url>; rel="next"`, while there is more.',
+                "schema": {"type": "string"},
+            }
+        }
     }
 }
 """For the `responses` of a route that lists."""

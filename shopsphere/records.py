@@ -3,17 +3,17 @@
 import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, TypeVar, TypeVarTuple
+from typing import Literal, NamedTuple, Protocol, TypeVar, TypeVarTuple
 
 from shopsphere.domain.errors import ShopError
 from shopsphere.domain.records import Record
 
-if TYPE_CHECKING:
-    from limits.aio.storage import Storage
-
 R = TypeVar("R", bound=Record)
 Rs = TypeVarTuple("Rs")
 T = TypeVar("T")
+
+Rule = Callable[[float, *Rs], T | ShopError]
+"""What a record, or several of one slot, become: given the storage's time, it changes them."""
 
 StorageName = Literal["redis", "memory"]
 """Where records can be kept. An order and its stock have to be on storages of the same name."""
@@ -27,6 +27,9 @@ class Listing(NamedTuple):
 
     slot: str
     name: str = "all"
+
+
+Lists = Sequence[Listing]
 
 
 class Entry(NamedTuple):
@@ -54,22 +57,13 @@ def slot_of(pk: str) -> str:
 class Records(Protocol):
     """Records, lists, notes and names. A record with nothing but its pk says which one is meant."""
 
-    @property
-    def counters(self) -> "Storage":
-        """Where `limits` counts failed logins. It raises StoreUnavailable as the rest does."""
-
     async def read(self, *wanted: R) -> list[R]:
         """Return these records as they are now; one that is missing has its defaults.
 
         They are for reading only. Records of several slots are not of one moment.
         """
 
-    async def change(
-        self,
-        rule: Callable[[float, *Rs], T | ShopError],
-        *wanted: *Rs,
-        within: float = NEVER,
-    ) -> T:
+    async def change(self, rule: Rule[*Rs, T], *wanted: *Rs, within: float = NEVER) -> T:
         """Apply a rule to records of one slot in one step; raise the error that it returns.
 
         The rule gets the storage's time in seconds. What it changed is kept in either case. It may
@@ -85,12 +79,7 @@ class Records(Protocol):
         """
 
     async def enter(
-        self,
-        member: str,
-        into: Sequence[Listing],
-        *,
-        leaving: Sequence[Listing] = (),
-        unless_in: Sequence[Listing] = (),
+        self, member: str, into: Lists, leaving: Lists = (), unless_in: Lists = ()
     ) -> None:
         """Add a member to lists of one slot and remove it from others, in one step.
 
@@ -130,9 +119,6 @@ class Records(Protocol):
 
         Those from the future come last.
         """
-
-    async def count_notes(self) -> int:
-        """Return how many notes there are."""
 
     async def ping(self) -> None:
         """Return when the storage can serve; raise StoreUnavailable when it cannot."""

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, NamedTuple, Self
 from urllib.parse import quote
 
 from dotenv import dotenv_values
@@ -18,7 +18,7 @@ from pydantic import (
     ValidationInfo,
     field_validator,
 )
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from shopsphere.domain.errors import CannotStart, in_plain_words
 
@@ -26,7 +26,6 @@ ENV_FILE = Path(
     os.environ.get("SHOPSPHERE_ENV_FILE") or Path(__file__).resolve().parent.parent / ".env"
 )
 MIN_SECRET_BYTES = 32
-YEAR_SECONDS = 366 * 24 * 60 * 60
 
 
 def _service_url(url: str) -> str:
@@ -63,16 +62,23 @@ def _origins(text: str) -> str:
     return text
 
 
-def _login_limit(text: str) -> str:
-    from limits import parse_many  # slow to import, and two of the services never need it
+class LoginLimit(NamedTuple):
+    """So many failed logins in so many seconds."""
 
-    try:
-        [limit] = parse_many(text)
-    except ValueError:
-        limit = None
-    if limit is None or limit.amount < 1 or limit.get_expiry() > YEAR_SECONDS:
+    failures: int
+    seconds: int
+
+
+UNIT_SECONDS = {"second": 1, "minute": 60, "hour": 3600, "day": 86_400}
+LOGIN_LIMIT = r"([1-9]\d{0,6}) ?(?:/|per) ?([1-9]\d{0,2}|) ?(second|minute|hour|day)s?"
+
+
+def _login_limit(text: str) -> LoginLimit:
+    found = re.fullmatch(LOGIN_LIMIT, text.lower())
+    if found is None:
         raise ValueError("must be one limit, such as 10/minute or 100/2 hours")
-    return text
+    failures, multiple, unit = found.groups()
+    return LoginLimit(int(failures), int(multiple or 1) * UNIT_SECONDS[unit])
 
 
 def _metrics_token(token: SecretStr) -> SecretStr:
@@ -113,8 +119,8 @@ class Settings(BaseSettings):
     admin_email: str = ""
     admin_password: SecretStr = SecretStr("")
     metrics_token: Annotated[SecretStr, AfterValidator(_metrics_token)] = SecretStr("")
-    login_limit: Annotated[str, AfterValidator(_login_limit)] = Field(
-        default="10/minute", validate_default=False
+    login_limit: Annotated[LoginLimit, BeforeValidator(_login_limit), NoDecode] = Field(
+        default=LoginLimit(10, 60), validate_default=False
     )
     log_level: Annotated[
         Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], BeforeValidator(str.upper)

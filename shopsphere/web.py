@@ -21,7 +21,7 @@ from shopsphere.deadline import Deadline
 from shopsphere.domain.errors import CannotStart, StoreUnavailable
 from shopsphere.edge import Cors, Edge, Limits
 from shopsphere.endless_heads import give_up_endless_heads
-from shopsphere.error_answers import answer_errors, errors, tell_the_truth
+from shopsphere.error_answers import answer_errors, raises, tell_the_truth
 from shopsphere.logs import configure_logging
 from shopsphere.metrics import CONTENT_TYPE, exposition
 from shopsphere.records import Opened, StorageName
@@ -189,7 +189,7 @@ async def health(request: Request, opened: OpenedStorage) -> Health:
     )
 
 
-@_operations.get("/ready", summary="Can it serve?", responses=errors(StoreUnavailable))
+@_operations.get("/ready", summary="Can it serve?", responses=raises(StoreUnavailable))
 @anyone
 async def ready(request: Request, opened: OpenedStorage) -> Health:
     """Answers 200 when the storage does too, 503 otherwise. Other services do not count."""
@@ -211,8 +211,5 @@ async def metrics(request: Request) -> Response:
 
     The order service also counts orders placed, refused and settled, and those unsettled now.
     """
-    refresh = getattr(request.app.state, "refresh_figures", None)
-    if refresh:
-        await refresh()
     registry = request.app.state.metrics.registry
     return Response(exposition(registry), media_type=CONTENT_TYPE)

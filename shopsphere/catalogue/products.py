@@ -6,13 +6,7 @@ from shopsphere.catalogue import search_index
 from shopsphere.domain import stock
 from shopsphere.domain.errors import ProductNotFound
 from shopsphere.domain.pks import new_pk
-from shopsphere.domain.records import (
-    Hold,
-    ProductRecord,
-    ProductState,
-    ProductUpdate,
-    StockChange,
-)
+from shopsphere.domain.records import Applied, Hold, ProductRecord, ProductState
 from shopsphere.domain.values import Page, Product, Reservation, Stock
 from shopsphere.lists import cursor_of, entries_after
 from shopsphere.records import Listing, Records
@@ -35,12 +29,9 @@ class Products:
         pk, revision = new_pk(), search_index.new_revision()
         await self._records.add_names(search_index.entries(name, pk, revision))
         product = await self._records.change(
-            partial(
-                stock.create, name=name, revision=revision, price_cents=price_cents,
-                quantity=quantity,
-            ),
+            lambda now, record: stock.create(now, record, name, revision, price_cents, quantity),
             ProductRecord(pk=pk),
-        )  # fmt: skip
+        )
         await self._records.enter(pk, [PRODUCTS])
         return product
 
@@ -110,17 +101,17 @@ class Products:
         if new_names:
             await self._records.add_names(new_names)
         try:
-            product, old = await self._records.change(
+            product, (old_name, old_revision) = await self._records.change(
                 partial(stock.update, name=name, price_cents=price_cents),
                 ProductRecord(pk=pk),
-                ProductUpdate(pk=f"{pk}:{revision}"),
+                Applied(pk=f"{pk}:{revision}"),
             )
         except ProductNotFound:
             if new_names:
                 await self._records.remove_names(new_names)
             raise
         if name is not None:
-            await self._records.remove_names(search_index.entries(old.name, pk, old.revision))
+            await self._records.remove_names(search_index.entries(old_name, pk, old_revision))
         return product
 
     async def change_stock(
@@ -137,30 +128,33 @@ class Products:
         return await self._records.change(
             partial(stock.change_stock, change=change, command=command, has_key=key is not None),
             ProductRecord(pk=pk),
-            StockChange(pk=f"{pk}:{key or command}"),
+            Applied(pk=f"{pk}:{key or command}"),
         )
 
     async def delete(self, pk: str) -> None:
         """Take a product off sale; raise ProductNotFound if it is not, after finishing what an
         earlier call may have left. Its stock and its holds stay."""
-        naming, is_mine = await self._records.change(
+        (name, revision), is_mine = await self._records.change(
             partial(stock.delete, command=new_pk()), ProductRecord(pk=pk)
         )
         await self._records.leave(PRODUCTS, pk)
-        await self._records.remove_names(search_index.entries(naming.name, pk, naming.revision))
+        await self._records.remove_names(search_index.entries(name, pk, revision))
         if not is_mine:
             raise ProductNotFound
 
     async def stock(self, pk: str) -> Stock:
         """Return what became of all units, even of a deleted product; raise ProductNotFound."""
-        return (await self._ever_on_sale(pk)).stock()
+        [record] = await self._read([pk])
+        if record.state is ProductState.NONE:
+            raise ProductNotFound
+        return record.stock()
 
     async def reservations_page(self, pk: str, after: str | None, limit: int) -> Page[Reservation]:
         """Return the live reservations (neither released nor shipped), in the order of order pks.
 
         Raise ProductNotFound; those of a deleted product are still there.
         """
-        await self._ever_on_sale(pk)
+        await self.stock(pk)
         found: list[Hold] = []
         while True:
             holds = await self._records.live(Hold, pk, after or "", limit + 1)
@@ -201,9 +195,3 @@ class Products:
 
     async def _read(self, pks: list[str]) -> list[ProductRecord]:
         return await self._records.read(*(ProductRecord(pk=pk) for pk in pks))
-
-    async def _ever_on_sale(self, pk: str) -> ProductRecord:
-        [record] = await self._read([pk])
-        if record.state is ProductState.NONE:
-            raise ProductNotFound
-        return record

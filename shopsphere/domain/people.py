@@ -1,7 +1,7 @@
 """The rules of users and their addresses."""
 
-from shopsphere.domain.errors import EmailTaken, ShopError
-from shopsphere.domain.records import Address, UserRecord
+from shopsphere.domain.errors import EmailTaken, ShopError, TooManyLogins
+from shopsphere.domain.records import Address, FailedLogins, UserRecord
 from shopsphere.domain.values import Role
 
 
@@ -29,3 +29,22 @@ def set_password(_: float, record: UserRecord, known_hash: str, new_hash: str, r
         return False
     record.password_hash, record.role = new_hash, role
     return True
+
+
+def require_few(now: float, failures: FailedLogins, most: int) -> ShopError | None:
+    """Refuse an attempt after so many failures, until their window ends."""
+    if failures.count < most or failures.is_over(now):
+        return None
+    return TooManyLogins(failures.ends - now)
+
+
+def count_failure(now: float, failures: FailedLogins, seconds: int) -> None:
+    """Count a failure, in a new window if there is none; twice if a response of Redis is lost."""
+    if failures.is_over(now):
+        failures.count, failures.seconds, failures.ends = 0, seconds, now + seconds
+    failures.count += 1
+
+
+def clear_failures(_: float, failures: FailedLogins) -> None:
+    """Forget the failures."""
+    failures.count, failures.seconds, failures.ends = 0, 0, 0

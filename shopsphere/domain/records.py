@@ -10,16 +10,7 @@ from typing import ClassVar
 
 from pydantic import BaseModel, TypeAdapter
 
-from shopsphere.domain.values import (
-    Order,
-    OrderItem,
-    OrderStatus,
-    Product,
-    Reservation,
-    Role,
-    Stock,
-    User,
-)
+from shopsphere.domain.values import Order, OrderStatus, Product, Reservation, Role, Stock, User
 
 TEN_MINUTES = 10 * 60
 """How long refusals, releases, shipments, failed orders and applied commands are remembered, in
@@ -114,44 +105,35 @@ class Hold(Record):
         return Reservation(product_pk, order_pk, self.quantity, self.price_cents, self.product_name)
 
 
-class StockChange(Record):
-    """A stock change that was made; its pk is `product:key`, or `product:command` without a key."""
+class Applied(Record):
+    """A command that changed a product; its pk is `product:key`, or `product:command` without one.
 
-    kind = "stock-change"
-    change: int = 0
+    `change` is that of its stock, `old_name` and `old_revision` those that an update replaced.
+    """
+
+    kind = "applied"
     command: str = ""
     has_key: bool = False
+    change: int = 0
+    old_name: str = ""
+    old_revision: str = ""
 
     @property
     def kept_seconds(self) -> int | None:
         return DAY if self.has_key else TEN_MINUTES
 
 
-class ProductUpdate(Record):
-    """A change of name or price that was made, and the name it replaced; pk `product:command`."""
-
-    kind = "product-update"
-    old_name: str = ""
-    old_revision: str = ""
-
-    @property
-    def kept_seconds(self) -> int | None:
-        return TEN_MINUTES
-
-
 _ITEMS = TypeAdapter(tuple[tuple[str, int, int, str], ...])
 
 
-def to_json(items: Iterable[OrderItem]) -> str:
+def to_json(items: Iterable[Reservation]) -> str:
     """Return items as they are kept: without the names of fields, so that Redis packs them."""
-    rows = tuple(
-        (item.product_pk, item.quantity, item.unit_price_cents, item.product_name) for item in items
-    )
-    return _ITEMS.dump_json(rows).decode()
+    rows = ((it.product_pk, it.quantity, it.unit_price_cents, it.product_name) for it in items)
+    return _ITEMS.dump_json(tuple(rows)).decode()
 
 
 class OrderRecord(Record):
-    """An order. `items_json` are its `OrderItem`s: a hash has no lists."""
+    """An order. `items_json` are its items: a hash has no lists."""
 
     kind = "order"
     status: OrderStatus = OrderStatus.NONE
@@ -164,13 +146,10 @@ class OrderRecord(Record):
         return TEN_MINUTES if self.status is OrderStatus.FAILED else None
 
     def order(self) -> Order:
-        return Order(
-            self.pk,
-            tuple(OrderItem(*row) for row in _ITEMS.validate_json(self.items_json)),
-            self.status,
-            self.user_pk or None,
-            datetime.fromtimestamp(self.placed_ms / 1000, UTC),
-        )
+        rows = _ITEMS.validate_json(self.items_json)
+        items = tuple(Reservation(row[0], self.pk, *row[1:]) for row in rows)
+        placed_at = datetime.fromtimestamp(self.placed_ms / 1000, UTC)
+        return Order(self.pk, items, self.status, self.user_pk or None, placed_at)
 
 
 class KeyRecord(Record):
@@ -195,6 +174,26 @@ class UserRecord(Record):
 
     def user(self) -> User:
         return User(self.pk, self.email, self.password_hash, self.role)
+
+
+class FailedLogins(Record):
+    """Failed logins of a client, in a window of so many seconds that ends by the storage's clock.
+
+    Its pk is a digest of the client, and of the address if it counts those at one.
+    """
+
+    kind = "failed-logins"
+    count: int = 0
+    seconds: int = 0
+    ends: float = 0
+
+    @property
+    def kept_seconds(self) -> int | None:
+        return self.seconds
+
+    def is_over(self, now: float) -> bool:
+        """Tell whether the window has ended, or the clock went back so that it is from later."""
+        return not now < self.ends <= now + self.seconds
 
 
 class Address(Record):

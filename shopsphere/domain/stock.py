@@ -1,27 +1,12 @@
 """The rules of products, their stock, and what orders hold of it."""
 
-from dataclasses import dataclass
-
-from shopsphere.domain.errors import (
-    IdempotencyKeyReused,
-    InsufficientQuantity,
-    ProductNotFound,
-    ReservationConflict,
-    ReservationRefused,
-    ReservationReleased,
-    ReservationShipped,
-    ShopError,
-    StockLimit,
-)
-from shopsphere.domain.records import (
-    Hold,
-    HoldState,
-    ProductRecord,
-    ProductState,
-    ProductUpdate,
-    StockChange,
-)
+from shopsphere.domain import errors
+from shopsphere.domain.errors import ShopError
+from shopsphere.domain.records import Applied, Hold, HoldState, ProductRecord, ProductState
 from shopsphere.domain.values import MAX_ON_HAND, Product, Reservation
+
+Naming = tuple[str, str]
+"""A name that a product has had, and the revision of its search entries."""
 
 
 def create(
@@ -35,38 +20,27 @@ def create(
     return product.product()
 
 
-@dataclass(frozen=True, slots=True)
-class Naming:
-    """A name that a product has had, and the revision of its search entries."""
-
-    name: str
-    revision: str
-
-
 def update(
-    _: float,
-    product: ProductRecord,
-    made: ProductUpdate,
-    name: str | None,
-    price_cents: int | None,
+    _: float, product: ProductRecord, made: Applied, name: str | None, price_cents: int | None
 ) -> tuple[Product, Naming] | ShopError:
     """Change what is not None, once for each command; return also the naming that it replaced.
 
-    The revision of a new name is the command, the second half of the pk of `made`.
+    The command is the second half of the pk of `made`, and the revision of a new name.
     """
-    if not made.old_name:
+    if not made.command:
         if product.state is not ProductState.ON_SALE:
-            return ProductNotFound()
+            return errors.ProductNotFound()
+        made.command = made.pk.partition(":")[2]
         made.old_name, made.old_revision = product.name, product.revision
         if name is not None:
-            product.name, product.revision = name, made.pk.partition(":")[2]
+            product.name, product.revision = name, made.command
         if price_cents is not None:
             product.price_cents = price_cents
-    return product.product(), Naming(made.old_name, made.old_revision)
+    return product.product(), (made.old_name, made.old_revision)
 
 
 def change_stock(
-    _: float, product: ProductRecord, made: StockChange, change: int, command: str, has_key: bool
+    _: float, product: ProductRecord, made: Applied, change: int, command: str, has_key: bool
 ) -> tuple[Product, bool] | ShopError:
     """Add units, negative ones too, once for each key or command; tell whether it was made before.
 
@@ -75,15 +49,15 @@ def change_stock(
     if made.command == command:
         return product.product(), False
     if product.state is not ProductState.ON_SALE:
-        return ProductNotFound()
+        return errors.ProductNotFound()
     if made.command:
         if made.change != change:
-            return IdempotencyKeyReused()
+            return errors.IdempotencyKeyReused()
         return product.product(), True
     if product.available + change < 0:
-        return InsufficientQuantity(product.available)
+        return errors.InsufficientQuantity(product.available)
     if change > 0 and product.available + product.reserved + change > MAX_ON_HAND:
-        return StockLimit()
+        return errors.StockLimit()
     product.received += change
     product.available += change
     made.change, made.command, made.has_key = change, command, has_key
@@ -96,10 +70,10 @@ def delete(_: float, product: ProductRecord, command: str) -> tuple[Naming, bool
     Return its last naming, and whether this command deleted it (another may have before).
     """
     if product.state is ProductState.NONE:
-        return ProductNotFound()
+        return errors.ProductNotFound()
     if product.state is ProductState.ON_SALE:
         product.state, product.deleted_by = ProductState.DELETED, command
-    return Naming(product.name, product.revision), product.deleted_by == command
+    return (product.name, product.revision), product.deleted_by == command
 
 
 def reserve(
@@ -111,18 +85,18 @@ def reserve(
     """
     match hold.state:
         case HoldState.REFUSED:
-            return ReservationRefused(hold.available)
+            return errors.ReservationRefused(hold.available)
         case HoldState.RELEASED:
-            return ReservationReleased()
+            return errors.ReservationReleased()
         case HoldState.HELD | HoldState.SHIPPED:
             if hold.quantity != quantity:
-                return ReservationConflict()
+                return errors.ReservationConflict()
             return hold.reservation(), False
     if product.state is not ProductState.ON_SALE:
-        return ProductNotFound()
+        return errors.ProductNotFound()
     if product.available < quantity:
         hold.state, hold.available = HoldState.REFUSED, product.available
-        return ReservationRefused(product.available)
+        return errors.ReservationRefused(product.available)
     product.available -= quantity
     product.reserved += quantity
     hold.state, hold.quantity = HoldState.HELD, quantity
@@ -134,21 +108,20 @@ def release(_: float, product: ProductRecord, hold: Hold) -> ShopError | None:
     """Give units back, once. It is remembered, also where nothing was held: a late attempt to
     reserve is refused."""
     if hold.state is HoldState.SHIPPED:
-        return ReservationShipped()
+        return errors.ReservationShipped()
     if hold.state is HoldState.HELD:
         product.available += hold.quantity
         product.reserved -= hold.quantity
-    if hold.state is not HoldState.RELEASED:
-        hold.state = HoldState.RELEASED
-        hold.quantity = hold.price_cents = hold.available = 0
-        hold.product_name = ""
+    hold.state = HoldState.RELEASED
+    hold.quantity = hold.price_cents = hold.available = 0
+    hold.product_name = ""
     return None
 
 
 def ship(_: float, product: ProductRecord, hold: Hold) -> ShopError | None:
     """Count held units as shipped, once; nothing happens where nothing is known of the order."""
     if hold.state in (HoldState.RELEASED, HoldState.REFUSED):
-        return ReservationReleased()
+        return errors.ReservationReleased()
     if hold.state is HoldState.HELD:
         product.reserved -= hold.quantity
         product.shipped += hold.quantity

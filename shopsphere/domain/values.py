@@ -1,13 +1,14 @@
 """What the shop tells about its things: plain values, with money in whole cents.
 
-Records (`domain.records`) are what is kept; rules change records and return values.
+Records (`domain.records`) are what is kept; rules change records and return values. Cents become a
+JSON number by division, which is exact, as no amount has over 15 digits.
 """
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 from shopsphere.domain.pks import TimedByPk
 
@@ -16,11 +17,6 @@ MAX_ON_HAND = 1_000_000_000
 
 MAX_ORDER_QUANTITY = 1_000_000
 """Units of one product that one order can ask for at most."""
-
-
-def to_number(cents: int) -> float:
-    """Return cents as the JSON number that goes out; exact, as no amount has over 15 digits."""
-    return cents / 100
 
 
 class Role(StrEnum):
@@ -47,6 +43,8 @@ EVER_PLACED = frozenset({OrderStatus.PLACED, OrderStatus.CANCELLED, OrderStatus.
 
 @dataclass(frozen=True, slots=True)
 class User(TimedByPk):
+    """Somebody who has registered."""
+
     pk: str
     email: str
     password_hash: str
@@ -64,11 +62,10 @@ class Product(TimedByPk):
 
     @property
     def price(self) -> float:
-        return to_number(self.price_cents)
+        return self.price_cents / 100
 
 
-@dataclass(frozen=True, slots=True)
-class Stock:
+class Stock(NamedTuple):
     """What became of all units booked in: `received = available + reserved + shipped`."""
 
     received: int
@@ -103,36 +100,22 @@ class Reservation:
 
     @property
     def unit_price(self) -> float:
-        return to_number(self.unit_price_cents)
-
-
-@dataclass(frozen=True, slots=True)
-class OrderItem:
-    """Units of one product that were ordered, at the price and name of their reservation."""
-
-    product_pk: str
-    quantity: int
-    unit_price_cents: int
-    product_name: str
-
-    @property
-    def unit_price(self) -> float:
-        return to_number(self.unit_price_cents)
+        return self.unit_price_cents / 100
 
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """An order that was placed; `user_pk` is None for an anonymous one."""
+    """An order that was placed, of what was held for it; `user_pk` is None for an anonymous one."""
 
     pk: str
-    items: tuple[OrderItem, ...]
+    items: tuple[Reservation, ...]
     status: OrderStatus
     user_pk: str | None
     created_at: datetime
 
     @property
     def total(self) -> float:
-        return to_number(sum(item.quantity * item.unit_price_cents for item in self.items))
+        return sum(item.quantity * item.unit_price_cents for item in self.items) / 100
 
 
 T = TypeVar("T")

@@ -12,21 +12,14 @@ from collections.abc import Sequence
 from functools import partial
 
 from shopsphere.deadline import Deadline
+from shopsphere.domain import errors
 from shopsphere.domain import orders as rules
-from shopsphere.domain.errors import (
-    OrderIsCancelled,
-    OrderIsShipped,
-    OrderNotFound,
-    OrderRefused,
-    ProductNotFound,
-    StoreUnavailable,
-    Unavailable,
-)
+from shopsphere.domain.errors import OrderRefused, ProductNotFound, StoreUnavailable, Unavailable
 from shopsphere.domain.pks import is_pk
 from shopsphere.domain.records import OrderRecord
 from shopsphere.domain.values import Item, Order, OrderStatus, Reservation, by_product
-from shopsphere.ordering.figures import OrderFigures
-from shopsphere.ordering.notes import ENDED_AS, Command, PendingCommand
+from shopsphere.ordering.metrics import OrderMetrics
+from shopsphere.ordering.notes import ENDS_AS, Command, PendingCommand
 from shopsphere.ordering.notifier import Notifier, ProductService
 from shopsphere.ordering.orders import Orders
 from shopsphere.records import Records
@@ -35,9 +28,8 @@ log = logging.getLogger("shopsphere.ordering")
 
 
 CANNOT_END = {
-    OrderStatus.NONE: OrderNotFound,
-    OrderStatus.CANCELLED: OrderIsCancelled,
-    OrderStatus.SHIPPED: OrderIsShipped,
+    OrderStatus.CANCELLED: errors.OrderIsCancelled,
+    OrderStatus.SHIPPED: errors.OrderIsShipped,
 }
 """Why an order of this status cannot be cancelled or shipped."""
 
@@ -46,12 +38,12 @@ class Checkout:
     """The commands of customers and of the shop. Each can be sent again after any failure."""
 
     def __init__(
-        self, records: Records, products: ProductService, notifier: Notifier, figures: OrderFigures
+        self, records: Records, products: ProductService, notifier: Notifier, metrics: OrderMetrics
     ) -> None:
         self._records = records
         self._products = products
         self._notifier = notifier
-        self._figures = figures
+        self._metrics = metrics
         self._orders = Orders(records)
 
     async def place(
@@ -68,9 +60,9 @@ class Checkout:
                 raise ProductNotFound
             order = await self._place(pk, items, user_pk, deadline)
         except OrderRefused as refusal:
-            self._figures.refused.labels(refusal.code).inc()
+            self._metrics.refused.labels(refusal.code).inc()
             raise
-        self._figures.placed.inc()
+        self._metrics.placed.inc()
         return order
 
     async def _place(
@@ -84,10 +76,8 @@ class Checkout:
             for item in by_product(items):
                 held[item.product_pk] = await self._products.reserve(pk, item, deadline.at)
         except OrderRefused as refusal:
-            to_release = [*held]
-            if not refusal.is_remembered:
-                to_release.append(item.product_pk)
-            if await self._notify(Command.CANCEL, pk, to_release, deadline):
+            to_release = [*held] if refusal.is_remembered else [*held, item.product_pk]
+            if await self._notify(PendingCommand.of(Command.PLACE, pk, to_release), deadline):
                 await self._forget(note)
             raise
         order = await self._records.change(
@@ -115,7 +105,7 @@ class Checkout:
     async def ship(self, pk: str, deadline: Deadline) -> Order:
         """Mark a placed order as shipped, which is final; its units count as shipped, once.
 
-        It succeeds while the product service is unreachable, and the stock figures follow. Raise
+        It succeeds while the product service is unreachable, and the stock follows. Raise
         OrderNotFound or OrderIsCancelled.
         """
         return await self._end(Command.SHIP, await self._orders.get(pk), deadline)
@@ -124,29 +114,23 @@ class Checkout:
         note = PendingCommand.of(command, order.pk, [item.product_pk for item in order.items])
         await self._records.add_note(note.text)
         ended = await self._records.change(
-            partial(rules.end, status=ENDED_AS[command]), OrderRecord(pk=order.pk)
+            partial(rules.end, status=ENDS_AS[command]), OrderRecord(pk=order.pk)
         )
-        if ended is None or ended.status is not ENDED_AS[command]:
+        if ended is None or ended.status is not ENDS_AS[command]:
             await self._forget(note)
-            raise CANNOT_END[ended.status if ended else OrderStatus.NONE]
+            raise CANNOT_END[ended.status] if ended else errors.OrderNotFound
         await self._orders.enter(ended)
-        if await self._notify(command, ended.pk, note.product_pks, deadline):
+        if await self._notify(note, deadline):
             await self._forget(note)
         return ended
 
-    async def _notify(
-        self, command: Command, order_pk: str, product_pks: Sequence[str], deadline: Deadline
-    ) -> bool:
+    async def _notify(self, ended: PendingCommand, deadline: Deadline) -> bool:
         """Notify the product service in half of the time that is left; tell whether that worked."""
         try:
             async with asyncio.timeout(deadline.seconds_left / 2):
-                await self._notifier.notify(command, order_pk, product_pks)
+                await self._notifier.notify(ended)
         except (Unavailable, TimeoutError):
-            log.warning(
-                "order %s: could not notify the product service (%s); settling will retry",
-                order_pk,
-                command,
-            )
+            log.warning("could not notify the product service; settling will: %s", ended.text)
             return False
         return True
 

@@ -19,10 +19,12 @@ class Command(StrEnum):
     SHIP = "ship"
 
 
-COMMANDS = frozenset(Command)
-
-ENDED_AS = {Command.CANCEL: OrderStatus.CANCELLED, Command.SHIP: OrderStatus.SHIPPED}
-"""What a command makes of a PLACED order."""
+ENDS_AS = {
+    Command.PLACE: OrderStatus.FAILED,
+    Command.CANCEL: OrderStatus.CANCELLED,
+    Command.SHIP: OrderStatus.SHIPPED,
+}
+"""What becomes of an order when settling finishes its command."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,17 +54,15 @@ class PendingCommand:
 
 
 async def pending_commands(records: Records) -> list[PendingCommand]:
-    """Return what is noted, oldest first; commands of a newer version are left to it."""
+    """Return what is noted, oldest first."""
     found: dict[str, PendingCommand] = {}
     since = 0
     while True:
         latest = since
         notes = await records.notes(since, READ_AT_ONCE)
         for note in notes:
-            command, order_pk, *product_pks = note.text.split()
+            command, order_pk, *pks = note.text.split()
+            found[note.text] = PendingCommand(Command(command), order_pk, tuple(pks), note.age)
             since = note.noted_at
-            if command in COMMANDS:
-                pending = PendingCommand(Command(command), order_pk, tuple(product_pks), note.age)
-                found[note.text] = pending
         if len(notes) < READ_AT_ONCE or since == latest:
             return list(found.values())

@@ -2,13 +2,12 @@
 
 import asyncio
 import logging
-from collections.abc import Iterable
 from typing import Protocol
 
 from shopsphere.domain.errors import ReservationReleased, ReservationShipped
 from shopsphere.domain.values import Item, Reservation
-from shopsphere.ordering.figures import OrderFigures
-from shopsphere.ordering.notes import Command
+from shopsphere.ordering.metrics import OrderMetrics
+from shopsphere.ordering.notes import Command, PendingCommand
 
 log = logging.getLogger("shopsphere.ordering")
 
@@ -29,11 +28,11 @@ class ProductService(Protocol):
 class Notifier:
     """Notifies the product service of what became of orders."""
 
-    def __init__(self, products: ProductService, figures: OrderFigures) -> None:
+    def __init__(self, products: ProductService, metrics: OrderMetrics) -> None:
         self._products = products
-        self._figures = figures
+        self._metrics = metrics
 
-    async def notify(self, command: Command, order_pk: str, product_pks: Iterable[str]) -> None:
+    async def notify(self, ended: PendingCommand) -> None:
         """Ship what an order holds of these products, or release it; return when all is delivered.
 
         A definite refusal means that one of the two services lost memory in a failover: it is
@@ -43,9 +42,9 @@ class Notifier:
 
         async def notify_of(product_pk: str) -> None:
             async with some:
-                await self._notify(command, order_pk, product_pk)
+                await self._notify(ended.command, ended.order_pk, product_pk)
 
-        results = await asyncio.gather(*map(notify_of, product_pks), return_exceptions=True)
+        results = await asyncio.gather(*map(notify_of, ended.product_pks), return_exceptions=True)
         for result in results:
             if result:
                 raise result
@@ -57,7 +56,7 @@ class Notifier:
             else:
                 await self._products.release(product_pk, order_pk)
         except (ReservationReleased, ReservationShipped) as refusal:
-            self._figures.inconsistent.inc()
+            self._metrics.inconsistent.inc()
             log.error(
                 "inconsistent: order %s, product %s: %s Run test_connection.py --audit.",
                 order_pk,

@@ -13,15 +13,8 @@ import requests
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from urllib3.exceptions import HTTPError
 
-from shopsphere.domain.errors import (
-    InsufficientQuantity,
-    ProductNotFound,
-    ProductServiceUnavailable,
-    ReservationReleased,
-    ReservationShipped,
-    ShopError,
-    StorageMismatch,
-)
+from shopsphere.domain import errors
+from shopsphere.domain.errors import ProductServiceUnavailable, ShopError
 from shopsphere.domain.values import Item, Reservation
 from shopsphere.logs import REQUEST_ID
 from shopsphere.models import Money, to_cents
@@ -126,7 +119,7 @@ class ProductClient:
         path = f"/products/{item.product_pk}/reservations/{order_pk}"
         response = await self._call("PUT", path, {"quantity": item.quantity}, within)
         if response.status not in (200, 201):
-            self._refuse(response, InsufficientQuantity, ProductNotFound)
+            self._refuse(response, errors.InsufficientQuantity, errors.ProductNotFound)
         try:
             answer = _Reserved.model_validate_json(response.body)
         except ValidationError as error:
@@ -144,13 +137,13 @@ class ProductClient:
         """Give the units back, once. Raise ReservationShipped when they were shipped, and
         ProductServiceUnavailable or StorageMismatch when that is not known."""
         path = f"/products/{product_pk}/reservations/{order_pk}"
-        await self._command("DELETE", path, ReservationShipped)
+        await self._command("DELETE", path, errors.ReservationShipped)
 
     async def ship(self, product_pk: str, order_pk: str) -> None:
         """Count the units as shipped. Raise ReservationReleased when they were given back, and
         ProductServiceUnavailable or StorageMismatch when that is not known."""
         path = f"/products/{product_pk}/reservations/{order_pk}/ship"
-        await self._command("POST", path, ReservationReleased)
+        await self._command("POST", path, errors.ReservationReleased)
 
     async def _command(self, method: str, path: str, refusal: type[ShopError]) -> None:
         response = await self._call(method, path, None, NEVER)
@@ -167,22 +160,21 @@ class ProductClient:
             refusal = _Refusal.model_validate_json(response.body)
         except ValidationError as error:
             raise ProductServiceUnavailable from error
-        match response.status, refusal.code:
-            case 409, "insufficient_quantity" if InsufficientQuantity in final:
-                raise InsufficientQuantity(refusal.available)
-            case 404, "product_not_found" if ProductNotFound in final:
-                raise ProductNotFound
-            case 409, "reservation_shipped" if ReservationShipped in final:
-                raise ReservationShipped
-            case 409, "reservation_released" if ReservationReleased in final:
-                raise ReservationReleased
-            case 503, "storage_mismatch":
-                raise StorageMismatch
-            case 401 | 403, _:
-                log.error(
-                    "the product service refuses our token: JWT_SECRET has to be the same, and the "
-                    "clocks of both machines too"
-                )
+        known = {
+            (409, "insufficient_quantity"): errors.InsufficientQuantity(refusal.available),
+            (404, "product_not_found"): errors.ProductNotFound(),
+            (409, "reservation_shipped"): errors.ReservationShipped(),
+            (409, "reservation_released"): errors.ReservationReleased(),
+            (503, "storage_mismatch"): errors.StorageMismatch(),
+        }
+        meant = known.get((response.status, refusal.code))
+        if meant and isinstance(meant, (errors.StorageMismatch, *final)):
+            raise meant
+        if response.status in (401, 403):
+            log.error(
+                "the product service refuses our token: JWT_SECRET has to be the same, and the "
+                "clocks of both machines too"
+            )
         log.warning("the product service responded %s %s", response.status, response.body[:200])
         raise ProductServiceUnavailable
 

@@ -6,16 +6,17 @@ each step is a compare-and-set, or can be repeated.
 
 import asyncio
 import logging
+import math
 from enum import StrEnum
 from functools import partial
 
 from shopsphere.domain import orders as rules
 from shopsphere.domain.errors import Unavailable
 from shopsphere.domain.records import OrderRecord
-from shopsphere.domain.values import Order
+from shopsphere.domain.values import Order, OrderStatus
 from shopsphere.logs import REQUEST_ID
-from shopsphere.ordering.figures import OrderFigures
-from shopsphere.ordering.notes import ENDED_AS, Command, PendingCommand, pending_commands
+from shopsphere.ordering.metrics import OrderMetrics
+from shopsphere.ordering.notes import ENDS_AS, Command, PendingCommand, pending_commands
 from shopsphere.ordering.notifier import Notifier
 from shopsphere.ordering.orders import Orders
 from shopsphere.records import Records
@@ -40,11 +41,11 @@ class Settling:
     """Settles orders with notes that are at least `after_seconds` old by the storage's clock."""
 
     def __init__(
-        self, records: Records, notifier: Notifier, figures: OrderFigures, after_seconds: float
+        self, records: Records, notifier: Notifier, metrics: OrderMetrics, after_seconds: float
     ) -> None:
         self._records = records
         self._notifier = notifier
-        self._figures = figures
+        self._metrics = metrics
         self._after_seconds = after_seconds
         self._orders = Orders(records)
 
@@ -52,10 +53,12 @@ class Settling:
         """Settle now and at every interval, until cancelled. No error ends this."""
         while True:
             [failure] = await asyncio.gather(self.settle_all(), return_exceptions=True)
+            if failure:
+                self._metrics.unsettled.set(math.nan)
             if isinstance(failure, Unavailable):
                 log.warning("storage unavailable; settling resumes when it is back")
             elif failure:
-                self._figures.settling_errors.inc()
+                self._metrics.settling_errors.inc()
                 log.error(
                     "settling failed; it will run again in %g s", interval_seconds, exc_info=failure
                 )
@@ -71,13 +74,14 @@ class Settling:
                 await self.settle(pending)
 
         noted = await pending_commands(self._records)
+        self._metrics.unsettled.set(len(noted))
         old = [pending for pending in noted if pending.is_older_than(self._after_seconds)]
         results = await asyncio.gather(*map(settle, old), return_exceptions=True)
         for pending, result in zip(old, results, strict=True):
             if isinstance(result, Unavailable):
                 log.info("order %s cannot be settled yet: %s", pending.order_pk, result.code)
             elif result:
-                self._figures.settling_errors.inc()
+                self._metrics.settling_errors.inc()
                 log.error("order %s cannot be settled", pending.order_pk, exc_info=result)
 
     async def settle(self, pending: PendingCommand) -> Order | None:
@@ -86,21 +90,17 @@ class Settling:
         An order that is still not placed never will be; one that is being cancelled or shipped is
         cancelled or shipped. Raise Unavailable when the product service could not be notified.
         """
-        command, pks = pending.command, pending.product_pks
-        rule = (
-            rules.fail if command is Command.PLACE else partial(rules.end, status=ENDED_AS[command])
-        )
+        status = ENDS_AS[pending.command]
+        is_placing = pending.command is Command.PLACE
+        rule = rules.fail if is_placing else partial(rules.end, status=status)
         order = await self._records.change(rule, OrderRecord(pk=pending.order_pk))
         if order:
             await self._orders.enter(order)
-            if command in ENDED_AS and order.status is ENDED_AS[command]:
-                await self._notifier.notify(command, pending.order_pk, pks)
-        elif command is Command.PLACE:
-            await self._notifier.notify(Command.CANCEL, pending.order_pk, pks)
+        if status_of(order) is status:
+            await self._notifier.notify(pending)
         if await self._records.remove_note(pending.text):
-            outcome = outcome_of(order)
-            self._figures.settled.labels(outcome.value).inc()
-            log.info("order %s was settled: %s", pending.order_pk, outcome.value)
+            self._metrics.settled.labels(status_of(order).lower()).inc()
+            log.info("order %s was settled: it is %s", pending.order_pk, status_of(order))
         return order
 
     async def settle_order(self, pk: str, product_pk: str) -> Outcome:
@@ -116,15 +116,15 @@ class Settling:
             await self.settle(pending)
         order = await self._orders.find(pk)
         if order and product_pk not in {item.product_pk for item in order.items}:
-            await self._notifier.notify(Command.CANCEL, pk, [product_pk])
+            await self._notifier.notify(PendingCommand.of(Command.CANCEL, pk, [product_pk]))
             return Outcome.RELEASED
         order = await self.settle(PendingCommand.of(Command.PLACE, pk, [product_pk]))
-        for command, status in ENDED_AS.items():
-            if order and order.status is status:
-                await self._notifier.notify(command, pk, [product_pk])
-        return outcome_of(order)
+        for command in (Command.CANCEL, Command.SHIP):
+            if status_of(order) is ENDS_AS[command]:
+                await self.settle(PendingCommand.of(command, pk, [product_pk]))
+        return Outcome(status_of(order).lower())
 
 
-def outcome_of(order: Order | None) -> Outcome:
+def status_of(order: Order | None) -> OrderStatus:
     """Return what settling made of an order; one that was never placed has failed."""
-    return Outcome(order.status.lower()) if order else Outcome.FAILED
+    return order.status if order else OrderStatus.FAILED

@@ -1,23 +1,24 @@
-"""Failed logins: counted by `limits` on the storage in use; who has too many is refused a while."""
+"""Failed logins are counted; a client with too many is refused for a while."""
 
 import asyncio
-import time
+import hashlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from ipaddress import IPv6Address, ip_address
 
-from limits import RateLimitItem, parse
-from limits.aio.storage import Storage
-from limits.aio.strategies import FixedWindowRateLimiter
-
-from shopsphere.domain.errors import InvalidCredentials, TooManyLogins
+from shopsphere.domain import people
+from shopsphere.domain.errors import InvalidCredentials
+from shopsphere.domain.records import FailedLogins
 from shopsphere.passwords import HASHING_THREADS
+from shopsphere.records import Records
+from shopsphere.settings import LoginLimit
 
 ANY_ADDRESS_FACTOR = 10
 """How many times the limit of one address a client has for all addresses together."""
 
 
-class FailedLogins:
+class LoginThrottle:
     """Counts the failures of a client at one address, and at any; its successes never count.
 
     An attempt waits until one of the hashing threads can be had, and only then looks at the counts.
@@ -26,11 +27,9 @@ class FailedLogins:
     nobody can lock the owner of an address out from elsewhere.
     """
 
-    def __init__(self, counters: Storage, limit: str) -> None:
-        self._limiter = FixedWindowRateLimiter(counters)
-        self._at_address = parse(limit)
-        self._at_any = parse(limit)
-        self._at_any.amount *= ANY_ADDRESS_FACTOR
+    def __init__(self, records: Records, limit: LoginLimit) -> None:
+        self._records = records
+        self._limit = limit
         self._turns = asyncio.Semaphore(HASHING_THREADS)
 
     @asynccontextmanager
@@ -40,22 +39,26 @@ class FailedLogins:
         InvalidCredentials raised inside counts; leaving without an error clears this client's
         count at this address.
         """
-        at_address, at_any = ("failed-login", client, email), ("failed-logins", client)
+        at_address, at_any = _counted(client, email), _counted(client)
+        seconds, most = self._limit.seconds, self._limit.failures
         async with self._turns:
-            await self._refuse_too_many(self._at_address, *at_address)
-            await self._refuse_too_many(self._at_any, *at_any)
+            await self._records.change(partial(people.require_few, most=most), at_address)
+            most *= ANY_ADDRESS_FACTOR
+            await self._records.change(partial(people.require_few, most=most), at_any)
             try:
                 yield
             except InvalidCredentials:
-                await self._limiter.hit(self._at_address, *at_address)
-                await self._limiter.hit(self._at_any, *at_any)
+                for counted in (at_address, at_any):
+                    await self._records.change(
+                        partial(people.count_failure, seconds=seconds), counted
+                    )
                 raise
-            await self._limiter.clear(self._at_address, *at_address)
+            await self._records.change(people.clear_failures, at_address)
 
-    async def _refuse_too_many(self, limit: RateLimitItem, *key: str) -> None:
-        if not await self._limiter.test(limit, *key):
-            resets_at, _ = await self._limiter.get_window_stats(limit, *key)
-            raise TooManyLogins(resets_at - time.time())
+
+def _counted(*parts: str) -> FailedLogins:
+    """Return the record that counts the failures of a client, at one address or at any."""
+    return FailedLogins(pk=hashlib.sha256(" ".join(parts).encode()).hexdigest())
 
 
 def client_of(host: str) -> str:

@@ -1,32 +1,26 @@
 """What became of orders, counted for Prometheus."""
 
+from functools import partial
+
 from shopsphere.domain.errors import InsufficientQuantity, ProductNotFound
 from shopsphere.domain.values import OrderStatus
 from shopsphere.metrics import CollectorRegistry, Counter, Gauge
 
 
-class OrderFigures:
+class OrderMetrics:
     """The counters of this service, and how many orders are unsettled in the whole shop.
 
     Each is there from the start, at 0: Prometheus sees no increase in what begins with 1.
     """
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        self.placed = Counter("orders_placed", "Orders placed.", registry=registry)
-        self.refused = Counter("orders_refused", "Orders refused.", ["reason"], registry=registry)
-        self.settled = Counter(
-            "orders_settled",
-            "Orders settled, by what they are now.",
-            ["outcome"],
-            registry=registry,
-        )
-        self.settling_errors = Counter(
-            "orders_settling_errors", "Settling failures.", registry=registry
-        )
-        self.inconsistent = Counter(
-            "orders_inconsistent",
-            "Items that the product service refused to release or ship.",
-            registry=registry,
+        count = partial(Counter, registry=registry)
+        self.placed = count("orders_placed", "Orders placed.")
+        self.refused = count("orders_refused", "Orders refused.", ["reason"])
+        self.settled = count("orders_settled", "Orders settled, by outcome.", ["outcome"])
+        self.settling_errors = count("orders_settling_errors", "Settling failures.")
+        self.inconsistent = count(
+            "orders_inconsistent", "Items that the product service refused to release or ship."
         )
         for refusal in (InsufficientQuantity, ProductNotFound):
             self.refused.labels(refusal.code)
@@ -34,7 +28,7 @@ class OrderFigures:
             self.settled.labels(outcome.lower())
         self.unsettled = Gauge(
             "orders_unsettled",
-            "Orders being placed, cancelled or shipped now, or left so; NaN when not known.",
+            "Commands that were pending at the last round of settling; NaN while that fails.",
             registry=registry,
             multiprocess_mode="mostrecent",  # each worker counts all of them: no sum
         )
