@@ -1,14 +1,12 @@
-"""Random lives of a whole shop beside a model too plain to be wrong: on both storages at once with
-faults between the services, and over HTTP."""
+"""Random lives of a whole shop on both storages at once, beside a model too plain to be wrong."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from hypothesis import HealthCheck, Phase, settings
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     Bundle,
@@ -23,14 +21,11 @@ from hypothesis.stateful import (
 )
 
 from shopsphere.domain.errors import ProductServiceUnavailable, ShopError
-from shopsphere.domain.pks import new_pk
 from shopsphere.domain.records import DAY
 from shopsphere.domain.values import EVER_PLACED, Item, Stock
 from shopsphere.ordering.orders import SHOP
 from shopsphere.records import Listing
-from tests.load import Answer, send
 from tests.servers import RedisServer
-from tests.shop import Shop
 from tests.small_shop import (
     LEASE_SECONDS,
     SETTLE_SECONDS,
@@ -180,7 +175,7 @@ class PlainShop:
             {pk: (each.name, wanted[pk], each.price_cents) for pk, each in now.items()}
         )
 
-    def end(self, order: int, status: str, *, is_told: bool = True) -> int | str:
+    def end(self, order: int, status: str, *, is_told: bool) -> int | str:
         ended = self.orders[order]
         if ended.status not in ("PLACED", status):
             return f"order_is_{ended.status.lower()}"
@@ -197,16 +192,8 @@ class PlainShop:
             order.told = order.status
 
 
-class Refused(Exception):
-    """A request over HTTP was refused."""
-
-    def __init__(self, answer: Answer) -> None:
-        self.code = answer.code
-        self.available = answer.body.get("available")
-
-
-class InProcess:
-    """A shop in this process, whose products and orders are numbered."""
+class NumberedShop:
+    """A shop whose products and orders are numbered."""
 
     def __init__(self, shop: SmallShop) -> None:
         self.shop = shop
@@ -253,66 +240,6 @@ class InProcess:
         return self.orders.index(order_pk)
 
 
-class OverHTTP(InProcess):
-    """Services as processes; others have products and orders there as well."""
-
-    def __init__(self, shop: Shop) -> None:
-        self.http = shop
-        self.life = new_pk()
-        self.products, self.orders = [], []
-
-    def send(self, method: str, url: str, body: object = None, key: str | None = None) -> Answer:
-        answer = send(method, url, body, key and f"{self.life} {key}")
-        if answer.status >= 400:
-            raise Refused(answer)
-        return answer
-
-    def product(self, product: int) -> str:
-        return f"{self.http.product.url}/products/{self.products[product]}"
-
-    async def add(self, name: str, price_cents: int, quantity: int) -> None:
-        body = {"name": name, "price": price_cents / 100, "quantity": quantity}
-        added = self.send("POST", f"{self.http.product.url}/products", body)
-        self.products.append(added.body["pk"])
-
-    async def change_stock(self, product: int, change: int, key: str | None) -> object:
-        answer = self.send("POST", f"{self.product(product)}/stock", {"change": change}, key)
-        return answer.body["quantity"], "idempotent-replayed" in answer.headers
-
-    async def update(self, product: int, name: str, price_cents: int) -> None:
-        self.send("PATCH", self.product(product), {"name": name, "price": price_cents / 100})
-
-    async def delete(self, product: int) -> None:
-        self.send("DELETE", self.product(product))
-
-    async def place(self, wanted: Wanted, key: str | None, _: Watch = nobody) -> int:
-        [(product, quantity)] = wanted.items()
-        body = {"product_id": self.products[product], "quantity": quantity}
-        answer = self.send("POST", f"{self.http.order.url}/order", body, key)
-        is_known = answer.body["pk"] in self.orders
-        assert ("idempotent-replayed" in answer.headers) == is_known
-        return self.number_of(answer.body["pk"])
-
-    async def end(self, order: int, status: str, _: Watch = nobody) -> int:
-        action = "cancel" if status == "CANCELLED" else "ship"
-        url = f"{self.http.order.url}/orders/{self.orders[order]}/{action}"
-        return self.number_of(self.send("POST", url).body["pk"])
-
-    async def books(self) -> Books:
-        orders: list[dict[str, Any]] = self.send("GET", f"{self.http.order.url}/orders").body
-        on_sale = self.send("GET", f"{self.http.product.url}/products").body
-        own = self.products
-        return (
-            [(self.orders.index(order["pk"]), order["status"],
-              [(own.index(order["product_id"]), (order["product_name"], order["quantity"],
-                round(order["unit_price"] * 100)))])
-             for order in orders if order["product_id"] in own],
-            [(own.index(each["pk"]), each["name"], round(each["price"] * 100), each["quantity"])
-             for each in on_sale if each["pk"] in own],
-            [Stock(*self.http.stock(pk)) for pk in own],
-        )  # fmt: skip
-
-
 async def not_heard(call: Call) -> object:
     """Have the product service do what it hears, and nobody hear it."""
     if call.lost is not ProductServiceUnavailable:
@@ -334,14 +261,12 @@ quantities = st.integers(1, 4)
 keys = st.none() | st.sampled_from(["a", "b"])
 names = st.sampled_from(["Laptop", "Tea ☕", "ẞ", "x" * 200])
 prices = st.integers(0, 100_000_000)
-ends = st.sampled_from(["CANCELLED", "SHIPPED"])
 
 
 class Lives(RuleBasedStateMachine):
-    """Shops to which the same happens, and the model of them."""
+    """A shop on each storage, to which the same happens, and the model of it."""
 
-    most_items = 1
-    http: ClassVar[Shop]
+    server: ClassVar[RedisServer]
     products: Bundle[int] = Bundle("products")
     placed: Bundle[int] = Bundle("placed")
 
@@ -349,32 +274,27 @@ class Lives(RuleBasedStateMachine):
         super().__init__()
         self.plain = PlainShop()
         self.loop = asyncio.Runner()
-        self.shops: list[InProcess] = []
+        self.resources = AsyncExitStack()
+        self.shops: list[NumberedShop] = []
 
     @initialize(target=products)
     def opening(self) -> int:
-        self.loop.run(self.open())
+        for storage in ("memory", "redis"):
+            opening = self.resources.enter_async_context(small_shop(storage, self.server))
+            self.shops.append(NumberedShop(self.loop.run(opening)))
         return self._add("Laptop", 99_999, 20)
 
-    async def open(self) -> None:
-        self.shops.append(OverHTTP(self.http))
-
     def teardown(self) -> None:
-        self.loop.run(self.compare())
-        assert self.http.findings() == []
+        self.loop.run(self.resources.aclose())
         self.loop.close()
 
-    async def compare(self) -> None:
-        for shop in self.shops:
-            assert await shop.books() == self.plain.books()
-
-    def in_all(self, act: Callable[[InProcess], Awaitable[object]]) -> object:
+    def in_all(self, act: Callable[[NumberedShop], Awaitable[object]]) -> object:
         """Do the same in all shops; return the answer, which is the same."""
 
-        async def answer(shop: InProcess) -> object:
+        async def answer(shop: NumberedShop) -> object:
             try:
                 return await act(shop)
-            except (ShopError, Refused) as refusal:
+            except ShopError as refusal:
                 available = getattr(refusal, "available", None)
                 return refusal.code if available is None else f"{refusal.code} {available}"
 
@@ -414,59 +334,17 @@ class Lives(RuleBasedStateMachine):
 
     @rule(target=placed, data=st.data(), key=keys)
     def place(self, data: st.DataObject, key: str | None) -> MultipleResults[int]:
-        return self._place(self._wanted(data, key), key)
+        wanted = self._wanted(data, key)
+        answer = self.in_all(lambda shop: shop.place(wanted, key))
+        assert answer == self.plain.place(wanted, key)
+        return multiple(answer) if isinstance(answer, int) else multiple()
 
     def _wanted(self, data: st.DataObject, key: str | None) -> Wanted:
         """Return what is ordered: often the same again, where a key is."""
         if key in self.plain.keys and data.draw(st.booleans()):
             return self.plain.keys[key].request
         products = st.integers(0, len(self.plain.products) - 1)
-        return data.draw(
-            st.dictionaries(products, quantities, min_size=1, max_size=self.most_items)
-        )
-
-    def _place(self, wanted: Wanted, key: str | None) -> MultipleResults[int]:
-        answer = self.in_all(lambda shop: shop.place(wanted, key))
-        assert answer == self.plain.place(wanted, key)
-        return multiple(answer) if isinstance(answer, int) else multiple()
-
-    @rule(order=placed, status=ends)
-    def end(self, order: int, status: str) -> None:
-        told = self.in_all(lambda shop: shop.end(order, status))
-        assert told == self.plain.end(order, status)
-
-
-class FaultyLives(Lives):
-    """A shop on each storage, between whose services messages are lost, and time that passes."""
-
-    most_items = 4
-    server: ClassVar[RedisServer]
-
-    async def open(self) -> None:
-        self.resources = AsyncExitStack()
-        for storage in ("memory", "redis"):
-            shop = await self.resources.enter_async_context(small_shop(storage, self.server))
-            self.shops.append(InProcess(shop))
-
-    def teardown(self) -> None:
-        self.loop.run(self.resources.aclose())
-        self.loop.close()
-
-    @invariant()
-    def all_are_as_the_model_says(self) -> None:
-        self.loop.run(self.compare())
-
-    async def compare(self) -> None:
-        await super().compare()
-        for shop in self.shops:
-            for status in EVER_PLACED:
-                entries = await shop.shop.records.entries(Listing(SHOP, status), 0, 1000)
-                assert {shop.orders.index(entry.member) for entry in entries} == {
-                    number for number, order in enumerate(self.plain.orders)
-                    if order.status == status
-                }  # fmt: skip
-            for metric in ("orders_inconsistent", "orders_settling_errors"):
-                assert shop.shop.counted(metric) == 0
+        return data.draw(st.dictionaries(products, quantities, min_size=1, max_size=4))
 
     @rule(data=st.data(), key=keys)
     def lose(self, data: st.DataObject, key: str | None) -> None:
@@ -474,10 +352,10 @@ class FaultyLives(Lives):
         told = self.in_all(lambda shop: shop.place(wanted, key, not_heard))
         assert told == self.plain.lose(wanted, key)
 
-    @rule(order=Lives.placed, status=ends)
-    def end_unheard(self, order: int, status: str) -> None:
-        told = self.in_all(lambda shop: shop.end(order, status, away))
-        assert told == self.plain.end(order, status, is_told=False)
+    @rule(order=placed, status=st.sampled_from(["CANCELLED", "SHIPPED"]), is_told=st.booleans())
+    def end(self, order: int, status: str, is_told: bool) -> None:
+        told = self.in_all(lambda shop: shop.end(order, status, nobody if is_told else away))
+        assert told == self.plain.end(order, status, is_told=is_told)
 
     @rule(seconds=st.sampled_from([1, LEASE_SECONDS, 3600, DAY]))
     def let_pass(self, seconds: float) -> None:
@@ -497,33 +375,32 @@ class FaultyLives(Lives):
         for shop in self.shops:
             self.loop.run(shop.shop.service(settle_after=1e9).settle())
 
+    @invariant()
+    def both_are_as_the_model_says(self) -> None:
+        for shop in self.shops:
+            self.loop.run(self._compare(shop))
 
-def live(lives: type[Lives], examples: int, steps: int, *phases: Phase) -> None:
+    async def _compare(self, shop: NumberedShop) -> None:
+        assert await shop.books() == self.plain.books()
+        for status in EVER_PLACED:
+            entries = await shop.shop.records.entries(Listing(SHOP, status), 0, 1000)
+            expected = {pk for pk, plain in zip(shop.orders, self.plain.orders, strict=True)
+                        if plain.status == status}  # fmt: skip
+            assert {entry.member for entry in entries} == expected
+        for metric in ("orders_inconsistent", "orders_settling_errors"):
+            assert shop.shop.counted(metric) == 0
+
+
+def test_a_shop_lives_as_its_model_on_both_storages(redis_server: RedisServer) -> None:
+    Lives.server = redis_server
     run_state_machine_as_test(
-        lives,
+        Lives,
         settings=settings(
-            max_examples=examples,
-            stateful_step_count=steps,
-            phases=phases,
+            max_examples=40,
+            stateful_step_count=30,
             derandomize=True,
             database=None,
             deadline=None,
             suppress_health_check=list(HealthCheck),
         ),
     )
-
-
-def test_a_shop_lives_as_its_model_on_both_storages(redis_server: RedisServer) -> None:
-    FaultyLives.server = redis_server
-    live(FaultyLives, 40, 30, *Phase)
-
-
-def test_whatever_happens_over_http_the_services_answer_as_the_model_does(
-    storage_environment: dict[str, str], tmp_path: Path
-) -> None:
-    Lives.http = Shop(tmp_path, storage_environment)
-    try:
-        Lives.http.start()
-        live(Lives, 12, 25, Phase.generate)  # to shrink what failed would take minutes
-    finally:
-        Lives.http.stop()
