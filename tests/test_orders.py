@@ -1,11 +1,7 @@
 """What `Orders` promises, on each storage: orders that were placed, and the lists they stand in."""
 
-import asyncio
 import itertools
-from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import pytest
 
@@ -88,19 +84,6 @@ async def test_lists_hold_the_orders_of_the_shop_and_of_each_customer_as_they_ar
         assert await members(records, slot, SHIPPED) == [made[1].pk]
 
 
-@pytest.mark.parametrize("limit", [1, 3, 4, 5])
-async def test_a_walk_by_pages_meets_every_order_once(records: Records, limit: int) -> None:
-    made = [await entered(records, ANNA) for _ in range(4)]
-    await Orders(records).enter(replace(made[0], pk=new_pk()))  # an entry without a placed order
-    for user in (None, ANNA):
-        pages = [await Orders(records).page(user, None, limit)]
-        while (cursor := pages[-1].next_after) is not None:
-            pages.append(await Orders(records).page(user, cursor, limit))
-
-        assert [order for page in pages for order in page.items] == made
-        assert len(pages) == -(-5 // limit), "an exactly full last page is the last"
-
-
 async def test_a_cursor_is_of_one_list_and_so_is_a_pk(records: Records) -> None:
     orders = Orders(records)
     made = [await entered(records, user) for user in (ANNA, BERT, ANNA)]
@@ -136,18 +119,3 @@ async def test_whoever_writes_last_an_order_is_in_the_lists_of_its_status(
             assert (await members(records, slot)).count(order.pk) == 1
             for each in EVER_PLACED:
                 assert (order.pk in await members(records, slot, each)) == (each is status)
-
-
-async def test_placing_and_failing_at_once_agree(records: Records) -> None:
-    for turn in range(6):
-        pk = new_pk()
-        place = partial(rules.place, held=[], user_pk=None, began=await records.add_note(pk))
-        three: list[Callable[..., Any]] = [rules.fail, rules.fail]
-        three.insert(turn % 3, place)
-        outcomes = await asyncio.gather(
-            *(records.change(rule, OrderRecord(pk=pk)) for rule in three), return_exceptions=True
-        )
-        [record] = await records.read(OrderRecord(pk=pk))
-
-        is_placed = record.status is PLACED
-        assert [isinstance(outcome, Order) for outcome in outcomes] == [is_placed] * 3

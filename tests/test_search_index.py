@@ -13,13 +13,11 @@ from shopsphere.catalogue import search_index
 from shopsphere.catalogue.products import Products
 from shopsphere.catalogue.search_index import fold, prefix
 from shopsphere.domain.errors import InvalidRequest
-from shopsphere.domain.pks import new_pk
 from tests.lossy_wire import connected
 from tests.moved_clock import MovedClock
 from tests.servers import RedisServer
 
 PK = "01J8Z3N5T9QWERTY0123456789"
-NEXT_PK = "01J8Z3N5T9QWERTY012345678A"
 PACKED_BYTES = 64
 """What Redis allows a member of a sorted set that it keeps packed (zset-max-listpack-value)."""
 
@@ -39,26 +37,15 @@ def text_of(confusable: int, shortest: int, longest: int, any_size: int) -> st.S
 names, texts = text_of(12, 35, 90, 20), text_of(3, 1, 50, 4)
 
 
-@pytest.mark.parametrize(
-    ("one", "other", "is_same"),
-    [
-        ("LAPTOP", "laptop", True),
-        ("Straße", "STRASSE", True),
-        ("STRAẞE", "strasse", True),
-        ("ﬁn", "FIN", True),
-        ("Σίσυφος", "ΣΊΣΥΦΟΣ", True),
-        ("é", "E\u0301", True),
-        ("Å", "\u212b", True),  # the angstrom sign
-        ("ǰ", "J\u030c", True),
-        ("e", "é", False),
-        ("a b", "ab", False),
-        (DOTLESS_I, "i", False),
-    ],
-)
-def test_what_differs_just_in_case_or_composition_folds_to_the_same(
-    one: str, other: str, is_same: bool
-) -> None:
-    assert (fold(one) == fold(other)) is is_same
+def test_what_differs_just_in_case_or_composition_folds_to_the_same() -> None:
+    angstrom_sign = "\u212b"
+    for same in (
+        ("LAPTOP", "laptop"), ("STRAẞE", "Straße", "strasse"), ("ﬁn", "FIN"), ("Å", angstrom_sign),
+        ("Σίσυφος", "ΣΊΣΥΦΟΣ"), ("é", "E\u0301"), ("ǰ", "J\u030c"),
+    ):  # fmt: skip
+        assert len({fold(text) for text in same}) == 1
+    for one, other in (("e", "é"), ("a b", "ab"), (DOTLESS_I, "i")):
+        assert fold(one) != fold(other)
 
 
 @given(names, st.data())
@@ -90,17 +77,6 @@ def test_a_name_has_an_entry_for_each_suffix_and_one_is_the_first_match_of_a_tex
         and search_index.is_first_match(folded, fold(text), suffix)
     ]
     assert len(matches) == (fold(text) in folded)
-
-
-@given(names)
-def test_a_cursor_stands_between_its_entry_and_the_next_product(name: str) -> None:
-    for entry in search_index.entries(name, PK, new_pk()):
-        suffix, pk, _ = search_index.split(entry)
-        cursor = search_index.to_cursor(suffix, pk)
-
-        assert entry < search_index.from_cursor(cursor, suffix) < f"{suffix}\0{NEXT_PK}\0"
-        assert cursor.replace("-", "").replace("_", "").isalnum()
-        assert cursor.isascii()
 
 
 @settings(max_examples=50)

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -66,10 +66,10 @@ class PlainOrder:
 
 @dataclass
 class PlainKey:
-    """What a key came with; the number of its order, or what is held for one that was lost."""
+    """What a key came with, and the number of its order."""
 
     request: Wanted
-    order: int | PlainOrder
+    order: int
     kept_until: float
 
 
@@ -82,15 +82,13 @@ class PlainShop:
 
     products: list[PlainProduct] = field(default_factory=list)
     orders: list[PlainOrder] = field(default_factory=list)
-    lost: list[PlainOrder] = field(default_factory=list)
-    """Units are held for these, until they are settled, and nobody sees them."""
     keys: dict[str, PlainKey] = field(default_factory=dict)
     now: float = 0
 
     def stock(self, product: int) -> Stock:
-        received, known = self.products[product].received, self.orders + self.lost
+        received = self.products[product].received
         reserved, shipped = (
-            sum(order.items[product][1] for order in known
+            sum(order.items[product][1] for order in self.orders
                 if product in order.items and order.told == told)
             for told in ("PLACED", "SHIPPED")
         )  # fmt: skip
@@ -122,9 +120,9 @@ class PlainShop:
         return self.stock(product).available, False
 
     def place(self, wanted: Wanted, key: str | None = None) -> int | str:
-        earlier = self.earlier(wanted, key)
-        if earlier is not None:
-            return earlier
+        known = self.keys.get(key or "")
+        if known and self.now < known.kept_until:
+            return known.order if known.request == wanted else "idempotency_key_reused"
         for product, quantity in sorted(wanted.items()):
             refusal = self.refusal(product, quantity)
             if refusal:
@@ -135,33 +133,6 @@ class PlainShop:
         if key:
             self.keys[key] = PlainKey(wanted, number, self.now + DAY)
         return number
-
-    def lose(self, wanted: Wanted, key: str | None) -> int | str:
-        """Place an order of which the product service hears, and nothing is heard of it."""
-        earlier = self.earlier(wanted, key)
-        if earlier is not None:
-            return earlier
-        was_lost = key in self.keys  # and not for longer than a key is kept
-        if not was_lost:  # otherwise not even the release is heard
-            product, quantity = min(wanted.items())
-            held = {} if self.refusal(product, quantity) else {product: quantity}
-            self.lost.append(self.order_of(held))
-            if key:
-                self.keys[key] = PlainKey(wanted, self.lost[-1], self.now + DAY)
-        return ProductServiceUnavailable.code
-
-    def earlier(self, wanted: Wanted, key: str | None) -> int | str | None:
-        """Return what a key says; None where it says nothing, and what it held is released."""
-        known = self.keys.get(key or "")
-        if known is None or self.now >= known.kept_until:
-            self.keys.pop(key or "", None)
-            return None
-        if known.request != wanted:
-            return "idempotency_key_reused"
-        if isinstance(known.order, int):
-            return known.order
-        known.order.items.clear()
-        return None
 
     def refusal(self, product: int, quantity: int) -> str:
         if self.products[product].is_deleted:
@@ -185,9 +156,6 @@ class PlainShop:
         return order
 
     def settle(self) -> None:
-        for lost in self.lost:
-            lost.items.clear()
-        self.lost.clear()
         for order in self.orders:
             order.told = order.status
 
@@ -238,15 +206,6 @@ class NumberedShop:
         if order_pk not in self.orders:
             self.orders.append(order_pk)
         return self.orders.index(order_pk)
-
-
-async def not_heard(call: Call) -> object:
-    """Have the product service do what it hears, and nobody hear it."""
-    if call.lost is not ProductServiceUnavailable:
-        return await call.make()
-    with suppress(ShopError):
-        await call.make()
-    raise call.lost
 
 
 async def away(call: Call) -> object:
@@ -345,12 +304,6 @@ class Lives(RuleBasedStateMachine):
             return self.plain.keys[key].request
         products = st.integers(0, len(self.plain.products) - 1)
         return data.draw(st.dictionaries(products, quantities, min_size=1, max_size=4))
-
-    @rule(data=st.data(), key=keys)
-    def lose(self, data: st.DataObject, key: str | None) -> None:
-        wanted = self._wanted(data, key)
-        told = self.in_all(lambda shop: shop.place(wanted, key, not_heard))
-        assert told == self.plain.lose(wanted, key)
 
     @rule(order=placed, status=st.sampled_from(["CANCELLED", "SHIPPED"]), is_told=st.booleans())
     def end(self, order: int, status: str, is_told: bool) -> None:

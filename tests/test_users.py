@@ -41,18 +41,6 @@ async def test_a_user_is_found_by_pk_and_by_exactly_this_email_for_good(
         assert await users.find(other) is None
 
 
-async def test_of_many_who_register_an_email_at_once_one_gets_it(users: Users) -> None:
-    outcomes = await asyncio.gather(
-        *(users.register(ANNA, f"hash {number}") for number in range(20)), return_exceptions=True
-    )
-    bert = await users.register(BERT, "hash")
-
-    [winner] = [outcome for outcome in outcomes if isinstance(outcome, User)]
-    assert [type(outcome) for outcome in outcomes].count(EmailTaken) == 19
-    assert await users.find(ANNA) == winner
-    assert await users.find(BERT) == bert
-
-
 class Watched:
     """Records whose changes are watched; those of addresses may be lost."""
 
