@@ -1,40 +1,20 @@
 """Reading on in a list while many add to it: whoever goes on from what was seen misses nothing."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from threading import Event
 
-import pytest
-
 from tests.load import Answer, at_once, close_connections, send
-from tests.servers import RedisServer
 from tests.shop import Shop
 
 CUSTOMERS = 8
-ADDED = 480
+ADDED = 240
 LIMIT = 7
 
 GoOn = Callable[[str, Answer], str]
 """Takes the URL and the answer of a page, and returns the URL of the next one."""
-
-
-@pytest.fixture(scope="module", params=["memory", "redis"])
-def shop(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Shop]:
-    """A shop on each storage; on Redis with two workers for each service."""
-    environment, workers = {"LOG_LEVEL": "WARNING", "USE_REDIS": "false"}, 1
-    if request.param == "redis":
-        server: RedisServer = request.getfixturevalue("redis_server")
-        server.client.flushall()
-        environment |= {"USE_REDIS": "required", "REDIS_PORT": str(server.port)}
-        workers = 2
-    shop = Shop(tmp_path_factory.mktemp("shop"), environment, workers=workers)
-    try:
-        yield shop.start()
-    finally:
-        shop.stop()
 
 
 def after_the_last_pk(url: str, page: Answer) -> str:
@@ -54,26 +34,36 @@ def followed(url: str, go_on: GoOn, is_over: Event) -> list[str]:
     is_last = False
     try:
         while not is_last:
-            was_over, before = is_over.is_set(), len(seen)
+            was_over = is_over.is_set()
             page = send("GET", url)
             assert page.status == 200, page
             seen |= dict.fromkeys(each["pk"] for each in page.body)
-            url = go_on(url, page)
-            is_last = was_over and len(seen) == before
+            following = go_on(url, page)
+            is_last, url = was_over and following == url, following
     finally:
         close_connections()
     return list(seen)
 
 
-@pytest.mark.parametrize("kind", ["orders", "products"])
-def test_who_follows_a_list_misses_nothing_that_is_added(shop: Shop, kind: str) -> None:
-    url = f"{shop.order.url if kind == 'orders' else shop.product.url}/{kind}"
-    product, is_over = shop.new_product(ADDED), Event()
-    before = [each["pk"] for each in send("GET", url).body]
+def test_who_follows_a_list_misses_nothing_that_is_added(
+    storage: str, storage_environment: dict[str, str], tmp_path: Path
+) -> None:
+    """On Redis with two workers for each service."""
+    shop = Shop(tmp_path, storage_environment, workers=2 if storage == "redis" else 1)
+    try:
+        shop.start()
+        product = shop.new_product(ADDED)
+        for url, add in (
+            (f"{shop.order.url}/orders", lambda _: shop.placed(product)),
+            (f"{shop.product.url}/products", lambda _: shop.new_product(1)),
+        ):
+            misses_nothing(url, add)
+    finally:
+        shop.stop()
 
-    def add(_: int) -> str:
-        return shop.placed(product) if kind == "orders" else shop.new_product(1)
 
+def misses_nothing(url: str, add: Callable[[int], str]) -> None:
+    before, is_over = [each["pk"] for each in send("GET", url).body], Event()
     with ThreadPoolExecutor() as threads:
         following = [
             threads.submit(followed, f"{url}?limit={LIMIT}", go_on, is_over)
