@@ -14,7 +14,7 @@ from passlib.context import CryptContext
 from starlette.testclient import TestClient
 
 import user_service
-from shopsphere.failed_logins import ANY_ADDRESS_FACTOR, client_of
+from shopsphere.accounts.failed_logins import ANY_ADDRESS_FACTOR, client_of
 from shopsphere.passwords import HASHING_THREADS
 from tests.people import OPEN, bearer, settings
 from tests.servers import RedisServer, Service, wait_until
