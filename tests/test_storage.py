@@ -248,7 +248,7 @@ KEYS_OF_0_1_0 = [
 @pytest.mark.parametrize(
     ("key", "value"),
     [*((key, "whatever") for key in KEYS_OF_0_1_0),
-     *(("format", number) for number in ("1", "3", "", "2.0"))],
+     *(("format", number) for number in ("1", "2", "", "3.0"))],
 )  # fmt: skip
 def test_data_of_another_version_refuses_the_start_and_stays_as_it_is(
     key: str, value: str, redis_server: RedisServer
