@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from shopsphere.domain.errors import IdempotencyKeyReused, RequestInProgress, ShopError
+from shopsphere.domain.errors import IdempotencyKeyReused, ShopError
 from shopsphere.domain.records import KeyRecord
 from shopsphere.domain.values import Item, by_product
 
@@ -29,36 +29,26 @@ def digest_of(items: Iterable[Item]) -> str:
 
 
 def bind(
-    now: float, key: KeyRecord, request: str, order_pk: str, lease_seconds: float
+    now: float,
+    key: KeyRecord,
+    request: str,
+    order_pk: str,
+    lease_seconds: float,
+    settled_pk: str = "",
 ) -> Binding | ShopError:
-    """Bind a new key to an order, with a lease; return what the key is bound to.
+    """Bind a key to an order, with a lease, if it is new, or still bound to the order that was
+    settled; return what it is bound to.
 
     A lease with more time left than a new one has is over: the clock went back.
     """
     if key.request not in ("", request):
         return IdempotencyKeyReused()
-    if not key.order_pk:
+    if key.order_pk in ("", settled_pk):
         key.request, key.order_pk, key.lease_until = request, order_pk, now + lease_seconds
     if key.order_pk == order_pk:
         return Binding(order_pk, now)
     left = key.lease_until - now
     return Binding(key.order_pk, now, left if 0 < left <= lease_seconds else 0)
-
-
-def rebind(
-    now: float,
-    key: KeyRecord,
-    request: str,
-    settled_pk: str,
-    order_pk: str,
-    lease_seconds: float,
-) -> ShopError | None:
-    """Bind a key to another order, if it is still bound to the one that was settled, or to none."""
-    if key.order_pk not in ("", settled_pk, order_pk):
-        return RequestInProgress()
-    if key.order_pk != order_pk:
-        key.request, key.order_pk, key.lease_until = request, order_pk, now + lease_seconds
-    return None
 
 
 def forget(_: float, key: KeyRecord, order_pk: str) -> None:

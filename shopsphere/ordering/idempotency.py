@@ -53,10 +53,8 @@ class IdempotentCheckout:
         if key is None:
             return await self._checkout.place(pk, items, user_pk, deadline), False
         record, request = KeyRecord(pk=key), rules.digest_of(items)
-        seconds = self._lease_seconds
-        binding = await self._records.change(
-            partial(rules.bind, request=request, order_pk=pk, lease_seconds=seconds), record
-        )
+        bind = partial(rules.bind, request=request, order_pk=pk, lease_seconds=self._lease_seconds)
+        binding = await self._records.change(bind, record)
         deadline.began = binding.bound_at
         if binding.order_pk != pk:
             earlier = await self._settle(binding, items)
@@ -65,8 +63,9 @@ class IdempotentCheckout:
             if deadline.seconds_left < deadline.timeout_seconds / 2:
                 await self._free(partial(rules.forget, order_pk=binding.order_pk), record)
                 raise OrderGivenUp
-            rebind = partial(rules.rebind, request=request, settled_pk=binding.order_pk)
-            await self._records.change(partial(rebind, order_pk=pk, lease_seconds=seconds), record)
+            bind_again = partial(bind, settled_pk=binding.order_pk)
+            if (await self._records.change(bind_again, record)).order_pk != pk:
+                raise RequestInProgress
         try:
             return await self._checkout.place(pk, items, user_pk, deadline), False
         except OrderRefused:

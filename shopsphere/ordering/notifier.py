@@ -39,27 +39,21 @@ class Notifier:
         logged for the audit, and counts as delivered. Raise Unavailable for any other failure.
         """
         some = asyncio.Semaphore(NOTIFIED_AT_ONCE)
+        is_shipped = ended.command is Command.SHIP
+        notify = self._products.ship if is_shipped else self._products.release
 
         async def notify_of(product_pk: str) -> None:
-            async with some:
-                await self._notify(ended.command, ended.order_pk, product_pk)
+            try:
+                async with some:
+                    await notify(product_pk, ended.order_pk)
+            except (ReservationReleased, ReservationShipped) as refusal:
+                self._metrics.inconsistent.inc()
+                where = f"order {ended.order_pk}, product {product_pk}"
+                log.error(
+                    "inconsistent: %s: %s Run test_connection.py --audit.", where, refusal.detail
+                )
 
         results = await asyncio.gather(*map(notify_of, ended.product_pks), return_exceptions=True)
         for result in results:
             if result:
                 raise result
-
-    async def _notify(self, command: Command, order_pk: str, product_pk: str) -> None:
-        try:
-            if command is Command.SHIP:
-                await self._products.ship(product_pk, order_pk)
-            else:
-                await self._products.release(product_pk, order_pk)
-        except (ReservationReleased, ReservationShipped) as refusal:
-            self._metrics.inconsistent.inc()
-            log.error(
-                "inconsistent: order %s, product %s: %s Run test_connection.py --audit.",
-                order_pk,
-                product_pk,
-                refusal.detail,
-            )
