@@ -290,7 +290,7 @@ async def test_what_was_rewritten_or_has_expired_leaves_nothing_behind_in_memory
     async def rewrite(times: int) -> int:
         nonlocal now
         for number in range(times):
-            hold = f"{number if is_expired else 'product'}:order"
+            hold = f"{new_pk() if is_expired else 'product'}:order"
             await keep(records, Hold(pk=hold, state=HELD))
             await keep(records, Hold(pk=hold, state=REFUSED, available=number))
             now += 0.001

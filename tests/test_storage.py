@@ -221,7 +221,7 @@ def test_a_redis_that_refuses_us_stops_the_start(own_redis: RedisServer) -> None
     finally:
         redis.config_set("requirepass", "")
     redis.config_set("maxclients", 1)
-    for _ in range(3):  # now and then Redis can say why before it closes the connection
+    for _ in range(6):  # now and then Redis can say why before it closes the connection
         assert "clients" in refusal(redis_port=port)
 
 
