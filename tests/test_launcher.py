@@ -26,7 +26,6 @@ from shopsphere.launcher import (
     require_redis_can_run,
     service_urls,
     url_of,
-    why_no_port,
 )
 from tests.launching import (
     BARE_PYTHON,
@@ -343,20 +342,18 @@ def test_a_shop_with_its_own_redis_has_its_products_and_orders_again_and_ends_wi
 
 
 def test_demo_products_are_for_an_empty_shop_that_is_open_or_whose_administrator_is_known(
-    tmp_path: Path,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     owner = {"ADMIN_EMAIL": "owner@example.com", "ADMIN_PASSWORD": "a long password"}
     with three_services(tmp_path, USE_REDIS="false", **CLOSED, **owner) as shop:
-        command = ["-m", "shopsphere.demo", shop.product.url, shop.user.url]
-
-        def demo_says(**known: str) -> str:
-            environment = {**os.environ, **CLOSED, **known}
-            return subprocess.check_output([sys.executable, *command], env=environment, text=True)
-
+        urls = (shop.product.url, shop.user.url)
+        command = [sys.executable, "-m", "shopsphere.demo", *urls]
         refusal = "--demo added no products: only an administrator can, so set ADMIN_EMAIL and"
-        assert demo_says().startswith(refusal)
-        assert demo_says(**owner).startswith("--demo added 12 products")
-        assert demo_says(**owner) == "The shop has products already, so --demo adds none.\n"
+        assert subprocess.check_output(command, cwd=ROOT, text=True).startswith(refusal)
+        for name, value in owner.items():
+            monkeypatch.setenv(name, value)
+        assert demo.add_products(*urls).startswith("--demo added 12 products")
+        assert demo.add_products(*urls) == "The shop has products already, so --demo adds none."
 
 
 def test_windows_is_told_that_it_has_no_redis_to_start() -> None:
@@ -392,14 +389,15 @@ def test_a_terminal_shows_the_services_in_colours_unless_told_not_to(
     name: str, environment: dict[str, str], shown: str
 ) -> None:
     code = (
-        "from shopsphere.launcher import Screen; from tests.test_launcher import run_to_end;"
-        f"screen = Screen(); screen.open(); run_to_end('print(\"a line\")', screen, {name!r})"
+        "import os; from shopsphere.launcher import Program, Screen;"
+        "screen = Screen(); screen.open();"
+        f"Program({name!r}, ['echo', 'a line'], os.environ, screen).make_sure_it_ended(9e9)"
     )
     assert said_on_a_terminal(code, **environment) == shown
 
 
-def run_to_end(code: str, screen: Screen, name: str = "order") -> None:
-    program = Program(name, [sys.executable, "-c", code], os.environ, screen)
+def run_to_end(code: str, screen: Screen) -> None:
+    program = Program("order", [sys.executable, "-c", code], os.environ, screen)
     with program.process:
         program.make_sure_it_ended(time.monotonic() + 10)
 
@@ -448,9 +446,11 @@ def test_another_redis_on_the_port_is_not_taken_for_ones_own(installed: Path) ->
 
 
 @pytest.mark.parametrize("host", ["192.0.2.1", "no such host", "..ä"])
-def test_an_address_of_another_machine_is_not_called_a_port_in_use(host: str) -> None:
-    with pytest.raises(LauncherError, match=f"--host {host} is not an address of this machine"):
-        why_no_port(host, 8000)
+def test_an_address_of_another_machine_is_not_called_a_port_in_use(
+    host: str, installed: Path
+) -> None:
+    error = error_of(installed, "--host", host)
+    assert f"ShopSphere cannot run: --host {host} is not an address of this machine" in error
 
 
 @needs_quick_start_ports
