@@ -36,11 +36,11 @@ _open_endpoints: set[object] = set()
 class Person:
     """Somebody who orders. `user_id` is None for a person without a token, in open mode.
 
-    `sees` is whose orders this person sees and cancels: those of one user, or all when None.
+    `orders_of` is whose orders this person sees and cancels: those of one user, or all when None.
     """
 
     user_id: str | None
-    sees: str | None
+    orders_of: str | None
 
 
 class _AccessToken(SecurityBase):
@@ -92,10 +92,10 @@ async def customer(request: Request, caller: OptionalCaller) -> Person:
     """Let people in, and say whose orders they see. A service is not a person in either mode."""
     _require(request, caller, Role.USER, Role.ADMIN)
     if caller is None:
-        return Person(None, sees=None)
+        return Person(None, orders_of=None)
     _refuse_service(caller)
     sees_all = _is_open(request) or caller.role is Role.ADMIN
-    return Person(caller.user_id, sees=None if sees_all else caller.user_id)
+    return Person(caller.user_id, orders_of=None if sees_all else caller.user_id)
 
 
 async def signed_in(request: Request, caller: OptionalCaller) -> Caller:

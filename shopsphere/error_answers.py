@@ -74,7 +74,7 @@ def _body(error: ShopError) -> dict[str, object]:
     return {"detail": error.detail, "code": error.code, **error.extra}
 
 
-def errors(*kinds: type[ShopError], unavailable: type[BaseModel] = ErrorBody) -> Responses:
+def error_responses(*kinds: type[ShopError], unavailable: type[BaseModel] = ErrorBody) -> Responses:
     """Return these errors as OpenAPI responses, for the `responses` of a route.
 
     `unavailable` is the body of its 503s.
@@ -170,7 +170,7 @@ def _in_our_words(error: HTTPException) -> ShopError:
     return ShopError()
 
 
-def tell_the_truth(app: FastAPI) -> None:
+def correct_openapi(app: FastAPI) -> None:
     """Have OpenAPI say 400 where FastAPI would say 422, and what holds for every route."""
     generate = app.openapi
 

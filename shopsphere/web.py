@@ -1,4 +1,4 @@
-"""What holds for every service: how it starts, its errors, its health, its docs, its edge."""
+"""What holds for every service: how it starts, its errors, its health, its docs, its layers."""
 
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -19,18 +19,18 @@ from shopsphere import __version__, redoc
 from shopsphere.access import METRICS_READER, anyone
 from shopsphere.deadline import Deadline
 from shopsphere.domain.errors import CannotStart, StoreUnavailable
-from shopsphere.edge import Cors, Edge, Limits
-from shopsphere.endless_heads import give_up_endless_heads
-from shopsphere.error_answers import answer_errors, errors, tell_the_truth
+from shopsphere.error_answers import answer_errors, correct_openapi, error_responses
+from shopsphere.layers import Cors, Limits, RequestLog
 from shopsphere.logs import configure_logging
 from shopsphere.metrics import CONTENT_TYPE, exposition
 from shopsphere.records import Opened, StorageName
 from shopsphere.settings import Settings
+from shopsphere.slow_clients import give_up_endless_heads
 from shopsphere.tokens import Tokens
 
 log = logging.getLogger("shopsphere")
 
-Around = Callable[[State], AbstractAsyncContextManager[None]]
+Resources = Callable[[State], AbstractAsyncContextManager[None]]
 
 OPERATIONS = {"operations": "For whoever runs it: is it alive, can it serve, what does it do."}
 
@@ -70,13 +70,13 @@ def create_app(
     description: str,
     routers: Iterable[APIRouter],
     open_storage: Callable[[Settings], Awaitable[Opened]],
-    around: Around,
+    resources: Resources,
     tags: Mapping[str, str] = OPERATIONS,
     settings: Settings | None = None,
 ) -> FastAPI:
     """Return the app of a service.
 
-    Its storage is opened at start and kept in `app.state.opened`; `around` is entered then, to put
+    Its storage is opened at start and kept in `app.state.opened`; `resources` is entered then, to put
     further things of the service into the state. `tags` are the sections of its documentation, each
     with a sentence. Settings that are wrong stop the start, and so does a CannotStart of either.
     """
@@ -96,7 +96,7 @@ def create_app(
                 give_up_endless_heads(settings.order_timeout)
                 app.state.opened = opened = await open_storage(settings)
                 closing.push_async_callback(opened.records.close)
-                await closing.enter_async_context(around(app.state))
+                await closing.enter_async_context(resources(app.state))
             except CannotStart as error:
                 app.state.cannot_start = str(error)
                 raise
@@ -131,7 +131,7 @@ def create_app(
         redoc.ROUTE,
     ]
     answer_errors(app)
-    tell_the_truth(app)
+    correct_openapi(app)
     cors = Cors(  # around the limits, so that a browser can read their errors too
         Limits(_inner_layers(app), settings.order_timeout),
         allow_origins=settings.origins,
@@ -139,9 +139,9 @@ def create_app(
         allow_headers=["*"],
         expose_headers=["Idempotent-Replayed", "Link", "Location", "Retry-After", "X-Request-ID"],
     )
-    edge = Edge(cors, app.state, logs_fields=settings.log_format == "json")
-    app.middleware_stack = edge
-    app.state.metrics = edge.metrics
+    request_log = RequestLog(cors, app.state, logs_fields=settings.log_format == "json")
+    app.middleware_stack = request_log
+    app.state.metrics = request_log.metrics
     return app
 
 
@@ -155,7 +155,7 @@ def serve(app: FastAPI, port: int) -> None:
     uvicorn.run(app, host="127.0.0.1", port=port, log_config=None)
 
 
-def of_app(path: str) -> object:
+def from_state(path: str) -> object:
     """Return the dependency on this part of the app's state, such as `opened.store`."""
     find = attrgetter(f"app.state.{path}")
 
@@ -170,7 +170,7 @@ async def _deadline(request: Request) -> Deadline:
     return deadline
 
 
-OpenedStorage = Annotated[Opened, of_app("opened")]
+OpenedStorage = Annotated[Opened, from_state("opened")]
 RequestDeadline = Annotated[Deadline, Depends(_deadline)]
 
 _operations = APIRouter(tags=["operations"])
@@ -189,7 +189,7 @@ async def health(request: Request, opened: OpenedStorage) -> Health:
     )
 
 
-@_operations.get("/ready", summary="Can it serve?", responses=errors(StoreUnavailable))
+@_operations.get("/ready", summary="Can it serve?", responses=error_responses(StoreUnavailable))
 @anyone
 async def ready(request: Request, opened: OpenedStorage) -> Health:
     """Answers 200 when the storage does too, 503 otherwise. Other services do not count."""

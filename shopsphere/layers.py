@@ -36,7 +36,7 @@ MAX_BODY_BYTES = 64 * 1024
 _GOOD_REQUEST_ID = re.compile(rb"[\x21-\x7e]([\x20-\x7e]{0,126}[\x21-\x7e])?")
 
 
-class Edge:
+class RequestLog:
     """Request ids, metrics and the log line of each request.
 
     Where a service cannot start, the server is given one line instead of a traceback.
