@@ -29,8 +29,8 @@ from shopsphere.domain.errors import (
     StoreUnavailable,
 )
 from shopsphere.domain.values import MAX_ORDER_QUANTITY, Item, Order
-from shopsphere.error_answers import UnknownOrderBody, errors
-from shopsphere.examples import ORDER_MADE_AT, ORDER_PK, PRODUCT_PK, USER_PK, shown
+from shopsphere.error_answers import UnknownOrderBody, error_responses
+from shopsphere.examples import ORDER_MADE_AT, ORDER_PK, PRODUCT_PK, USER_PK, example_with
 from shopsphere.idempotency_key import REPLAY_HEADER, IdempotencyKey, show_replay
 from shopsphere.models import PK_SCHEMA, pk_of, pk_or
 from shopsphere.ordering.checkout import Checkout
@@ -43,7 +43,7 @@ from shopsphere.ordering.settling import Outcome, Settling
 from shopsphere.paging import LINK_HEADER, PagingByEntry, listing
 from shopsphere.records import Records
 from shopsphere.settings import Settings
-from shopsphere.web import Body, Public, RequestDeadline, create_app, of_app, serve
+from shopsphere.web import Body, Public, RequestDeadline, create_app, from_state, serve
 from storage import open_storage
 
 log = logging.getLogger("shopsphere.order")
@@ -106,7 +106,7 @@ class OrderPublic(Public):
 
 ORDERS = TypeAdapter(list[OrderPublic])
 
-AllOrders = Annotated[Orders, of_app("orders")]
+AllOrders = Annotated[Orders, from_state("orders")]
 OF_AN_ORDER = "The `pk` of an order, from the answer that made it or the list."
 Pk = Annotated[str, pk_or(OrderNotFound), Path(description=OF_AN_ORDER)]
 SettledPk = Annotated[
@@ -114,12 +114,12 @@ SettledPk = Annotated[
     pk_of("an order"),
     Path(description=OF_AN_ORDER, json_schema_extra=PK_SCHEMA),
 ]
-PlacesOrders = Annotated[IdempotentCheckout, of_app("idempotent_checkout")]
-EndsOrders = Annotated[Checkout, of_app("checkout")]
-SettlesOrders = Annotated[Settling, of_app("settling")]
+PlacesOrders = Annotated[IdempotentCheckout, from_state("idempotent_checkout")]
+EndsOrders = Annotated[Checkout, from_state("checkout")]
+SettlesOrders = Annotated[Settling, from_state("settling")]
 
-ordering = APIRouter(tags=["orders"], responses=errors(StoreUnavailable))
-fulfilment = APIRouter(tags=["fulfilment"], responses=errors(StoreUnavailable))
+ordering = APIRouter(tags=["orders"], responses=error_responses(StoreUnavailable))
+fulfilment = APIRouter(tags=["fulfilment"], responses=error_responses(StoreUnavailable))
 
 
 @ordering.post(
@@ -129,7 +129,7 @@ fulfilment = APIRouter(tags=["fulfilment"], responses=errors(StoreUnavailable))
     status_code=201,
     responses={
         201: {"headers": REPLAY_HEADER},
-        **errors(
+        **error_responses(
             InsufficientQuantity,
             ProductNotFound,
             RequestInProgress,
@@ -186,18 +186,18 @@ async def list_orders(
 
     An administrator sees those of everybody; so does whoever asks while AUTH_REQUIRED is false.
     """
-    return await listing(request, paging, partial(orders.page, caller.sees), ORDERS)
+    return await listing(request, paging, partial(orders.page, caller.orders_of), ORDERS)
 
 
 @ordering.get(
     "/orders/{pk}",
     summary="Look at an order",
     response_model=OrderPublic,
-    responses=errors(OrderNotFound),
+    responses=error_responses(OrderNotFound),
 )
 async def get_order(caller: Customer, pk: Pk, orders: AllOrders) -> Order:
     """One of your orders; an administrator gets everybody's."""
-    return await orders.get(pk, caller.sees)
+    return await orders.get(pk, caller.orders_of)
 
 
 @ordering.post(
@@ -205,8 +205,8 @@ async def get_order(caller: Customer, pk: Pk, orders: AllOrders) -> Order:
     summary="Cancel an order",
     response_model=OrderPublic,
     responses={
-        200: shown(OrderPublic, status="CANCELLED"),
-        **errors(OrderNotFound, OrderIsShipped),
+        200: example_with(OrderPublic, status="CANCELLED"),
+        **error_responses(OrderNotFound, OrderIsShipped),
     },
 )
 async def cancel_order(
@@ -217,7 +217,7 @@ async def cancel_order(
     An administrator cancels anybody's. It also works while the product service is away; then the
     stock follows when that is back.
     """
-    return await checkout.cancel(pk, caller.sees, deadline)
+    return await checkout.cancel(pk, caller.orders_of, deadline)
 
 
 @fulfilment.post(
@@ -226,8 +226,8 @@ async def cancel_order(
     response_model=OrderPublic,
     dependencies=[ADMINISTRATOR],
     responses={
-        200: shown(OrderPublic, status="SHIPPED"),
-        **errors(OrderNotFound, OrderIsCancelled),
+        200: example_with(OrderPublic, status="SHIPPED"),
+        **error_responses(OrderNotFound, OrderIsCancelled),
     },
 )
 async def ship_order(pk: Pk, checkout: EndsOrders, deadline: RequestDeadline) -> Order:
@@ -242,7 +242,7 @@ async def ship_order(pk: Pk, checkout: EndsOrders, deadline: RequestDeadline) ->
     "/orders/{pk}/settle",
     summary="Put an order right",
     dependencies=[ADMINISTRATOR],
-    responses=errors(InvalidRequest, ProductServiceUnavailable, StorageMismatch),
+    responses=error_responses(InvalidRequest, ProductServiceUnavailable, StorageMismatch),
 )
 async def settle_order(pk: SettledPk, body: Settle, settling: SettlesOrders) -> Settled:
     """Settle one order now, if no request is at work on it: for repairs after an audit.
@@ -301,7 +301,7 @@ def build(settings: Settings | None = None) -> FastAPI:
         tags=TAGS,
         routers=[ordering, fulfilment],
         open_storage=open_storage,
-        around=_ordering,
+        resources=_ordering,
         settings=settings,
     )
     app.state.figures = OrderFigures(app.state.metrics.registry)

@@ -27,14 +27,14 @@ from shopsphere.domain.errors import (
     StoreUnavailable,
 )
 from shopsphere.domain.values import MAX_ON_HAND, MAX_ORDER_QUANTITY, Product, Reservation, Stock
-from shopsphere.error_answers import errors
-from shopsphere.examples import ORDER_PK, PRODUCT_MADE_AT, PRODUCT_PK, shown
+from shopsphere.error_answers import error_responses
+from shopsphere.examples import ORDER_PK, PRODUCT_MADE_AT, PRODUCT_PK, example_with
 from shopsphere.idempotency_key import REPLAY_HEADER, IdempotencyKey, show_replay
 from shopsphere.models import PK_SCHEMA, Money, pk_of, pk_or, to_cents
 from shopsphere.paging import LINK_HEADER, AnyPaging, PagingByEntry, PagingByPk, listing
 from shopsphere.records import StorageName
 from shopsphere.settings import Settings
-from shopsphere.web import Body, Public, create_app, of_app, serve
+from shopsphere.web import Body, Public, create_app, from_state, serve
 from storage import open_storage
 
 PORT = 8000
@@ -149,7 +149,7 @@ async def _same_storage(
         raise StorageMismatch
 
 
-Catalogue = Annotated[Products, of_app("products")]
+Catalogue = Annotated[Products, from_state("products")]
 Pk = Annotated[
     str,
     pk_or(ProductNotFound),
@@ -165,13 +165,13 @@ OrderPk = Annotated[
     ),
 ]
 
-catalogue = APIRouter(tags=["catalogue"], responses=errors(StoreUnavailable))
-stock = APIRouter(tags=["stock"], responses=errors(StoreUnavailable))
+catalogue = APIRouter(tags=["catalogue"], responses=error_responses(StoreUnavailable))
+stock = APIRouter(tags=["stock"], responses=error_responses(StoreUnavailable))
 reservations = APIRouter(
     prefix="/products/{pk}/reservations/{order_pk}",
     tags=["reservations"],
     dependencies=[ORDER_SERVICE, Depends(_same_storage)],
-    responses=errors(InvalidRequest, StorageMismatch, StoreUnavailable),
+    responses=error_responses(InvalidRequest, StorageMismatch, StoreUnavailable),
 )
 
 
@@ -238,7 +238,7 @@ async def search_products(
     "/products/{pk}",
     summary="Look at a product",
     response_model=ProductPublic,
-    responses=errors(ProductNotFound),
+    responses=error_responses(ProductNotFound),
 )
 @anyone
 async def get_product(pk: Pk, request: Request) -> Product:
@@ -254,8 +254,8 @@ async def get_product(pk: Pk, request: Request) -> Product:
     response_model=ProductPublic,
     dependencies=[ADMINISTRATOR],
     responses={
-        200: shown(ProductPublic, name="Laptop, 14 inch", price=899.5),
-        **errors(ProductNotFound),
+        200: example_with(ProductPublic, name="Laptop, 14 inch", price=899.5),
+        **error_responses(ProductNotFound),
     },
 )
 async def update_product(pk: Pk, body: ProductUpdate, products: Catalogue) -> Product:
@@ -269,7 +269,7 @@ async def update_product(pk: Pk, body: ProductUpdate, products: Catalogue) -> Pr
     summary="Take a product out",
     status_code=204,
     dependencies=[ADMINISTRATOR],
-    responses=errors(ProductNotFound),
+    responses=error_responses(ProductNotFound),
 )
 async def delete_product(pk: Pk, products: Catalogue) -> None:
     """Take a product out of the catalogue. Its orders stay, and can still be cancelled."""
@@ -282,8 +282,8 @@ async def delete_product(pk: Pk, products: Catalogue) -> None:
     response_model=ProductPublic,
     dependencies=[ADMINISTRATOR],
     responses={
-        200: {"headers": REPLAY_HEADER} | shown(ProductPublic, quantity=15),
-        **errors(InsufficientQuantity, StockLimit, ProductNotFound, IdempotencyKeyReused),
+        200: {"headers": REPLAY_HEADER} | example_with(ProductPublic, quantity=15),
+        **error_responses(InsufficientQuantity, StockLimit, ProductNotFound, IdempotencyKeyReused),
     },
 )
 async def change_stock(
@@ -307,7 +307,7 @@ async def change_stock(
     summary="See what became of all units",
     response_model=StockPublic,
     dependencies=[ADMINISTRATOR_OR_ORDER_SERVICE],
-    responses=errors(ProductNotFound),
+    responses=error_responses(ProductNotFound),
 )
 async def get_stock(pk: Pk, products: Catalogue) -> Stock:
     """Of all units ever `received`, some are `available`, some `reserved`, some `shipped`.
@@ -322,7 +322,7 @@ async def get_stock(pk: Pk, products: Catalogue) -> Stock:
     summary="List what is held for orders",
     response_model=list[ReservationPublic],
     dependencies=[ADMINISTRATOR_OR_ORDER_SERVICE],
-    responses={200: {"headers": LINK_HEADER}, **errors(ProductNotFound)},
+    responses={200: {"headers": LINK_HEADER}, **error_responses(ProductNotFound)},
 )
 async def list_reservations(
     pk: Pk, request: Request, paging: PagingByPk, products: Catalogue
@@ -338,7 +338,9 @@ async def list_reservations(
     status_code=201,
     responses={
         200: {"model": ReservationPublic, "description": "It was reserved before."},
-        **errors(ProductNotFound, ReservationRefused, ReservationReleased, ReservationConflict),
+        **error_responses(
+            ProductNotFound, ReservationRefused, ReservationReleased, ReservationConflict
+        ),
     },
 )
 async def reserve(
@@ -358,7 +360,7 @@ async def reserve(
     "",
     summary="Give them back",
     status_code=204,
-    responses=errors(ProductNotFound, ReservationShipped),
+    responses=error_responses(ProductNotFound, ReservationShipped),
 )
 async def release(pk: Pk, order_pk: OrderPk, products: Catalogue) -> None:
     """The units are available again, once, however often this is called.
@@ -372,7 +374,7 @@ async def release(pk: Pk, order_pk: OrderPk, products: Catalogue) -> None:
     "/ship",
     summary="Say that they have left",
     status_code=204,
-    responses=errors(ProductNotFound, ReservationReleased),
+    responses=error_responses(ProductNotFound, ReservationReleased),
 )
 async def ship(pk: Pk, order_pk: OrderPk, products: Catalogue) -> None:
     """The units have left the house: `reserved` falls and `shipped` rises, once."""
@@ -393,7 +395,7 @@ def build(settings: Settings | None = None) -> FastAPI:
         tags=TAGS,
         routers=[catalogue, stock, reservations],
         open_storage=open_storage,
-        around=_catalogue,
+        resources=_catalogue,
         settings=settings,
     )
 

@@ -20,14 +20,14 @@ from shopsphere.domain.errors import (
     UserNotFound,
 )
 from shopsphere.domain.values import User
-from shopsphere.error_answers import errors
+from shopsphere.error_answers import error_responses
 from shopsphere.examples import USER_MADE_AT, USER_PK
 from shopsphere.failed_logins import FailedLogins, client_of
 from shopsphere.models import MAX_PASSWORD_LENGTH, Email, Password
 from shopsphere.passwords import Passwords
 from shopsphere.settings import Settings
 from shopsphere.tokens import Tokens
-from shopsphere.web import Body, Public, create_app, of_app, serve
+from shopsphere.web import Body, Public, create_app, from_state, serve
 from storage import open_storage
 
 PORT = 8001
@@ -74,14 +74,14 @@ async def _client(request: Request) -> str:
     return client_of(request.client.host if request.client else "")
 
 
-AllUsers = Annotated[Users, of_app("users")]
-Hashing = Annotated[Passwords, of_app("passwords")]
-Signing = Annotated[Tokens, of_app("tokens")]
-Failures = Annotated[FailedLogins, of_app("failed_logins")]
+AllUsers = Annotated[Users, from_state("users")]
+Hashing = Annotated[Passwords, from_state("passwords")]
+Signing = Annotated[Tokens, from_state("tokens")]
+Failures = Annotated[FailedLogins, from_state("failed_logins")]
 Client = Annotated[str, Depends(_client)]
 
-accounts = APIRouter(tags=["accounts"], responses=errors(StoreUnavailable))
-own = APIRouter(tags=["me"], responses=errors(StoreUnavailable))
+accounts = APIRouter(tags=["accounts"], responses=error_responses(StoreUnavailable))
+own = APIRouter(tags=["me"], responses=error_responses(StoreUnavailable))
 
 
 @accounts.post(
@@ -89,7 +89,7 @@ own = APIRouter(tags=["me"], responses=errors(StoreUnavailable))
     summary="Make an account",
     response_model=UserPublic,
     status_code=201,
-    responses=errors(EmailTaken),
+    responses=error_responses(EmailTaken),
 )
 @anyone
 async def register(body: UserCreate, users: AllUsers, passwords: Hashing) -> User:
@@ -100,7 +100,9 @@ async def register(body: UserCreate, users: AllUsers, passwords: Hashing) -> Use
     return await users.register(body.email, await passwords.hash(body.password))
 
 
-@accounts.post("/login", summary="Get a token", responses=errors(InvalidCredentials, TooManyLogins))
+@accounts.post(
+    "/login", summary="Get a token", responses=error_responses(InvalidCredentials, TooManyLogins)
+)
 @anyone
 async def login(
     body: Login,
@@ -138,7 +140,10 @@ Me = Annotated[User, Depends(_me)]
 
 
 @own.get(
-    "/me", summary="Whose token is this?", response_model=UserPublic, responses=errors(UserNotFound)
+    "/me",
+    summary="Whose token is this?",
+    response_model=UserPublic,
+    responses=error_responses(UserNotFound),
 )
 async def me(caller: SignedIn, user: Me) -> User:
     """Your account, as whoever the token was given to."""
@@ -149,7 +154,7 @@ async def me(caller: SignedIn, user: Me) -> User:
     "/me",
     summary="Change your password",
     response_model=UserPublic,
-    responses=errors(InvalidCredentials, UserNotFound, TooManyLogins),
+    responses=error_responses(InvalidCredentials, UserNotFound, TooManyLogins),
 )
 async def change_password(
     caller: SignedIn,
@@ -191,7 +196,7 @@ def build(settings: Settings | None = None) -> FastAPI:
         tags=TAGS,
         routers=[accounts, own],
         open_storage=open_storage,
-        around=_accounts,
+        resources=_accounts,
         settings=settings,
     )
 
