@@ -16,7 +16,7 @@ from shopsphere.access import ADMINISTRATOR, Customer
 from shopsphere.domain import errors
 from shopsphere.domain.values import MAX_ORDER_QUANTITY, Item, Order
 from shopsphere.error_answers import UnknownOrderBody, raises
-from shopsphere.examples import ORDER_MADE_AT, ORDER_PK, PRODUCT_PK, USER_PK, shown
+from shopsphere.examples import ORDER_MADE_AT, ORDER_PK, PRODUCT_PK, USER_PK, example_with
 from shopsphere.idempotency_key import REPLAY_HEADER, IdempotencyKey, show_replay
 from shopsphere.models import PK_SCHEMA, pk_of, pk_or
 from shopsphere.ordering.checkout import Checkout
@@ -29,7 +29,7 @@ from shopsphere.ordering.settling import Outcome, Settling
 from shopsphere.paging import WITH_LINK, PagingByEntry, listing
 from shopsphere.records import Records
 from shopsphere.settings import Settings
-from shopsphere.web import Body, Public, RequestDeadline, create_app, of_app, serve
+from shopsphere.web import Body, Public, RequestDeadline, create_app, from_state, serve
 from storage import open_storage
 
 log = logging.getLogger("shopsphere.order")
@@ -92,7 +92,7 @@ class OrderPublic(Public):
 
 ORDERS = TypeAdapter(list[OrderPublic])
 
-AllOrders = Annotated[Orders, of_app("orders")]
+AllOrders = Annotated[Orders, from_state("orders")]
 OF_AN_ORDER = "The `pk` of an order, from the answer that made it or the list."
 Pk = Annotated[str, pk_or(errors.OrderNotFound), Path(description=OF_AN_ORDER)]
 SettledPk = Annotated[
@@ -100,9 +100,9 @@ SettledPk = Annotated[
     pk_of("an order"),
     Path(description=OF_AN_ORDER, json_schema_extra=PK_SCHEMA),
 ]
-PlacesOrders = Annotated[IdempotentCheckout, of_app("idempotent_checkout")]
-EndsOrders = Annotated[Checkout, of_app("checkout")]
-SettlesOrders = Annotated[Settling, of_app("settling")]
+PlacesOrders = Annotated[IdempotentCheckout, from_state("idempotent_checkout")]
+EndsOrders = Annotated[Checkout, from_state("checkout")]
+SettlesOrders = Annotated[Settling, from_state("settling")]
 
 ordering = APIRouter(tags=["orders"], responses=raises(errors.StoreUnavailable))
 fulfilment = APIRouter(tags=["fulfilment"], responses=raises(errors.StoreUnavailable))
@@ -166,20 +166,20 @@ async def list_orders(
 
     An administrator sees those of everybody; so does whoever asks while AUTH_REQUIRED is false.
     """
-    return await listing(request, paging, partial(orders.page, caller.sees), ORDERS)
+    return await listing(request, paging, partial(orders.page, caller.orders_of), ORDERS)
 
 
 @ordering.get("/orders/{pk}", response_model=OrderPublic, responses=raises(errors.OrderNotFound))
 async def get_order(caller: Customer, pk: Pk, orders: AllOrders) -> Order:
     """One of your orders; an administrator gets everybody's."""
-    return await orders.get(pk, caller.sees)
+    return await orders.get(pk, caller.orders_of)
 
 
 @ordering.post(
     "/orders/{pk}/cancel",
     response_model=OrderPublic,
     responses={
-        200: shown(OrderPublic, status="CANCELLED"),
+        200: example_with(OrderPublic, status="CANCELLED"),
         **raises(errors.OrderNotFound, errors.OrderIsShipped),
     },
 )
@@ -191,7 +191,7 @@ async def cancel_order(
     An administrator cancels anybody's. It also works while the product service is away; then the
     stock follows when that is back.
     """
-    return await checkout.cancel(pk, caller.sees, deadline)
+    return await checkout.cancel(pk, caller.orders_of, deadline)
 
 
 @fulfilment.post(
@@ -199,7 +199,7 @@ async def cancel_order(
     response_model=OrderPublic,
     dependencies=[ADMINISTRATOR],
     responses={
-        200: shown(OrderPublic, status="SHIPPED"),
+        200: example_with(OrderPublic, status="SHIPPED"),
         **raises(errors.OrderNotFound, errors.OrderIsCancelled),
     },
 )
@@ -267,7 +267,7 @@ def build(settings: Settings | None = None) -> FastAPI:
         tags=TAGS,
         routers=[ordering, fulfilment],
         open_storage=open_storage,
-        around=_ordering,
+        resources=_ordering,
         settings=settings,
     )
     app.state.order_metrics = OrderMetrics(app.state.metrics.registry)

@@ -22,7 +22,7 @@ from shopsphere.models import PK_SCHEMA, Money, pk_of, pk_or, to_cents
 from shopsphere.paging import WITH_LINK, AnyPaging, PagingByEntry, PagingByPk, listing
 from shopsphere.records import StorageName
 from shopsphere.settings import Settings
-from shopsphere.web import Body, Public, create_app, of_app, serve
+from shopsphere.web import Body, Public, create_app, from_state, serve
 from storage import open_storage
 
 PORT = 8000
@@ -137,7 +137,7 @@ async def _same_storage(
         raise errors.StorageMismatch
 
 
-Catalogue = Annotated[Products, of_app("products")]
+Catalogue = Annotated[Products, from_state("products")]
 Pk = Annotated[
     str,
     pk_or(errors.ProductNotFound),
@@ -354,7 +354,7 @@ def build(settings: Settings | None = None) -> FastAPI:
         tags=TAGS,
         routers=[catalogue, stock, reservations],
         open_storage=open_storage,
-        around=_catalogue,
+        resources=_catalogue,
         settings=settings,
     )
 

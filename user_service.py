@@ -22,7 +22,7 @@ from shopsphere.models import MAX_PASSWORD_LENGTH, Email, Password
 from shopsphere.passwords import Passwords
 from shopsphere.records import Records
 from shopsphere.settings import Settings
-from shopsphere.web import Body, Public, create_app, of_app, serve
+from shopsphere.web import Body, Public, create_app, from_state, serve
 from storage import open_storage
 
 PORT = 8001
@@ -69,7 +69,7 @@ async def _client(request: Request) -> str:
     return client_of(request.client.host if request.client else "")
 
 
-AllAccounts = Annotated[Accounts, of_app("accounts")]
+AllAccounts = Annotated[Accounts, from_state("accounts")]
 Client = Annotated[str, Depends(_client)]
 
 accounts = APIRouter(tags=["accounts"], responses=raises(errors.StoreUnavailable))
@@ -147,7 +147,7 @@ def build(settings: Settings | None = None) -> FastAPI:
         tags=TAGS,
         routers=[accounts, own],
         open_storage=open_storage,
-        around=_accounts,
+        resources=_accounts,
         settings=settings,
     )
 

@@ -1,32 +1,24 @@
-"""Who may do what. Each route has exactly one of these rules, before anything else it depends on.
+"""Who may do what. Each route has exactly one rule, which is asked before its request is read.
 
 With AUTH_REQUIRED=false a token is optional and everything is open; but a bad token is refused, and
 a service is never taken for a person. `anyone` looks at no token at all.
 """
 
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, TypeVar
 
-from fastapi import Depends, Request, Security
-from fastapi.openapi.models import HTTPBearer as HTTPBearerModel
+from fastapi import Request, Security
+from fastapi.openapi.models import HTTPBearer
 from fastapi.routing import APIRoute
-from fastapi.security import HTTPBearer
 from fastapi.security.base import SecurityBase
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from shopsphere.domain.errors import Forbidden, InvalidToken
 from shopsphere.domain.values import Role
 from shopsphere.settings import Settings
 from shopsphere.tokens import Caller, Tokens
-
-# It only gives OpenAPI what Swagger's Authorize button needs: `_bearer` reads the header.
-_metrics_token = HTTPBearer(
-    auto_error=False,
-    scheme_name="MetricsToken",
-    description="For /metrics alone: the METRICS_TOKEN of the settings.",
-)
-
 
 Endpoint = TypeVar("Endpoint", bound=Callable[..., object])
 _open_endpoints: set[object] = set()
@@ -36,35 +28,82 @@ _open_endpoints: set[object] = set()
 class Person:
     """Somebody who orders. `user_id` is None for a person without a token, in open mode.
 
-    `sees` is whose orders this person sees and cancels: those of one user, or all when None.
+    `orders_of` is whose orders this person sees and cancels: those of one user, or all when None.
     """
 
     user_id: str | None
-    sees: str | None
+    orders_of: str | None
 
 
-class _AccessToken(SecurityBase):
-    """The token in the Authorization header, also as Swagger's Authorize button knows it.
+class Rule(SecurityBase):
+    """Lets in whoever has one of these roles, by the access token; in open mode, everybody.
 
-    Both in one dependency, as each costs a request 15 µs.
+    But a rule for people lets in no service in either mode. FastAPI knows a rule as a dependency on
+    the caller, and as the security of the route for Swagger's Authorize button.
     """
 
-    model = HTTPBearerModel(
-        description="The `access_token` that POST /login of the user service gives."
-    )
+    model = HTTPBearer(description="The `access_token` that POST /login of the user service gives.")
     scheme_name = "AccessToken"
 
-    async def __call__(self, request: Request) -> Caller | None:
-        """Return whom the token speaks for, or None without one; raise InvalidToken."""
+    def __init__(self, *roles: Role, needs_token: bool = False) -> None:
+        """`needs_token`: in open mode too."""
+        self._roles = roles
+        self.needs_token = needs_token
+
+    async def __call__(self, request: Request) -> object:
+        """Return the caller, who was let in; None without a token."""
+        if "shopsphere.caller" not in request.scope:  # a route that was added without `guard`
+            self.require(request)
+        return request.scope["shopsphere.caller"]
+
+    def require(self, request: Request) -> None:
+        """Raise InvalidToken or Forbidden, unless the caller may come in."""
         tokens: Tokens = request.app.state.tokens
-        token = _bearer(request)
+        token, is_open = _bearer(request), _is_open(request)
         caller = None if token is None else tokens.read(token)
-        request.scope["shopsphere.caller"] = caller  # for the log
-        return caller
+        request.scope["shopsphere.caller"] = caller  # for the log and the idempotency key too
+        if caller is None:
+            if self.needs_token or not is_open:
+                raise InvalidToken
+        elif caller.role not in self._roles and not (is_open and Role.USER not in self._roles):
+            raise Forbidden
 
 
-optional_caller = _AccessToken()
-OptionalCaller = Annotated[Caller | None, Security(optional_caller)]
+class _Customers(Rule):
+    """Lets people in, and says whose orders they see."""
+
+    async def __call__(self, request: Request) -> Person:
+        caller = await super().__call__(request)
+        if not isinstance(caller, Caller):
+            return Person(None, orders_of=None)
+        sees_all = _is_open(request) or caller.role is Role.ADMIN
+        return Person(caller.user_id, orders_of=None if sees_all else caller.user_id)
+
+
+class _MetricsReaders(Rule):
+    """Lets in who sends METRICS_TOKEN, and nobody while it is empty; in open mode, everybody."""
+
+    model = HTTPBearer(description="For /metrics alone: the METRICS_TOKEN of the settings.")
+    scheme_name = "MetricsToken"
+
+    def require(self, request: Request) -> None:
+        settings: Settings = request.app.state.settings
+        expected = settings.metrics_token.get_secret_value()
+        request.scope["shopsphere.caller"] = None
+        if _is_open(request):
+            return
+        if not expected:
+            raise Forbidden("Nobody may read the metrics as long as METRICS_TOKEN is empty.")
+        if not secrets.compare_digest((_bearer(request) or "").encode(), expected.encode()):
+            raise InvalidToken("Send METRICS_TOKEN, in the header: Authorization: Bearer <token>.")
+
+
+ADMINISTRATOR = Security(Rule(Role.ADMIN))
+ORDER_SERVICE = Security(Rule(Role.SERVICE))
+ADMINISTRATOR_OR_ORDER_SERVICE = Security(Rule(Role.ADMIN, Role.SERVICE))
+METRICS_READER = Security(_MetricsReaders())
+Customer = Annotated[Person, Security(_Customers(Role.USER, Role.ADMIN))]
+SignedIn = Annotated[Caller, Security(Rule(Role.USER, Role.ADMIN, needs_token=True))]
 
 
 def anyone(endpoint: Endpoint) -> Endpoint:
@@ -73,104 +112,45 @@ def anyone(endpoint: Endpoint) -> Endpoint:
     return endpoint
 
 
-async def administrator(request: Request, caller: OptionalCaller) -> None:
-    """Let administrators in."""
-    _require(request, caller, Role.ADMIN)
-
-
-async def order_service(request: Request, caller: OptionalCaller) -> None:
-    """Let the order service in."""
-    _require(request, caller, Role.SERVICE)
-
-
-async def administrator_or_order_service(request: Request, caller: OptionalCaller) -> None:
-    """Let administrators and the order service in."""
-    _require(request, caller, Role.ADMIN, Role.SERVICE)
-
-
-async def customer(request: Request, caller: OptionalCaller) -> Person:
-    """Let people in, and say whose orders they see. A service is not a person in either mode."""
-    _require(request, caller, Role.USER, Role.ADMIN)
-    if caller is None:
-        return Person(None, sees=None)
-    _refuse_service(caller)
-    sees_all = _is_open(request) or caller.role is Role.ADMIN
-    return Person(caller.user_id, sees=None if sees_all else caller.user_id)
-
-
-async def signed_in(request: Request, caller: OptionalCaller) -> Caller:
-    """Let people with a token in, and nobody without, in either mode."""
-    if caller is None:
-        raise InvalidToken
-    _refuse_service(caller)
-    return caller
-
-
-async def metrics_reader(request: Request, _: Annotated[object, Security(_metrics_token)]) -> None:
-    """Let those in who send METRICS_TOKEN, and nobody while it is empty; in open mode everybody."""
-    settings: Settings = request.app.state.settings
-    expected = settings.metrics_token.get_secret_value()
-    if _is_open(request):
-        return
-    if not expected:
-        raise Forbidden("Nobody may read the metrics as long as METRICS_TOKEN is empty.")
-    if not secrets.compare_digest((_bearer(request) or "").encode(), expected.encode()):
-        raise InvalidToken("Send METRICS_TOKEN, in the header: Authorization: Bearer <token>.")
-
-
-ADMINISTRATOR = Depends(administrator)
-ORDER_SERVICE = Depends(order_service)
-ADMINISTRATOR_OR_ORDER_SERVICE = Depends(administrator_or_order_service)
-METRICS_READER = Depends(metrics_reader)
-Customer = Annotated[Person, Depends(customer)]
-SignedIn = Annotated[Caller, Depends(signed_in)]
-
-_ON_TOKENS: tuple[Callable[[Request, Caller | None], Awaitable[object]], ...] = (
-    administrator,
-    order_service,
-    administrator_or_order_service,
-    customer,
-    signed_in,
-)
-
-
-def rules_of(route: APIRoute) -> list[object]:
-    """Return the rules of a route, in the order in which they are asked: just one is right."""
+def rule_of(route: APIRoute) -> Rule | None:
+    """Return the one rule of a route, None for `anyone`; raise TypeError for none, or several."""
     calls = [dependency.call for dependency in route.dependant.dependencies]
-    rules: list[object] = [call for call in calls if call in (metrics_reader, *_ON_TOKENS)]
-    return [anyone, *rules] if route.endpoint in _open_endpoints else rules
+    rules: list[Rule | None] = [call for call in calls if isinstance(call, Rule)]
+    if route.endpoint in _open_endpoints:
+        rules.append(None)
+    if len(rules) != 1:
+        raise TypeError(f"{route.path} has {len(rules)} rules of access instead of one")
+    return rules[0]
 
 
 def is_token_optional(route: APIRoute, settings: Settings) -> bool:
     """Tell whether the route also lets somebody in without a token."""
-    return not settings.auth_required and signed_in not in rules_of(route)
+    calls = [dependency.call for dependency in route.dependant.dependencies]
+    needs_token = any(isinstance(call, Rule) and call.needs_token for call in calls)
+    return not settings.auth_required and not needs_token
 
 
-async def check_access(request: Request) -> None:
-    """Apply the rule of the route, before FastAPI comes to it; raise InvalidToken or Forbidden.
+class _Guarded:
+    """What a route does, for those whom its rule lets in."""
+
+    def __init__(self, app: ASGIApp, rule: Rule) -> None:
+        self._app = app
+        self._rule = rule
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self._rule.require(Request(scope))
+        await self._app(scope, receive, send)
+
+
+def guard(route: APIRoute) -> None:
+    """Have the rule of a route asked before anything else.
 
     FastAPI 0.165 parses a body before it solves dependencies, and who may not come in is not to be
     told what is wrong with a body.
     """
-    calls = [dependency.call for dependency in request.scope["route"].dependant.dependencies]
-    for rule in _ON_TOKENS:
-        if rule in calls:
-            await rule(request, await optional_caller(request))
-
-
-def _require(request: Request, caller: Caller | None, *roles: Role) -> None:
-    """Raise InvalidToken or Forbidden, unless the shop is open or the caller has such a role."""
-    if _is_open(request):
-        return
-    if caller is None:
-        raise InvalidToken
-    if caller.role not in roles:
-        raise Forbidden
-
-
-def _refuse_service(caller: Caller) -> None:
-    if caller.role is Role.SERVICE:
-        raise Forbidden("A service is not a person: only a person's token can be used for this.")
+    rule = rule_of(route)
+    if rule and not isinstance(route.app, _Guarded):  # another app with this route guards it too
+        route.app = _Guarded(route.app, rule)
 
 
 def _is_open(request: Request) -> bool:

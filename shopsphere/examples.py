@@ -12,7 +12,7 @@ ORDER_PK = "01M8706QYJ691M9ES1XN5SPPBZ"
 ORDER_MADE_AT = "2026-11-24T14:43:51.890000Z"
 
 
-def shown(model: type[BaseModel], **different: object) -> dict[str, Any]:
+def example_with(model: type[BaseModel], **different: object) -> dict[str, Any]:
     """Return the example of a model with some values changed, for the `responses` of a route."""
     fields = model.model_fields.items()
     example = {name: field.examples[0] for name, field in fields if field.examples}

@@ -8,8 +8,8 @@ from typing import Annotated
 
 from fastapi import Depends, Header, Request, Response
 
-from shopsphere.access import OptionalCaller
 from shopsphere.domain.errors import InvalidRequest
+from shopsphere.tokens import Caller
 
 MAX_LENGTH = 255
 PRINTABLE = "^[ -~\u00a1-\u00ac\u00ae-\u00ff]+$"
@@ -18,7 +18,6 @@ PRINTABLE = "^[ -~\u00a1-\u00ac\u00ae-\u00ff]+$"
 
 async def _key(
     request: Request,
-    caller: OptionalCaller,
     idempotency_key: Annotated[
         str | None,
         Header(
@@ -36,6 +35,7 @@ async def _key(
         raise InvalidRequest(
             ("Idempotency-Key", f"must be one text of 1 to {MAX_LENGTH} printable characters")
         )
+    caller: Caller | None = request.scope["shopsphere.caller"]
     parts = request.scope["route"].path, caller.user_id if caller else "", idempotency_key
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 

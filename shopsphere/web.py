@@ -1,14 +1,15 @@
-"""What holds for every service: how it starts, its errors, its health, its docs, its edge."""
+"""What holds for every service: how it starts, its errors, its health, its docs, its layers."""
 
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from operator import attrgetter
-from typing import Annotated, Any, Literal
+from functools import partial
+from typing import Annotated, Literal
 
 import uvicorn
 from fastapi import APIRouter, Depends, FastAPI, Request, Response
 from fastapi.middleware.asyncexitstack import AsyncExitStackMiddleware
+from fastapi.routing import APIRoute
 from fastapi_offline import FastAPIOffline
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.datastructures import State
@@ -16,30 +17,26 @@ from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.types import ASGIApp
 
 from shopsphere import __version__, redoc
-from shopsphere.access import METRICS_READER, anyone
+from shopsphere.access import METRICS_READER, anyone, guard
 from shopsphere.deadline import Deadline
 from shopsphere.domain.errors import CannotStart, StoreUnavailable
-from shopsphere.edge import Cors, Edge, Limits
-from shopsphere.endless_heads import give_up_endless_heads
-from shopsphere.error_answers import answer_errors, raises, tell_the_truth
+from shopsphere.error_answers import HANDLERS, correct_openapi, raises
+from shopsphere.layers import Cors, Limits, RequestLog
 from shopsphere.logs import configure_logging
-from shopsphere.metrics import CONTENT_TYPE, exposition
+from shopsphere.metrics import CONTENT_TYPE, RequestMetrics, exposition
 from shopsphere.records import Opened, StorageName
 from shopsphere.settings import Settings
+from shopsphere.slow_clients import PROTOCOL
 from shopsphere.tokens import Tokens
 
 log = logging.getLogger("shopsphere")
 
-Around = Callable[[State], AbstractAsyncContextManager[None]]
+Resources = Callable[[State], AbstractAsyncContextManager[None]]
 
 OPERATIONS = {"operations": "For whoever runs it: is it alive, can it serve, what does it do."}
 
 
-FIGURES_EXAMPLE = """\
-# HELP http_requests_total Requests answered.
-# TYPE http_requests_total counter
-http_requests_total{method="GET",route="/",status="200"} 3.0
-"""
+FIGURES_EXAMPLE = 'http_requests_total{method="GET",route="/",status="200"} 3.0'
 
 
 class Body(BaseModel):
@@ -70,15 +67,15 @@ def create_app(
     description: str,
     routers: Iterable[APIRouter],
     open_storage: Callable[[Settings], Awaitable[Opened]],
-    around: Around,
+    resources: Resources,
     tags: Mapping[str, str] = OPERATIONS,
     settings: Settings | None = None,
 ) -> FastAPI:
     """Return the app of a service.
 
-    Its storage is opened at start and kept in `app.state.opened`; `around` is entered then, to put
-    further things of the service into the state. `tags` are the sections of its documentation, each
-    with a sentence. Settings that are wrong stop the start, and so does a CannotStart of either.
+    Its storage is opened at start and kept in `app.state.opened`; `resources` is entered then, to
+    put further things of the service into the state. `tags` are the sections of its documentation,
+    each with a sentence. Wrong settings stop the start, and so does a CannotStart of either.
     """
     problem: CannotStart | None = None
     try:
@@ -88,15 +85,14 @@ def create_app(
         settings, problem = Settings.model_construct(), error
 
     @asynccontextmanager
-    async def lifespan(app: FastAPI) -> Any:
+    async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, float]]:
         async with AsyncExitStack() as closing:
             try:
                 if problem:
                     raise problem
-                give_up_endless_heads(settings.order_timeout)
                 app.state.opened = opened = await open_storage(settings)
                 closing.push_async_callback(opened.records.close)
-                await closing.enter_async_context(around(app.state))
+                await closing.enter_async_context(resources(app.state))
             except CannotStart as error:
                 app.state.cannot_start = str(error)
                 raise
@@ -107,60 +103,61 @@ def create_app(
                 log.warning(
                     "AUTH_REQUIRED is false: everybody may do everything; for development only"
                 )
-            yield
+            yield {"head_seconds": settings.order_timeout}  # for `slow_clients`
 
+    sections = {**tags, **OPERATIONS}.items()
     app = FastAPIOffline(
         title=f"ShopSphere {service}s",
         description=description,
         version=__version__,
-        openapi_tags=[
-            {"name": name, "description": text} for name, text in {**tags, **OPERATIONS}.items()
-        ],
+        openapi_tags=[{"name": name, "description": text} for name, text in sections],
         swagger_ui_parameters={"defaultModelsExpandDepth": 0, "displayRequestDuration": True},
         lifespan=lifespan,
         redirect_slashes=False,
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
+        exception_handlers=HANDLERS,
     )
     app.state.settings = settings
     app.state.service = service
     app.state.tokens = Tokens(settings.jwt_secret.get_secret_value(), settings.jwt_expires_minutes)
+    app.state.metrics = RequestMetrics()
     # Not include_router: FastAPI 0.165 searches an included router twice, at each level, for each
     # request, and the hot routes would come after those of the docs.
-    app.router.routes[:0] = [
-        *(route for router in (*routers, _operations) for route in router.routes),
-        redoc.ROUTE,
-    ]
-    answer_errors(app)
-    tell_the_truth(app)
-    cors = Cors(  # around the limits, so that a browser can read their errors too
-        Limits(_inner_layers(app), settings.order_timeout),
-        allow_origins=settings.origins,
-        allow_methods=["*"],
-        allow_headers=["*"],
-        expose_headers=["Idempotent-Replayed", "Link", "Location", "Retry-After", "X-Request-ID"],
-    )
-    edge = Edge(cors, app.state, logs_fields=settings.log_format == "json")
-    app.middleware_stack = edge
-    app.state.metrics = edge.metrics
+    routes = [route for router in (*routers, _operations) for route in router.routes]
+    app.router.routes[:0] = [*routes, redoc.ROUTE]
+    for route in routes:
+        if isinstance(route, APIRoute):
+            guard(route)
+    correct_openapi(app)
+    app.build_middleware_stack = partial(_layers, app)  # type: ignore[method-assign]
     return app
 
 
-def _inner_layers(app: FastAPI) -> ASGIApp:
-    """Return those of FastAPI's layers whose work is not done by our own."""
-    return ExceptionMiddleware(AsyncExitStackMiddleware(app.router), app.exception_handlers)
+def _layers(app: FastAPI) -> ASGIApp:
+    """Return the app within its layers, when all middleware and exception handlers were added.
+
+    Those of FastAPI whose work ours do are left out, which is a fifth of the speed.
+    """
+    layers: ASGIApp = ExceptionMiddleware(
+        AsyncExitStackMiddleware(app.router), app.exception_handlers
+    )
+    for middleware in reversed(app.user_middleware):
+        layers = middleware.cls(layers, *middleware.args, **middleware.kwargs)
+    settings: Settings = app.state.settings
+    limits = Limits(layers, settings.order_timeout)
+    return RequestLog(Cors(limits, settings.origins), app.state)
 
 
 def serve(app: FastAPI, port: int) -> None:
     """Serve the app on this machine until it is interrupted; its lines are those of create_app."""
-    uvicorn.run(app, host="127.0.0.1", port=port, log_config=None)
+    uvicorn.run(app, host="127.0.0.1", port=port, http=PROTOCOL, log_config=None)
 
 
-def of_app(path: str) -> object:
-    """Return the dependency on this part of the app's state, such as `opened.store`."""
-    find = attrgetter(f"app.state.{path}")
+def from_state(name: str) -> object:
+    """Return the dependency on a part of the app's state, such as `opened`."""
 
     async def part(request: Request) -> object:
-        return find(request)
+        return getattr(request.app.state, name)
 
     return Depends(part)
 
@@ -170,7 +167,7 @@ async def _deadline(request: Request) -> Deadline:
     return deadline
 
 
-OpenedStorage = Annotated[Opened, of_app("opened")]
+OpenedStorage = Annotated[Opened, from_state("opened")]
 RequestDeadline = Annotated[Deadline, Depends(_deadline)]
 
 _operations = APIRouter(tags=["operations"])

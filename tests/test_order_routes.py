@@ -9,16 +9,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from contextlib import closing
+from dataclasses import dataclass
 from typing import Any
 
 import jwt
 import pytest
 
 from shopsphere.domain.pks import is_pk, new_pk
-from shopsphere.domain.values import Role
-from shopsphere.tokens import Tokens
-from tests.apps import JWT_SECRET, CheckedClient, bearer, running
+from tests.apps import JWT_SECRET, CheckedClient, running
 from tests.bad_bodies import (
     NOT_TEXT,
     NOT_WHOLE,
@@ -26,7 +25,8 @@ from tests.bad_bodies import (
     refuse_bad_field,
     refuse_missing_fields,
 )
-from tests.proxy import Connection, Proxy, well
+from tests.network import Line
+from tests.proxy import Behave, Connection, Proxy, well
 from tests.servers import RedisServer, Service, free_port, wait_until
 
 MEMORY = {"USE_REDIS": "false"}
@@ -78,7 +78,8 @@ def orders(shop: Shop) -> Iterator[CheckedClient]:
 def order_service(shop: Shop, product_service_url: str, **more: object) -> Any:
     """Run an order service whose orders lie under a prefix of their own."""
     settings = {"redis_prefix": f"orders-{new_pk()}", "product_service_timeout": 0.3, **more}
-    return running("order", shop.environment, product_service_url=product_service_url, **settings)
+    settings |= {name.lower(): value for name, value in shop.environment.items()} | more
+    return running("order", {}, product_service_url=product_service_url, **settings)
 
 
 def refusal(response: Any) -> tuple[int, str]:
@@ -92,7 +93,7 @@ def refusal(response: Any) -> tuple[int, str]:
 def test_an_order_takes_stock_and_is_found_where_location_says(
     orders: CheckedClient, shop: Shop
 ) -> None:
-    lamp = shop.add(price=19.99, quantity=10)
+    lamp = shop.add(price=0.1, quantity=10)
     response = orders.post("/order", json={"product_id": lamp["pk"], "quantity": 3})
     assert response.status_code == 201
     order = response.json()
@@ -102,8 +103,8 @@ def test_an_order_takes_stock_and_is_found_where_location_says(
         "product_id": lamp["pk"],
         "product_name": "Lamp",
         "quantity": 3,
-        "unit_price": 19.99,
-        "total": 59.97,
+        "unit_price": 0.1,
+        "total": 0.3,
         "status": "PLACED",
         "user_id": None,
     }
@@ -111,28 +112,6 @@ def test_an_order_takes_stock_and_is_found_where_location_says(
     assert orders.get(response.headers["Location"]).json() == response.json()
     assert orders.get("/orders").json() == [response.json()]
     assert shop.stock(lamp["pk"]) == {"received": 10, "available": 7, "reserved": 3, "shipped": 0}
-
-
-def test_an_order_keeps_the_price_and_the_name_it_was_placed_with(
-    orders: CheckedClient, shop: Shop
-) -> None:
-    lamp = shop.add()
-    order = orders.post("/order", json={"product_id": lamp["pk"], "quantity": 1}).json()
-    shop.products.request("PATCH", f"/products/{lamp['pk']}", json={"name": "Torch", "price": 1})
-    shop.products.request("DELETE", f"/products/{lamp['pk']}")
-    assert orders.get(f"/orders/{order['pk']}").json() == order
-
-
-@pytest.mark.parametrize(
-    ("price", "quantity", "total"),
-    [(0, 1, 0), (0.01, 1_000_000, 10_000), (0.1, 3, 0.3), (999_999.99, 1_000_000, 999_999_990_000)],
-)
-def test_a_total_is_exact(
-    orders: CheckedClient, shop: Shop, price: float, quantity: int, total: float
-) -> None:
-    product = shop.add(price=price, quantity=quantity)
-    order = orders.post("/order", json={"product_id": product["pk"], "quantity": quantity}).json()
-    assert (order["unit_price"], order["total"]) == (price, total)
 
 
 def test_an_order_of_too_many_says_what_there_is_and_takes_nothing(
@@ -157,13 +136,6 @@ def test_an_order_of_no_such_product_is_404(
     response = orders.post("/order", json={"product_id": product_id, "quantity": 1})
     assert refusal(response) == (404, "product_not_found")
     assert orders.get("/orders").json() == []
-
-
-def test_a_deleted_product_cannot_be_ordered(orders: CheckedClient, shop: Shop) -> None:
-    lamp = shop.add()
-    shop.products.request("DELETE", f"/products/{lamp['pk']}")
-    response = orders.post("/order", json={"product_id": lamp["pk"], "quantity": 1})
-    assert refusal(response) == (404, "product_not_found")
 
 
 def test_no_bad_body_places_an_order(orders: CheckedClient, shop: Shop) -> None:
@@ -192,77 +164,14 @@ def test_an_order_that_is_not_there_is_404(orders: CheckedClient, pk: str) -> No
     assert refusal(orders.get(f"/orders/{pk}")) == (404, "order_not_found")
 
 
-def test_a_walk_over_orders_meets_each_once(orders: CheckedClient, shop: Shop) -> None:
+def test_orders_are_listed_whole_or_in_pages(orders: CheckedClient, shop: Shop) -> None:
     body = {"product_id": shop.add()["pk"], "quantity": 1}
-    placed = [orders.post("/order", json=body).json() for _ in range(5)]
-    whole = orders.get("/orders")
+    placed = [orders.post("/order", json=body).json() for _ in range(3)]
+    whole, page = orders.get("/orders"), orders.get("/orders?limit=2")
     assert (whole.json(), "Link" in whole.headers) == (placed, False)
-    pages = []
-    path = "/orders?limit=2"
-    while path:
-        page = orders.get(path)
-        pages.append(page.json())
-        path = "".join(re.findall(r'<(.+)>; rel="next"', page.headers.get("Link", "")))
-    assert pages == [placed[:2], placed[2:4], placed[4:]]
-    assert "Link" not in orders.get("/orders?limit=5").headers
-    assert orders.get(f"/orders?after={placed[3]['pk']}").json() == placed[4:]
-
-
-def test_a_bad_limit_or_cursor_is_400(orders: CheckedClient) -> None:
-    for name, values in (
-        ("limit", ["", "0", "-1", "1001", "x", "1.5", "9" * 5000]),
-        ("after", ["", "x", "%00", "0" * 25, "0" * 10_000]),
-    ):
-        for value in values:
-            response = orders.get(f"/orders?{name}={value}")
-            assert refusal(response) == (400, "invalid_request"), (name, value)
-            assert response.json()["errors"][0]["field"] == name
-
-
-def cursor_of(page: Any) -> str:
-    """Return the cursor of the page after this one."""
-    [cursor] = re.findall("after=([^&>]+)", page.headers["Link"])
-    return str(cursor)
-
-
-def test_a_cursor_is_good_for_its_own_list_alone(orders: CheckedClient, shop: Shop) -> None:
-    lamps = [shop.add() for _ in range(2)]
-    placed = [
-        orders.post("/order", json={"product_id": lamp["pk"], "quantity": 1}).json()
-        for lamp in lamps
-    ]
-    of_orders = cursor_of(orders.get("/orders?limit=1"))
-    of_products = cursor_of(shop.products.get("/products?limit=1"))
-    assert orders.get(f"/orders?after={of_orders}").json() == placed[1:]
-    for other in (of_products, lamps[0]["pk"], NO_PK):
-        assert refusal(orders.get(f"/orders?after={other}")) == (400, "invalid_request"), other
-    for other in (of_orders, placed[0]["pk"]):
-        response = shop.products.get(f"/products?after={other}")
-        assert refusal(response) == (400, "invalid_request"), other
-
-
-# Tokens, while none is needed
-
-
-def test_an_order_carries_the_user_of_a_good_token(orders: CheckedClient, shop: Shop) -> None:
-    anna = new_pk()
-    token = Tokens(JWT_SECRET, 60).issue(anna, Role.USER)
-    body = {"product_id": shop.add()["pk"], "quantity": 1}
-    order = orders.post("/order", json=body, headers=bearer(token)).json()
-    assert order["user_id"] == anna
-
-
-def test_a_bad_token_is_401_and_takes_nothing(orders: CheckedClient, shop: Shop) -> None:
-    lamp = shop.add()
-    body = {"product_id": lamp["pk"], "quantity": 1}
-    bad = bearer("nonsense")
-    for response in (
-        orders.post("/order", json=body, headers=bad),
-        orders.get("/orders", headers=bad),
-        orders.get(f"/orders/{new_pk()}", headers=bad),
-    ):
-        assert refusal(response) == (401, "invalid_token")
-    assert shop.stock(lamp["pk"])["available"] == 10
+    [following] = re.findall(r'<(.+)>; rel="next"', page.headers["Link"])
+    assert page.json() + orders.get(following).json() == placed
+    assert orders.get(f"/orders?after={placed[1]['pk']}").json() == placed[2:]
 
 
 # Two storages
@@ -285,64 +194,51 @@ def test_an_order_and_its_stock_must_not_live_in_different_worlds(
 # A product service that misbehaves
 
 
+in_memory = pytest.mark.parametrize("shop", ["memory"], indirect=True)
+"""For what an order service does before it comes to any storage."""
+
 THIS_PRODUCT, THIS_ORDER = "THIS_PRODUCT".ljust(26, "_"), "THIS_ORDER".ljust(26, "_")
 """What a misbehaving server replaces by the pks that it is asked for, which are as long."""
 
 
-@dataclass
-class Misbehaving:
-    """A server that answers every request with the same bytes, or not at all."""
+@contextlib.contextmanager
+def misbehaving(answer: bytes | None) -> Iterator[tuple[str, list[bytes]]]:
+    """Answer every request like this, or not at all; yield the address, and what was asked."""
+    requests: list[bytes] = []
 
-    answer: bytes | None
-    requests: list[bytes] = field(default_factory=list)
-    ended: threading.Event = field(default_factory=threading.Event)
+    class Handler(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            received = self.request.recv(65536)
+            while b"\r\n\r\n" not in received or (b"PUT" in received and received[-1:] != b"}"):
+                received += self.request.recv(65536)
+            requests.append(received)
+            if answer is None:
+                self.request.recv(1)  # until the order service hangs up
+            else:
+                _, _, product_pk, _, order_pk = received.split()[1].split(b"/")[:5]
+                about = answer.replace(THIS_PRODUCT.encode(), product_pk)
+                self.request.sendall(about.replace(THIS_ORDER.encode(), order_pk))
 
-    def handle(self, connection: Any) -> None:
-        received = b""
-        while b"\r\n\r\n" not in received or (b"PUT" in received and received[-1:] != b"}"):
-            more = connection.recv(65536)
-            if not more:
-                return
-            received += more
-        self.requests.append(received)
-        if self.answer is None:
-            self.ended.wait(10)
-        else:
-            _, _, product_pk, _, order_pk = received.split()[1].split(b"/")[:5]
-            about = self.answer.replace(THIS_PRODUCT.encode(), product_pk)
-            connection.sendall(about.replace(THIS_ORDER.encode(), order_pk))
-
-    def asked(self, method: str) -> list[bytes]:
-        """Return the requests with this method."""
-        return [request for request in self.requests if request.startswith(method.encode())]
-
-
-Misbehave = Callable[[bytes | None], tuple[str, Misbehaving]]
-
-
-@pytest.fixture
-def misbehave() -> Iterator[Misbehave]:
-    """Start a server that answers like this; return its address and what it was asked."""
-    started: list[tuple[socketserver.ThreadingTCPServer, Misbehaving]] = []
-
-    def start(answer: bytes | None) -> tuple[str, Misbehaving]:
-        behaviour = Misbehaving(answer)
-
-        class Handler(socketserver.BaseRequestHandler):
-            def handle(self) -> None:
-                behaviour.handle(self.request)
-
-        server = socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler)
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
         server.daemon_threads = True
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-        started.append((server, behaviour))
-        return f"http://127.0.0.1:{server.server_address[1]}", behaviour
-
-    yield start
-    for server, behaviour in started:
-        behaviour.ended.set()
+        yield f"http://127.0.0.1:{server.server_address[1]}", requests
         server.shutdown()
-        server.server_close()
+
+
+def asked(requests: list[bytes], method: str) -> list[bytes]:
+    """Return the requests with this method."""
+    return [request for request in requests if request.startswith(method.encode())]
+
+
+@contextlib.contextmanager
+def proxied(shop: Shop, behave: Behave) -> Iterator[Proxy]:
+    """Put a proxy that behaves like this before the product service."""
+    proxy = Proxy()
+    proxy.behave = behave
+    proxy.start(shop.products.url)
+    yield proxy
+    proxy.stop()
 
 
 @pytest.fixture
@@ -371,14 +267,6 @@ def dripping() -> Iterator[Callable[[bytes], tuple[str, threading.Event]]]:
     listening.close()
 
 
-@pytest.fixture
-def proxy() -> Iterator[Proxy]:
-    """A proxy for the product service, to be started."""
-    proxy = Proxy()
-    yield proxy
-    proxy.stop()
-
-
 def answer(status: str, body: object, *headers: str) -> bytes:
     """Return a response as it goes over the wire."""
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
@@ -396,10 +284,6 @@ RESERVED = {
 }
 
 
-def without(name: str) -> dict[str, object]:
-    return {key: value for key, value in RESERVED.items() if key != name}
-
-
 MISBEHAVIOURS = {
     "hanging": None,
     "closing the connection": b"",
@@ -409,26 +293,16 @@ MISBEHAVIOURS = {
     "too many headers": answer("200 OK", RESERVED, *["A: b"] * 300),
     "no gzip": answer("200 OK", b"garbage", "Content-Encoding: gzip"),
     "500": answer("500 Oh no", {"detail": "Something went wrong.", "code": "internal_error"}),
-    "502": answer("502 Bad Gateway", b"<html>"),
-    "503": answer("503 Away", {"detail": "Away.", "code": "storage_unavailable"}),
     "503 for an hour": answer("503 Away", b"", "Retry-After: 3600"),
-    "garbage": answer("201 Created", b"\xff\x00{["),
     "deeply nested garbage": answer("201 Created", b"[" * 100_000),
     "204": b"HTTP/1.1 204 No Content\r\n\r\n",
-    "an array": answer("201 Created", []),
-    "nothing of which product": answer("201 Created", without("product_id")),
-    "nothing of which order": answer("201 Created", without("order_id")),
-    "nothing of the price": answer("201 Created", without("unit_price")),
+    "nothing of the price": answer("201 Created", {**RESERVED, "unit_price": None}),
     "another product": answer("201 Created", {**RESERVED, "product_id": NO_PK}),
     "another order": answer("201 Created", {**RESERVED, "order_id": NO_PK}),
     "another order's, again": answer("200 OK", {**RESERVED, "order_id": NO_PK}),
-    "no price": answer("201 Created", {**RESERVED, "unit_price": "free"}),
-    "a price of NaN": answer("201 Created", {**RESERVED, "unit_price": float("nan")}),
     "another quantity": answer("201 Created", {**RESERVED, "quantity": 5}),
-    "a price below zero": answer("201 Created", {**RESERVED, "unit_price": -5}),
-    "a price beyond all": answer("201 Created", {**RESERVED, "unit_price": 1e300}),
+    "a price of NaN": answer("201 Created", {**RESERVED, "unit_price": float("nan")}),
     "a price of half a cent": answer("201 Created", {**RESERVED, "unit_price": 0.005}),
-    "a price as text": answer("201 Created", {**RESERVED, "unit_price": "5"}),
     "a price without end": answer(
         "201 Created", json.dumps(RESERVED).replace("1.0", "1e5000000").encode()
     ),
@@ -438,37 +312,28 @@ MISBEHAVIOURS = {
     "404 of another server": answer("404 Not Found", b"<html>not found</html>"),
     "404 of another path": answer("404 Not Found", {"detail": "Not here.", "code": "not_found"}),
     "product_not_found as 400": answer("400 Bad Request", NOT_FOUND),
-    "too few as 400": answer("400 Bad", {"code": "insufficient_quantity", "available": 0}),
     "401": answer("401 Unauthorized", {"detail": "No.", "code": "invalid_token"}),
     "released": answer("409 Conflict", {"detail": "No.", "code": "reservation_released"}),
-    "conflict": answer("409 Conflict", {"detail": "No.", "code": "reservation_conflict"}),
     "an odd refusal": answer("409 Conflict", {"code": "insufficient_quantity", "available": "x"}),
 }
 
 
+@in_memory
 @pytest.mark.parametrize("name", MISBEHAVIOURS)
 def test_whatever_the_product_service_does_wrong_the_outcome_is_unknown_and_503(
-    shop: Shop, misbehave: Misbehave, name: str
+    shop: Shop, name: str
 ) -> None:
-    url, server = misbehave(MISBEHAVIOURS[name])
-    with order_service(shop, url, product_service_timeout=0.1) as orders:
+    with (
+        misbehaving(MISBEHAVIOURS[name]) as (url, requests),
+        order_service(shop, url, product_service_timeout=0.1) as orders,
+    ):
         response = orders.post("/order", json={"product_id": new_pk(), "quantity": 1})
         assert refusal(response) == (503, "product_service_unavailable")
         order_id = response.json()["order_id"]
-        assert f"/reservations/{order_id} ".encode() in server.asked("PUT")[0]
+        assert f"/reservations/{order_id} ".encode() in requests[0]
         assert orders.get(f"/orders/{order_id}").status_code == 404
         assert orders.get("/orders").json() == []
         assert orders.get("/ready").status_code == 200
-
-
-def test_what_a_product_service_should_respond_makes_an_order(
-    shop: Shop, misbehave: Misbehave
-) -> None:
-    for status in ("200 OK", "201 Created"):
-        url, _ = misbehave(answer(status, RESERVED))
-        with order_service(shop, url) as orders:
-            response = orders.post("/order", json={"product_id": new_pk(), "quantity": 1})
-            assert response.status_code == 201
 
 
 @pytest.mark.parametrize("endless", [b"HTTP/1.1 200 OK\r\nA: ", b"HTTP/1.1 200 OK\r\n\r\n{"])
@@ -509,19 +374,19 @@ def test_fifty_retries_at_once_of_a_placed_order_are_all_shown_that_order(
     assert orders.get("/orders").json() == [placed.json()]
 
 
-def lost_on_its_way_back(connection: Connection) -> None:
-    connection.forward()
-    connection.drop()
-
-
 def test_a_retry_after_a_lost_response_holds_nothing_of_the_first_attempt(
-    shop: Shop, proxy: Proxy
+    shop: Shop,
 ) -> None:
+    def lost_on_its_way_back(connection: Connection, _: int) -> None:
+        connection.forward()
+        connection.drop()
+
     lamp = shop.add()
     body, key = {"product_id": lamp["pk"], "quantity": 4}, {"Idempotency-Key": "mine"}
-    proxy.behave = lambda connection, _: lost_on_its_way_back(connection)
-    proxy.start(shop.products.url)
-    with order_service(shop, proxy.url) as orders:
+    with (
+        proxied(shop, lost_on_its_way_back) as proxy,
+        order_service(shop, proxy.url) as orders,
+    ):
         lost = orders.post("/order", json=body, headers=key)
         assert refusal(lost) == (503, "product_service_unavailable")
         assert shop.stock(lamp["pk"])["reserved"] == 4
@@ -533,26 +398,27 @@ def test_a_retry_after_a_lost_response_holds_nothing_of_the_first_attempt(
         assert shop.stock(lamp["pk"])["available"] == 10
 
 
-def settled(orders: CheckedClient) -> bool:
-    """Tell whether an order was made to fail."""
-    return 'orders_settled_total{outcome="failed"} 1.0' in orders.get("/metrics").text
-
-
 def test_an_order_whose_time_is_over_is_not_there_and_never_will_be(
-    shop: Shop, proxy: Proxy
+    shop: Shop,
 ) -> None:
+    def late(connection: Connection, _: int) -> None:
+        if connection.command == "PUT":
+            connection.keep_for_later()
+        else:
+            well(connection, 1)
+
     lamp = shop.add()
-    proxy.behave = lambda connection, _: (
-        connection.keep_for_later() if connection.command == "PUT" else well(connection, 1)
-    )
-    proxy.start(shop.products.url)
-    quick = {"product_service_timeout": 5, "order_timeout": 0.2}
-    with order_service(shop, proxy.url, settle_after=0.3, settle_interval=0.05, **quick) as orders:
+    quick = {"product_service_timeout": 5, "order_timeout": 0.2, "settle_after": 0.3}
+    with (
+        proxied(shop, late) as proxy,
+        order_service(shop, proxy.url, settle_interval=0.05, **quick) as orders,
+    ):
         response = orders.post("/order", json={"product_id": lamp["pk"], "quantity": 1})
         assert refusal(response) == (503, "request_timeout")
         order = f"/orders/{response.json()['order_id']}"
         assert orders.get(order).status_code == 404
-        wait_until(lambda: settled(orders))
+        failed = 'orders_settled_total{outcome="failed"} 1.0'
+        wait_until(lambda: failed in orders.get("/metrics").text)
         proxy.bring_what_is_late()
         assert orders.get(order).status_code == 404
         assert orders.get("/orders").json() == []
@@ -560,117 +426,47 @@ def test_an_order_whose_time_is_over_is_not_there_and_never_will_be(
 
 
 def test_no_reservation_is_asked_for_after_the_time_of_the_request(
-    shop: Shop, misbehave: Misbehave
+    shop: Shop,
 ) -> None:
-    url, server = misbehave(answer("503 Away", b""))
-    with order_service(
-        shop, url, order_timeout=0.15, settle_after=1, settle_interval=0.05
-    ) as orders:
+    quick = {"order_timeout": 0.15, "settle_after": 1, "settle_interval": 0.05}
+    with (
+        misbehaving(answer("503 Away", b"")) as (url, requests),
+        order_service(shop, url, **quick) as orders,
+    ):
         response = orders.post("/order", json={"product_id": new_pk(), "quantity": 1})
         assert refusal(response) == (503, "request_timeout")
-        asked = len(server.asked("PUT"))
-        wait_until(lambda: server.asked("DELETE"))  # by when all attempts would have been made
-        assert len(server.asked("PUT")) == asked > 0
+        before = len(asked(requests, "PUT"))
+        wait_until(lambda: asked(requests, "DELETE"))  # by when all attempts would have been made
+        assert len(asked(requests, "PUT")) == before > 0
 
 
 @pytest.mark.parametrize("order_timeout", [5, 120])
 def test_the_token_of_a_reservation_is_good_for_little_longer_than_its_request(
-    shop: Shop, misbehave: Misbehave, order_timeout: int
+    shop: Shop, order_timeout: int
 ) -> None:
-    url, server = misbehave(answer("404 Not Found", NOT_FOUND))
-    with order_service(shop, url, order_timeout=order_timeout) as orders:
+    with (
+        misbehaving(answer("404 Not Found", NOT_FOUND)) as (url, requests),
+        order_service(shop, url, order_timeout=order_timeout) as orders,
+    ):
         began = time.time()
         orders.post("/order", json={"product_id": new_pk(), "quantity": 1})
         ended = time.time()
-    [token] = re.findall(rb"Bearer (\S+)", server.asked("PUT")[0])
+    [token] = re.findall(rb"Bearer (\S+)", asked(requests, "PUT")[0])
     claims = jwt.decode(token, JWT_SECRET, algorithms=["HS256"], audience="shopsphere")
     assert (claims["sub"], claims["role"]) == ("order-service", "service")
     assert began + order_timeout <= claims["exp"] <= ended + order_timeout + 10
 
 
-# A line to Redis that breaks
-
-
-class Line(socketserver.ThreadingTCPServer):
-    """A line to a Redis. It breaks where the reply to a request with `fatal` in it would come."""
-
-    daemon_threads = True
-
-    def __init__(self, port: int, fatal: bytes) -> None:
-        super().__init__(("127.0.0.1", 0), _EndOfLine)
-        self.target = ("127.0.0.1", port)
-        self.fatal = fatal
-        self.is_broken = False
-        threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
-
-
-class _EndOfLine(socketserver.BaseRequestHandler):
-    server: Line
-
-    def handle(self) -> None:
-        if self.server.is_broken:
-            return
-        with socket.create_connection(self.server.target) as far:
-            replies = threading.Thread(target=self._hand_back, args=(far,), daemon=True)
-            replies.start()
-            while (request := self.request.recv(2**20)) and not self.server.is_broken:
-                self.server.is_broken = self.server.fatal in request
-                far.sendall(request)
-            far.shutdown(socket.SHUT_WR)
-            replies.join()
-
-    def _hand_back(self, far: socket.socket) -> None:
-        with contextlib.suppress(OSError):
-            while reply := far.recv(2**20):
-                if self.server.is_broken:
-                    self.request.shutdown(socket.SHUT_RDWR)
-                else:
-                    self.request.sendall(reply)
-
-
-@pytest.fixture
-def line(redis_server: RedisServer, request: pytest.FixtureRequest) -> Iterator[Line]:
-    """A line to the Redis of the whole run."""
-    with Line(redis_server.port, request.param) as line:
-        yield line
-        line.shutdown()
-
-
-on_redis = pytest.mark.parametrize("shop", ["redis"], indirect=True)
-
-
-@on_redis
-@pytest.mark.parametrize("line", [b"PLACED"], indirect=True)
-def test_an_order_that_was_placed_when_redis_was_cut_off_is_found_as_its_503_says(
-    shop: Shop, line: Line
+@pytest.mark.parametrize("shop", ["redis"], indirect=True)
+def test_a_503_before_the_order_was_noted_names_no_order(
+    shop: Shop, redis_server: RedisServer
 ) -> None:
     body = {"product_id": shop.add()["pk"], "quantity": 2}
-    key, prefix = {"Idempotency-Key": "mine"}, f"orders-{new_pk()}"
-    cut_off = Shop(
-        shop.products, shop.storage, shop.environment | {"REDIS_PORT": str(line.server_address[1])}
-    )
-    with order_service(cut_off, shop.products.url, redis_prefix=prefix) as orders:
-        response = orders.post("/order", json=body, headers=key)
-        assert refusal(response) == (503, "storage_unavailable")
-        assert orders.get("/orders").status_code == 503
-    with order_service(shop, shop.products.url, redis_prefix=prefix) as elsewhere:
-        placed = elsewhere.get(f"/orders/{response.json()['order_id']}")
-        assert (placed.status_code, placed.json()["status"]) == (200, "PLACED")
-        again = elsewhere.post("/order", json=body, headers=key)
-        assert (again.status_code, again.json()) == (201, placed.json())
-        assert again.headers["Idempotent-Replayed"] == "true"
-        assert elsewhere.get("/orders").json() == [placed.json()]
-    assert shop.stock(body["product_id"])["reserved"] == 2
-
-
-@on_redis
-@pytest.mark.parametrize("line", [b"place 0"], indirect=True)
-def test_a_503_before_the_order_was_noted_names_no_order(shop: Shop, line: Line) -> None:
-    body = {"product_id": shop.add()["pk"], "quantity": 2}
-    cut_off = Shop(
-        shop.products, shop.storage, shop.environment | {"REDIS_PORT": str(line.server_address[1])}
-    )
-    with order_service(cut_off, shop.products.url) as orders:
+    with (
+        closing(Line(redis_server.port)) as line,
+        order_service(shop, shop.products.url, redis_port=line.port) as orders,
+    ):
+        line.cut_after(b"place 0")
         response = orders.post("/order", json=body)
     assert refusal(response) == (503, "storage_unavailable")
     assert "order_id" not in response.json()
@@ -678,18 +474,20 @@ def test_a_503_before_the_order_was_noted_names_no_order(shop: Shop, line: Line)
 
 
 def test_the_product_service_is_told_request_id_storage_and_quantity(
-    shop: Shop, misbehave: Misbehave
+    shop: Shop,
 ) -> None:
-    url, server = misbehave(answer("404 Not Found", NOT_FOUND))
     lamp = new_pk()
-    with order_service(shop, url) as orders:
+    with (
+        misbehaving(answer("404 Not Found", NOT_FOUND)) as (url, requests),
+        order_service(shop, url) as orders,
+    ):
         response = orders.post(
             "/order",
             json={"product_id": lamp, "quantity": 3},
             headers={"X-Request-ID": "passed on"},
         )
     assert refusal(response) == (404, "product_not_found")
-    [received] = server.asked("PUT")
+    [received] = asked(requests, "PUT")
     head, _, body = received.decode().partition("\r\n\r\n")
     first, *headers = head.split("\r\n")
     assert re.fullmatch(rf"PUT /products/{lamp}/reservations/[0-9A-Z]{{26}} HTTP/1.1", first)

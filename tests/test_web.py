@@ -15,7 +15,7 @@ from starlette.testclient import TestClient
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from shopsphere import __version__
-from shopsphere.edge import Limits
+from shopsphere.layers import Limits
 from tests.apps import (
     BUILD,
     CheckedClient,

@@ -16,50 +16,46 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from shopsphere.deadline import Deadline
-from shopsphere.domain.errors import (
-    BodyTooLarge,
-    InvalidRequest,
-    NoSuchPath,
-    RequestTimedOut,
-    ShopError,
-)
+from shopsphere.domain import errors
 from shopsphere.domain.values import Role
 from shopsphere.error_answers import error_answer
 from shopsphere.logs import REQUEST_ID
 from shopsphere.metrics import RequestMetrics
+from shopsphere.settings import Settings
 from shopsphere.tokens import Caller
 
 log = logging.getLogger("shopsphere.request")
 
 MAX_BODY_BYTES = 64 * 1024
+EXPOSED_HEADERS = ("Idempotent-Replayed", "Link", "Location", "Retry-After", "X-Request-ID")
 
 _GOOD_REQUEST_ID = re.compile(rb"[\x21-\x7e]([\x20-\x7e]{0,126}[\x21-\x7e])?")
 
 
-class Edge:
+class RequestLog:
     """Request ids, metrics and the log line of each request.
 
     Where a service cannot start, the server is given one line instead of a traceback.
     """
 
-    def __init__(self, app: ASGIApp, state: State, *, logs_fields: bool) -> None:
-        """`logs_fields`: each log line also carries what it says as fields, for JSON."""
+    def __init__(self, app: ASGIApp, state: State) -> None:
         self.app = app
-        self.state = state
-        self._logs_fields = logs_fields
-        self.metrics = RequestMetrics()
+        self._state = state
+        self._metrics: RequestMetrics = state.metrics
+        settings: Settings = state.settings
+        self._logs_fields = settings.log_format == "json"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await self._lifespan(scope, receive, send)
         elif scope["type"] == "websocket":
-            await error_answer(NoSuchPath())(scope, receive, send)
+            await error_answer(errors.NoSuchPath())(scope, receive, send)
         else:
             await self._request(scope, receive, send)
 
     async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def send_one_line(message: Message) -> None:
-            line = getattr(self.state, "cannot_start", None)
+            line = getattr(self._state, "cannot_start", None)
             if message["type"] == "lifespan.startup.failed" and line:
                 message = {**message, "message": line}
             await send(message)
@@ -85,7 +81,7 @@ class Edge:
         await self.app(scope, receive, send_with_id)
         seconds = time.perf_counter() - started
         scope["method"] = method
-        self.metrics.count(scope, status, seconds)
+        self._metrics.count(scope, status, seconds)
         path = scope["raw_path"].decode("ascii", "backslashreplace")
         fields = _fields(scope, path, status, seconds) if self._logs_fields else None
         log.info("%s %s %s in %.1f ms", method, path, status, seconds * 1000, extra=fields)
@@ -133,24 +129,24 @@ class Limits:
                 deadline.reschedule(None)
             await send(message)
 
-        error: ShopError | None = None
+        error: errors.ShopError | None = None
         headers = dict(scope["headers"])
         has_body = b"content-length" in headers or b"transfer-encoding" in headers
         app = self._app_with_body if has_body else self.app
         try:
             if has_body and int(headers.get(b"content-length", b"0")) > MAX_BODY_BYTES:
-                raise BodyTooLarge
+                raise errors.BodyTooLarge
             async with asyncio.timeout(self._timeout_seconds) as deadline:
                 scope["shopsphere.deadline"] = Deadline(deadline.when() or 0, self._timeout_seconds)
                 await app(scope, receive, send_in_time)
-        except BodyTooLarge as too_large:
+        except errors.BodyTooLarge as too_large:
             error = too_large
         except Exception as unexpected:  # the last handler
             if isinstance(unexpected, TimeoutError) and deadline.expired():
-                error = RequestTimedOut()
+                error = errors.RequestTimedOut()
             else:
                 log.exception("unexpected error")
-                error = ShopError()
+                error = errors.ShopError()
         if error and not has_begun:
             await error_answer(error, scope.get("shopsphere.deadline"))(scope, receive, send)
 
@@ -158,24 +154,16 @@ class Limits:
 class Cors(CORSMiddleware):
     """CORS as starlette does it, but what it refuses is told in our shape."""
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """As starlette 1.10 does it, but a request without an Origin pays next to nothing."""
-
-        async def send_varying(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                message["headers"] = [*message.get("headers", ()), (b"vary", b"Origin")]
-            await send(message)
-
-        if scope["type"] != "http" or any(name == b"origin" for name, _ in scope["headers"]):
-            await super().__call__(scope, receive, send)
-        else:
-            await self.app(scope, receive, send_varying)
+    def __init__(self, app: ASGIApp, origins: list[str]) -> None:
+        super().__init__(
+            app, origins, allow_methods=["*"], allow_headers=["*"], expose_headers=EXPOSED_HEADERS
+        )
 
     def preflight_response(self, request_headers: Headers) -> Response:
         answer = super().preflight_response(request_headers)
         if answer.status_code == 200:
             return answer
-        refusal = error_answer(InvalidRequest(("Origin", "or method is not allowed (CORS)")))
+        refusal = error_answer(errors.InvalidRequest(("Origin", "or method is not allowed (CORS)")))
         refusal.headers["Vary"] = answer.headers["Vary"]
         return refusal
 
