@@ -1,9 +1,17 @@
 """Who calls in the tests: each with a token that the services take, or with none."""
 
+from functools import partial
+
+from starlette.testclient import TestClient
+
+from shopsphere.domain import people
 from shopsphere.domain.pks import new_pk
+from shopsphere.domain.records import UserRecord
 from shopsphere.domain.values import Role, User
+from shopsphere.records import Records
 from shopsphere.settings import Settings
 from shopsphere.tokens import Tokens
+from tests.apps import bearer
 
 SECRET = "a secret of the tests, of more than 32 bytes"
 METRICS_TOKEN = "a-token-for-prometheus"
@@ -20,11 +28,6 @@ CUSTOMER, ANOTHER, ADMINISTRATOR = USERS
 Headers = dict[str, str]
 
 
-def bearer(token: str) -> Headers:
-    """Return the header that carries this token."""
-    return {"Authorization": f"Bearer {token}"}
-
-
 PEOPLE: dict[str, Headers] = {
     "nobody": {},
     "customer": bearer(TOKENS.issue(CUSTOMER.pk, CUSTOMER.role)),
@@ -38,3 +41,18 @@ def settings(environment: dict[str, str]) -> Settings:
     """Return the settings that these variables make, whatever the environment says."""
     lower = {name.lower(): value for name, value in environment.items()}
     return Settings.model_validate({"bcrypt_rounds": 4, **lower})
+
+
+def enlist(client: TestClient, *users: User) -> None:
+    """Keep users whose pks are known beforehand, at the user service of this client."""
+    records: Records = client.app.state.opened.records  # type: ignore[attr-defined]  # a FastAPI
+
+    async def keep() -> None:
+        for user in users:
+            register = partial(
+                people.register, email=user.email, password_hash=user.password_hash, role=user.role
+            )
+            await records.change(register, UserRecord(pk=user.pk))
+
+    assert client.portal
+    client.portal.call(keep)

@@ -3,7 +3,6 @@
 import re
 from collections.abc import Iterator
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,14 +15,13 @@ from starlette.testclient import TestClient
 import order_service
 import product_service
 import user_service
-from shopsphere.access import guard, rule_of
-from shopsphere.domain import people
+from shopsphere.access import guard
 from shopsphere.domain.pks import new_pk
-from shopsphere.domain.records import Address, UserRecord
-from shopsphere.domain.values import Role, User
-from shopsphere.records import Records
+from shopsphere.domain.values import Role
 from shopsphere.tokens import Tokens
+from tests.apps import CheckedClient, bearer
 from tests.people import (
+    ANOTHER,
     CLOSED,
     CUSTOMER,
     METRICS_TOKEN,
@@ -31,10 +29,10 @@ from tests.people import (
     PEOPLE,
     SECRET,
     USERS,
-    bearer,
+    enlist,
     settings,
 )
-from tests.servers import ROOT, RedisServer, Service
+from tests.servers import ROOT, Service
 
 MODULES = (product_service, user_service, order_service)
 APPS: dict[str, FastAPI] = {each.app.state.service: each.app for each in MODULES}
@@ -68,30 +66,23 @@ TABLE = table()
 ALL_ROUTES = [(service, route) for service, app in APPS.items() for route in routes(app)]
 
 
-async def enlist(records: Records, user: User) -> None:
-    """Keep a user whose pk is known beforehand."""
-    register = partial(
-        people.register, email=user.email, password_hash=user.password_hash, role=user.role
-    )
-    await records.change(register, UserRecord(pk=user.pk))
-    await records.change(partial(people.claim, user_pk=user.pk), Address(pk=f"@{user.email}"))
-
-
 class Shop:
     """The three services in this process, and a product service that the order service calls."""
 
     def __init__(self, stack: ExitStack, folder: Path, environment: dict[str, str]) -> None:
-        stock = Service("product", folder / "product.log", 0, **environment).start()
-        stack.callback(stock.stop)
-        environment = {**environment, "PRODUCT_SERVICE_URL": stock.url}
-        apps = {app.state.service: app for app in (m.build(settings(environment)) for m in MODULES)}
-        self.clients = {name: stack.enter_context(TestClient(app)) for name, app in apps.items()}
-        portal = self.clients["user"].portal
-        assert portal
-        for user in USERS:
-            portal.call(enlist, apps["user"].state.opened.records, user)
+        self.is_closed = environment["AUTH_REQUIRED"] == "true"
+        self.stock = Service("product", folder / "product.log", 0, **environment).start()
+        stack.callback(self.stock.stop)
+        environment = {**environment, "PRODUCT_SERVICE_URL": self.stock.url}
+        self.clients = {
+            module.app.state.service: stack.enter_context(
+                CheckedClient(module.build(settings(environment)))
+            )
+            for module in MODULES
+        }
+        enlist(self.clients["user"], *USERS)
         product = {"name": "Laptop", "price": 999.99, "quantity": 1_000}
-        made = stock.post("/products", product, headers=PEOPLE["administrator"])
+        made = self.stock.post("/products", product, headers=PEOPLE["administrator"])
         self.product_pk = str(made.json()["pk"])
 
     def ask(
@@ -127,20 +118,14 @@ class Shop:
 def shop(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Shop]:
-    """A shop, as the parameter says: on which storage, and closed or open."""
-    storage, mode = request.param.split()
-    environment = {"USE_REDIS": "false"}
-    if storage == "redis":
-        server: RedisServer = request.getfixturevalue("redis_server")
-        environment = {"USE_REDIS": "required", "REDIS_PORT": str(server.port)}
-        environment["REDIS_PREFIX"] = f"access:{mode}"
-    environment |= CLOSED if mode == "closed" else OPEN
+    """A shop in memory, closed or open as the parameter says."""
+    mode = CLOSED if request.param == "closed" else OPEN
     with ExitStack() as stack:
-        yield Shop(stack, tmp_path_factory.mktemp("shop"), environment)
+        yield Shop(stack, tmp_path_factory.mktemp("shop"), {"USE_REDIS": "false", **mode})
 
 
-closed = pytest.mark.parametrize("shop", ["memory closed", "redis closed"], indirect=True)
-opened = pytest.mark.parametrize("shop", ["memory open", "redis open"], indirect=True)
+closed = pytest.mark.parametrize("shop", ["closed"], indirect=True)
+opened = pytest.mark.parametrize("shop", ["open"], indirect=True)
 every_route = pytest.mark.parametrize(("service", "route"), ALL_ROUTES)
 
 
@@ -155,61 +140,34 @@ def test_a_route_without_a_rule_stops_the_start() -> None:
         guard(cast(APIRoute, router.routes[0]))
 
 
-@every_route
-def test_openapi_says_of_a_route_whether_it_takes_a_token(service: str, route: str) -> None:
-    method, path = route.split(" ")
-    operation = APPS[service].openapi()["paths"][path][method.lower()]
-    takes_token = rule_of(routes(APPS[service])[route]) is not None
-    assert ("security" in operation) == takes_token
-    if takes_token:
-        refusals = [operation["responses"][status]["content"] for status in ("401", "403")]
-        codes = [set(content["application/json"]["examples"]) for content in refusals]
-        assert "invalid_token" in codes[0]
-        assert codes[1] == {"forbidden"}
-
-
 @pytest.mark.parametrize("environment", [OPEN, CLOSED], ids=["open", "closed"])
 @pytest.mark.parametrize("module", MODULES)
-def test_openapi_says_that_a_token_is_optional_where_it_is(
+def test_openapi_says_where_a_token_is_taken_and_where_it_is_optional(
     module: Any, environment: dict[str, str]
 ) -> None:
     app = module.build(settings(environment))
     for route in routes(app):
         method, path = route.split(" ")
-        security = app.openapi()["paths"][path][method.lower()].get("security", [{}])
-        nobody = TABLE[route]["nobody"]
+        operation, nobody = app.openapi()["paths"][path][method.lower()], TABLE[route]["nobody"]
+        assert ("security" in operation) == (nobody != "yes"), route
+        assert ({"401", "403"} <= {*operation["responses"]}) == (nobody != "yes"), route
         is_optional = nobody == "yes" or (environment is OPEN and "**" not in nobody)
-        assert ({} in security) == is_optional, route
+        assert ({} in operation.get("security", [{}])) == is_optional, route
 
 
-@closed
+@pytest.mark.parametrize("shop", ["closed", "open"], indirect=True)
 @every_route
 def test_a_route_lets_in_whom_the_table_says(shop: Shop, service: str, route: str) -> None:
-    expected = {who: cell.strip("*").replace("yes", LET_IN) for who, cell in TABLE[route].items()}
+    expected = {
+        who: cell.strip("*").replace("yes", LET_IN) if shop.is_closed or "**" in cell else LET_IN
+        for who, cell in TABLE[route].items()
+    }
     assert {who: shop.outcome(service, route, who) for who in PEOPLE} == expected
-
-
-@opened
-@every_route
-def test_an_open_shop_lets_in_everybody_but_where_the_table_is_bold(
-    shop: Shop, service: str, route: str
-) -> None:
-    cells = TABLE[route].items()
-    expected = {who: cell.strip("*") if "**" in cell else LET_IN for who, cell in cells}
-    assert {who: shop.outcome(service, route, who) for who in PEOPLE} == expected
-
-
-@pytest.mark.parametrize("shop", ["memory closed", "memory open"], indirect=True)
-@pytest.mark.parametrize("route", sorted(DOCS))
-def test_the_docs_are_open_to_everybody(shop: Shop, route: str) -> None:
-    path = route.removeprefix("GET ")
-    answers = [client.get(path).status_code for client in shop.clients.values()]
-    assert set(answers) == {200}
 
 
 @closed
 @every_route
-@pytest.mark.parametrize("body", [b"{", b"\xff\xfe", b"[]"], ids=["broken", "no text", "array"])
+@pytest.mark.parametrize("body", [b"{", b"\xff\xfe"], ids=["broken", "no text"])
 def test_who_you_are_comes_before_what_you_ask(
     shop: Shop, service: str, route: str, body: bytes
 ) -> None:
@@ -232,17 +190,6 @@ def test_a_bad_token_is_refused_in_an_open_shop_where_one_could_matter(
     answer = shop.clients[service].request(method, path, headers=bearer("bad"))
     could_matter = set(TABLE[route].values()) != {"yes"} and not route.endswith("/metrics")
     assert (answer.status_code == 401) == could_matter
-    if could_matter:
-        assert answer.headers["WWW-Authenticate"] == "Bearer"
-        assert answer.json()["code"] == "invalid_token"
-
-
-@closed
-def test_a_refusal_says_what_is_needed(shop: Shop) -> None:
-    nobody = shop.ask("product", "POST", "/products")
-    assert nobody.headers["WWW-Authenticate"] == "Bearer"
-    assert nobody.json()["code"] == "invalid_token"
-    assert shop.ask("product", "POST", "/products", "customer").json()["code"] == "forbidden"
 
 
 @closed
@@ -255,14 +202,6 @@ def test_the_order_of_another_is_as_if_it_did_not_exist(shop: Shop, method: str,
     assert (of_customer.status_code, of_customer.json()) == (404, of_nobody.json())
     assert of_customer.json()["code"] == "order_not_found"
     assert shop.ask("order", "GET", f"/orders/{order['pk']}", "customer").json() == order
-
-
-@closed
-def test_an_administrator_cancels_and_ships_the_orders_of_others(shop: Shop) -> None:
-    for command, status in (("cancel", "CANCELLED"), ("ship", "SHIPPED")):
-        path = f"/orders/{shop.order('customer')['pk']}/{command}"
-        answer = shop.ask("order", "POST", path, "administrator")
-        assert (answer.json()["status"], answer.json()["user_id"]) == (status, CUSTOMER.pk)
 
 
 @closed
@@ -310,8 +249,7 @@ def test_the_idempotency_key_of_another_is_as_if_it_did_not_exist(shop: Shop) ->
     key = new_pk()
     orders = [shop.order(who, key) for who in ("customer", "another customer", "customer")]
     assert orders[0] == orders[2]
-    assert orders[0]["pk"] != orders[1]["pk"]
-    assert orders[0]["user_id"] != orders[1]["user_id"]
+    assert (orders[0]["user_id"], orders[1]["user_id"]) == (CUSTOMER.pk, ANOTHER.pk)
 
 
 @opened
@@ -342,17 +280,15 @@ def test_nobody_reads_the_metrics_of_a_closed_shop_without_a_metrics_token() -> 
             assert client.get("/metrics", headers=headers).status_code == 403
 
 
+@closed
 def test_an_order_service_with_another_secret_says_in_its_log_what_is_wrong(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    shop: Shop, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    environment = {"USE_REDIS": "false", **CLOSED}
-    with ExitStack() as stack:
-        stock = Service("product", tmp_path / "product.log", 0, **environment).start()
-        stack.callback(stock.stop)
-        environment |= {"JWT_SECRET": f"another {SECRET}", "PRODUCT_SERVICE_URL": stock.url}
-        orders = stack.enter_context(TestClient(order_service.build(settings(environment))))
-        token = Tokens(environment["JWT_SECRET"], 60).issue(CUSTOMER.pk, Role.USER)
-        body = {"product_id": new_pk(), "quantity": 1}
+    secret = f"another {SECRET}"
+    others = CLOSED | {"JWT_SECRET": secret, "PRODUCT_SERVICE_URL": shop.stock.url}
+    token = Tokens(secret, 60).issue(CUSTOMER.pk, Role.USER)
+    body = {"product_id": new_pk(), "quantity": 1}
+    with TestClient(order_service.build(settings({"USE_REDIS": "false"} | others))) as orders:
         answer = orders.post("/order", headers=bearer(token), json=body)
     assert (answer.status_code, answer.json()["code"]) == (503, "product_service_unavailable")
     assert "JWT_SECRET has to be the same" in capsys.readouterr().err

@@ -9,17 +9,16 @@ import pytest
 from httpx2 import Response
 from starlette.testclient import TestClient
 
-import product_service
 import user_service
 from shopsphere.accounts.users import Users
 from shopsphere.administrator import ensure_administrator
 from shopsphere.domain.errors import CannotStart
 from shopsphere.domain.values import Role, User
 from shopsphere.passwords import Passwords
-from shopsphere.settings import Settings
 from storage import open_storage
-from tests.people import CLOSED, OPEN, SECRET, TOKENS, bearer, settings
-from tests.servers import RedisServer, Service, wait_until
+from tests.apps import bearer
+from tests.people import CLOSED, TOKENS, settings
+from tests.servers import RedisServer, Service
 
 EMAIL, PASSWORD = "boss@example.com", "the boss's password"
 ADMIN = {"ADMIN_EMAIL": EMAIL, "ADMIN_PASSWORD": PASSWORD}
@@ -41,118 +40,70 @@ def role_of(answer: Response) -> Role:
     return TOKENS.read(answer.json()["access_token"]).role
 
 
-REFUSED: dict[str, tuple[dict[str, str], str]] = {
-    "the default secret": ({"AUTH_REQUIRED": "true"}, "JWT_SECRET"),
-    "the default secret, set": ({"AUTH_REQUIRED": "1", "JWT_SECRET": "supersecret"}, "JWT_SECRET"),
-    "an empty secret": ({"AUTH_REQUIRED": "true", "JWT_SECRET": ""}, "JWT_SECRET"),
-    "a secret of 31 bytes": ({"AUTH_REQUIRED": "true", "JWT_SECRET": "x" * 31}, "JWT_SECRET"),
-    "an address alone": ({"ADMIN_EMAIL": EMAIL}, "ADMIN_PASSWORD"),
-    "a password alone": ({"ADMIN_PASSWORD": PASSWORD}, "ADMIN_PASSWORD"),
-    "an address alone, closed": ({**CLOSED, "ADMIN_EMAIL": EMAIL}, "ADMIN_PASSWORD"),
-    "neither true nor false": ({"AUTH_REQUIRED": "perhaps"}, "AUTH_REQUIRED"),
-    "a metrics token with a space": ({"METRICS_TOKEN": "two words"}, "METRICS_TOKEN"),
-    **{
-        f"a login limit of {limit}": ({"LOGIN_LIMIT": limit}, "LOGIN_LIMIT")
-        for limit in (
-            "10", "ten/minute", "10/fortnight", "0/minute", "-1/minute", "10/minute;5/second",
-            "1/99999999999 year", "10/minute or so",
-        )
-    },
-}  # fmt: skip
+REFUSED: dict[str, tuple[str, dict[str, str]]] = {
+    "the default secret": ("JWT_SECRET", {"AUTH_REQUIRED": "true"}),
+    "31 bytes": ("JWT_SECRET", {"AUTH_REQUIRED": "true", "JWT_SECRET": "x" * 31}),
+    "a password alone": ("ADMIN_PASSWORD", {"ADMIN_PASSWORD": PASSWORD}),
+    "an address alone": ("ADMIN_PASSWORD", {**CLOSED, "ADMIN_EMAIL": EMAIL}),
+    "a metrics token with a space": ("METRICS_TOKEN", {"METRICS_TOKEN": "two words"}),
+    "an unknown period": ("LOGIN_LIMIT", {"LOGIN_LIMIT": "10/fortnight"}),
+    "no failure at all": ("LOGIN_LIMIT", {"LOGIN_LIMIT": "0/minute"}),
+    "two limits": ("LOGIN_LIMIT", {"LOGIN_LIMIT": "10/minute;5/second"}),
+    "no end": ("LOGIN_LIMIT", {"LOGIN_LIMIT": "1/99999999999 year"}),
+    "no address": ("ADMIN_EMAIL", {**ADMIN, "ADMIN_EMAIL": "boss"}),
+    "a short password": ("ADMIN_PASSWORD", {**ADMIN, "ADMIN_PASSWORD": "1234567"}),
+    "a long password": ("ADMIN_PASSWORD", {**ADMIN, "ADMIN_PASSWORD": "x" * 129}),
+}
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_a_wrong_setting_is_refused_in_one_line_that_names_it_and_tells_no_secret(
+def test_what_is_wrong_is_told_in_one_line_that_names_it_and_tells_no_secret(
     case: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    environment, variable = REFUSED[case]
-    for name, value in environment.items():
+    variable, environment = REFUSED[case]
+    for name, value in {"USE_REDIS": "false", **environment}.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(CannotStart) as refusal:
-        Settings.load()
-    line = str(refusal.value)
+    app = user_service.build()
+    with pytest.raises(CannotStart), TestClient(app):
+        pass
+    line = app.state.cannot_start
     assert line.startswith(variable)
-    assert line.count("Set it in the environment") == 1
     assert "\n" not in line
-    secrets = {environment.get(name) for name in ("JWT_SECRET", "ADMIN_PASSWORD", "METRICS_TOKEN")}
+    secrets = {environment.get(name) for name in ("JWT_SECRET", "ADMIN_PASSWORD")}
     assert not [secret for secret in secrets if secret and secret in line]
 
 
 @pytest.mark.parametrize(
     "environment",
     [
-        {"AUTH_REQUIRED": "true", "JWT_SECRET": "x" * 32},
         {"AUTH_REQUIRED": "true", "JWT_SECRET": "ü" * 16},
-        {"AUTH_REQUIRED": "false", "JWT_SECRET": "short"},
-        {"ADMIN_EMAIL": "", "ADMIN_PASSWORD": ""},
-        ADMIN,
+        {"AUTH_REQUIRED": "false", "JWT_SECRET": "short", "ADMIN_EMAIL": "", "ADMIN_PASSWORD": ""},
         {"LOGIN_LIMIT": "100/2 hours"},
         {"LOGIN_LIMIT": "1 per second"},
     ],
 )
-def test_a_right_setting_is_taken(
-    environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    assert Settings.load()
+def test_a_right_setting_is_taken(environment: dict[str, str]) -> None:
+    assert settings(environment)
 
 
-def test_settings_show_no_secret_when_they_are_printed() -> None:
-    shown = repr(settings({**CLOSED, **ADMIN}))
-    for secret in (SECRET, PASSWORD, CLOSED["METRICS_TOKEN"]):
-        assert secret not in shown
-
-
-@pytest.mark.parametrize(
-    ("variable", "wrong"),
-    [
-        ("ADMIN_EMAIL", "boss"),
-        ("ADMIN_EMAIL", f"boss@{'x' * 320}.example"),
-        ("ADMIN_PASSWORD", "1234567"),
-        ("ADMIN_PASSWORD", "x" * 129),
-    ],
-    ids=["no address", "a long address", "a short password", "a long password"],
-)
-def test_an_administrator_who_could_not_register_is_refused_in_one_line(
-    variable: str, wrong: str
-) -> None:
-    app = user_service.build(settings({"USE_REDIS": "false", **OPEN, **ADMIN, variable: wrong}))
-    with pytest.raises(CannotStart) as refusal, TestClient(app):
-        pass
-    line = app.state.cannot_start
-    assert line == str(refusal.value)
-    assert line.startswith(variable)
-    assert "\n" not in line
-    assert not [secret for secret in (PASSWORD, "1234567", "x" * 129) if secret in line]
-
-
-@pytest.mark.parametrize("name", ["product", "user", "order"])
-def test_a_service_with_the_default_secret_ends_with_one_line(name: str, tmp_path: Path) -> None:
-    service = Service(name, tmp_path / "log", USE_REDIS="false", AUTH_REQUIRED="true")
-    service.start(wait=False)
-    wait_until(lambda: service.process.poll() is not None, why="it ends")
-    log = service.log.read_text()
-    assert service.process.returncode != 0
-    assert "ERROR:    JWT_SECRET must be" in log
-    assert "Traceback" not in log
-
-
-def test_the_administrator_is_made_at_the_start(storage_environment: dict[str, str]) -> None:
-    with user_service_with({**storage_environment, **ADMIN}) as users:
-        answer = log_in(users, PASSWORD)
-        token = answer.json()["access_token"]
-        assert users.get("/me", headers=bearer(token)).json()["email"] == EMAIL
-    assert role_of(answer) is Role.ADMIN
-    with TestClient(product_service.build(settings({"USE_REDIS": "false", **CLOSED}))) as products:
-        body = {"name": "Laptop", "price": 999.99, "quantity": 10}
-        assert products.post("/products", json=body, headers=bearer(token)).status_code == 201
-
-
-def test_an_open_shop_has_its_administrator_too(storage_environment: dict[str, str]) -> None:
-    app = user_service.build(settings({**storage_environment, **OPEN, **ADMIN}))
-    with TestClient(app) as users:
-        assert role_of(log_in(users, PASSWORD)) is Role.ADMIN
+def test_a_service_that_cannot_start_ends_with_one_line(tmp_path: Path) -> None:
+    server = RedisServer(tmp_path)
+    redis = {"USE_REDIS": "required", "REDIS_PORT": str(server.port), **ADMIN}
+    try:
+        server.client.config_set("min-replicas-to-write", 1)
+        for environment, line in (
+            ({**redis, **CLOSED}, "The administrator of ADMIN_EMAIL cannot be made"),
+            ({"AUTH_REQUIRED": "true"}, "ERROR:    JWT_SECRET must be"),
+        ):
+            service = Service("user", tmp_path / "user.log", 0, **environment)
+            service.start(wait=False)
+            assert service.process.wait(30) != 0
+            log = service.log.read_text()
+            assert line in log
+            assert "Traceback" not in log
+    finally:
+        server.client.close()
+        server.stop()
 
 
 def test_somebody_who_registers_is_no_administrator(storage_environment: dict[str, str]) -> None:
@@ -172,40 +123,26 @@ def redis_environment(redis_server: RedisServer) -> dict[str, str]:
     return {"USE_REDIS": "required", "REDIS_PORT": str(redis_server.port)}
 
 
-def test_a_changed_password_takes_effect_at_the_next_start(
-    redis_environment: dict[str, str],
+def test_the_administrator_is_as_the_settings_of_the_last_start_that_named_one_say(
+    redis_environment: dict[str, str], redis_server: RedisServer
 ) -> None:
+    def account() -> tuple[str, dict[str, str]]:
+        [key] = redis_server.client.scan_iter("shopsphere:user:*")
+        return str(key), redis_server.client.hgetall(key)
+
     with user_service_with({**redis_environment, **ADMIN}) as users:
-        pk = TOKENS.read(log_in(users, PASSWORD).json()["access_token"]).user_id
+        assert role_of(log_in(users, PASSWORD)) is Role.ADMIN
+        first = account()
+    with user_service_with({**redis_environment, **ADMIN}):
+        assert account() == first
+    with user_service_with(redis_environment) as users:
+        assert role_of(log_in(users, PASSWORD)) is Role.ADMIN
     changed = {**ADMIN, "ADMIN_PASSWORD": ANOTHER_PASSWORD}
     with user_service_with({**redis_environment, **changed}) as users:
         assert log_in(users, PASSWORD).status_code == 401
         answer = log_in(users, ANOTHER_PASSWORD)
     assert role_of(answer) is Role.ADMIN
-    assert TOKENS.read(answer.json()["access_token"]).user_id == pk
-
-
-def test_a_start_with_the_same_password_leaves_the_account_as_it_is(
-    redis_environment: dict[str, str], redis_server: RedisServer
-) -> None:
-    def account() -> dict[str, str]:
-        [key] = redis_server.client.scan_iter("shopsphere:user:*")
-        fields: dict[str, str] = redis_server.client.hgetall(key)
-        return fields
-
-    with user_service_with({**redis_environment, **ADMIN}):
-        first = account()
-    with user_service_with({**redis_environment, **ADMIN}):
-        assert account() == first
-
-
-def test_an_administrator_whom_no_setting_names_any_more_stays_one(
-    redis_environment: dict[str, str],
-) -> None:
-    with user_service_with({**redis_environment, **ADMIN}):
-        pass
-    with user_service_with(redis_environment) as users:
-        assert role_of(log_in(users, PASSWORD)) is Role.ADMIN
+    assert account()[0] == first[0]
 
 
 def test_who_registered_the_address_before_is_no_administrator(
@@ -224,22 +161,6 @@ def test_who_registered_the_address_before_is_no_administrator(
     assert role_of(answer) is Role.ADMIN
     assert TOKENS.read(answer.json()["access_token"]).user_id == pk
     assert TOKENS.read(old_token).role is Role.USER
-
-
-def test_several_workers_that_start_at_once_make_one_administrator(
-    redis_environment: dict[str, str], redis_server: RedisServer, tmp_path: Path
-) -> None:
-    environment = {**redis_environment, **CLOSED, **ADMIN}
-    service = Service("user", tmp_path / "user.log", 0, **environment)
-    try:
-        service.start("--workers", "3")
-        wait_until(lambda: service.log.read_text().count("startup complete") == 3)
-        body = {"email": EMAIL, "password": PASSWORD}
-        answers = [service.post("/login", body).status_code for _ in range(6)]
-    finally:
-        service.stop()
-    assert answers == [200] * 6
-    assert len(list(redis_server.client.scan_iter("shopsphere:user:*"))) == 1
 
 
 @pytest.mark.parametrize("is_taken", [False, True], ids=["free", "taken"])
@@ -266,20 +187,3 @@ def test_many_at_once_agree_on_one_administrator_whoever_had_the_address(
     assert found
     assert found.role is Role.ADMIN
     assert right == [True, False]
-
-
-def test_a_start_while_redis_cannot_write_says_so_in_one_line(tmp_path: Path) -> None:
-    server = RedisServer(tmp_path)
-    environment = {"USE_REDIS": "required", "REDIS_PORT": str(server.port), **CLOSED, **ADMIN}
-    service = Service("user", tmp_path / "user.log", 0, **environment)
-    try:
-        server.client.config_set("min-replicas-to-write", 1)
-        service.start(wait=False)
-        wait_until(lambda: service.process.poll() is not None, why="it ends")
-    finally:
-        service.stop()
-        server.client.close()
-        server.stop()
-    log = service.log.read_text()
-    assert "The administrator of ADMIN_EMAIL cannot be made" in log
-    assert "Traceback" not in log

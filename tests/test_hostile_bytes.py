@@ -1,53 +1,39 @@
 """What somebody sends who speaks no proper HTTP, or takes all the time there is."""
 
 import itertools
-import json
 import re
 import socket
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, suppress
-from pathlib import Path
+from contextlib import suppress
 
 import pytest
 
 from tests.people import CLOSED, PEOPLE, SECRET
-from tests.servers import Service, wait_until
-
-KINDS = ["user", "product", "order", "product on h11"]
-POSTS = {
-    "user": ("/register", "nobody"),
-    "product": ("/products", "administrator"),
-    "order": ("/order", "customer"),
-}
-"""What each service is sent with a body, and by whom."""
+from tests.servers import Service
 
 
-@pytest.fixture(scope="module")
-def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Service]]:
-    """The three services of a closed shop, which give up after a second; one also on h11."""
-    folder = tmp_path_factory.mktemp("hostile")
+@pytest.fixture(scope="module", params=["HttpTools", "H11"])
+def started(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Service]:
+    """A product service of a closed shop on each protocol, which gives up after a second."""
     environment = {"ORDER_TIMEOUT": "1", "LOG_LEVEL": "DEBUG", "USE_REDIS": "false", **CLOSED}
-    started = {kind: Service(kind.split()[0], folder / kind, 0, **environment) for kind in KINDS}
-    with ExitStack() as stack:
-        for kind, service in started.items():
-            service.start("--http", "h11" if "h11" in kind else "httptools", wait=False)
-            stack.callback(service.stop)
-        for service in started.values():
-            wait_until(service.answers, 30)
-        yield started
+    service = Service("product", tmp_path_factory.mktemp("hostile") / "log", 0, **environment)
+    try:
+        yield service.start("--http", f"shopsphere.slow_clients:{request.param}")
+    finally:
+        service.stop()
 
 
-@pytest.fixture(params=KINDS)
-def service(services: dict[str, Service], request: pytest.FixtureRequest) -> Iterator[Service]:
-    """Each in turn. Afterwards it serves, and its log has no traceback and no secret."""
-    service = services[request.param]
-    yield service
-    assert service.get("/ready").ok
-    log = service.log.read_text()
-    assert "Traceback" not in log
-    tokens = [headers["Authorization"].split()[1] for headers in PEOPLE.values() if headers]
-    assert not [secret for secret in (SECRET, *tokens) if secret in log]
+@pytest.fixture
+def service(started: Service) -> Iterator[Service]:
+    """The service. Afterwards it serves, and its log has no traceback and no secret."""
+    yield started
+    assert started.get("/ready").ok
+    log = started.log.read_text()
+    secrets = [SECRET, PEOPLE["administrator"]["Authorization"].split()[1]]
+    assert not [text for text in ("Traceback", *secrets) if text in log]
 
 
 def talk(service: Service, pieces: Iterable[bytes], wait: float = 0) -> bytes:
@@ -72,18 +58,10 @@ def talk(service: Service, pieces: Iterable[bytes], wait: float = 0) -> bytes:
     return received
 
 
-def at_once(service: Service, talks: dict[str, Iterable[bytes]]) -> dict[str, bytes]:
-    """Have these talks at the same time, with waits in between; return what came of each."""
-    with ThreadPoolExecutor(len(talks)) as threads:
-        came = threads.map(lambda pieces: talk(service, pieces, 0.05), talks.values())
-        return dict(zip(talks, came, strict=True))
-
-
-def head(service: Service, *more: str) -> bytes:
+def head(*more: str) -> bytes:
     """Return the head of a request with a body, of somebody who may send it."""
-    path, who = POSTS[service.name]
-    lines = [f"POST {path} HTTP/1.1", "Host: x", "Content-Type: application/json", *more]
-    lines += [f"{name}: {value}" for name, value in PEOPLE[who].items()]
+    lines = ["POST /products HTTP/1.1", "Host: x", "Content-Type: application/json", *more]
+    lines += [f"{name}: {value}" for name, value in PEOPLE["administrator"].items()]
     return "\r\n".join([*lines, "", ""]).encode()
 
 
@@ -96,115 +74,69 @@ def statuses(received: bytes) -> list[int]:
     return [int(status) for status in re.findall(rb"HTTP/1\.1 (\d{3}) ", received)]
 
 
-def code(received: bytes) -> str:
-    """Return the code of the one error that was answered."""
-    return str(json.loads(received.partition(b"\r\n\r\n")[2])["code"])
-
-
-def test_a_client_that_never_says_what_it_wants_is_given_up(service: Service) -> None:
+def test_slow_clients_are_given_up_all_at_once(service: Service) -> None:
     whole, begun = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", b"GET / HTTP/1.1\r\nX: "
-    talks = {
-        "silent": [b""],
-        "stops in its first line": [b"GET "],
-        "stops in a header": [begun],
-        "trickles a header": trickle(begun, b"x"),
-        "trickles headers": trickle(begun, b"x\r\nX: "),
-        "trickles after a good request": trickle(whole + begun, b"x"),
-    }
-    received = at_once(service, talks)
-    assert statuses(received.pop("trickles after a good request")) == [200]
-    assert set(received.values()) == {b""}
+    counted, chunked = head("Content-Length: 50000"), head("Transfer-Encoding: chunked")
+    talks: list[tuple[list[int], Iterable[bytes]]] = [
+        ([], [b""]),
+        ([], [b"GET "]),
+        ([], trickle(begun, b"x")),
+        ([], trickle(begun, b"x\r\nX: ")),
+        ([200], trickle(whole + begun, b"x")),
+        ([503], [head("Content-Length: 50", "Connection: close"), b'{"name": ']),
+        ([503], trickle(counted, b" ")),
+        ([503], trickle(chunked, b"1\r\n \r\n")),
+    ]
+    with ThreadPoolExecutor(len(talks)) as threads:
+        came = list(threads.map(lambda pieces: talk(service, pieces[1], 0.05), talks))
+    assert [statuses(received) for received in came] == [expected for expected, _ in talks]
+    assert all(b'"code": "request_timeout"' in received for received in came[-3:])
 
 
-AFTER_A_BODY = b" HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nX: "
-ENDLESS = (
-    b"GET /",
-    b"GET / HTTP/1.1\r\nX: ",
-    b"GET /" + AFTER_A_BODY,
-    b"POST /products" + AFTER_A_BODY,
-)
+ENDLESS = {
+    "a line": b"GET /",
+    "a header": b"GET / HTTP/1.1\r\nX: ",
+    "a trailer": b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nX: ",
+}
 
 
-@pytest.mark.parametrize("http", ["httptools", "h11"])
-def test_a_head_that_never_ends_is_cut_off_long_before_its_time_is_over(
-    http: str, tmp_path: Path
+@pytest.mark.parametrize("begun", ENDLESS.values(), ids=ENDLESS)
+def test_what_never_ends_is_cut_off_long_before_all_was_sent(
+    service: Service, begun: bytes
 ) -> None:
-    service = Service("product", tmp_path / "log", 0, USE_REDIS="false", ORDER_TIMEOUT="120")
     sent = 0
 
-    def endless(begun: bytes) -> Iterator[bytes]:
+    def endless() -> Iterator[bytes]:
         nonlocal sent
         yield begun
-        sent = 0
         while sent < 100_000_000:
             sent += 65536
             yield b"x" * 65536
 
-    try:
-        service.start("--http", http)
-        for begun in ENDLESS:
-            assert statuses(talk(service, endless(begun))) in ([], [200], [400])
-            assert sent < 50_000_000  # how much the kernel holds between the two is not known
-        assert service.get("/").ok
-    finally:
-        service.stop()
+    assert statuses(talk(service, endless())) in ([], [400], [404], [405])
+    assert sent < 50_000_000  # how much the kernel holds between the two is not known
 
 
-def test_a_body_that_takes_its_time_is_given_up(service: Service) -> None:
-    counted, chunked = head(service, "Content-Length: 50000"), "Transfer-Encoding: chunked"
-    talks = {
-        "stops": [head(service, "Content-Length: 50", "Connection: close"), b'{"name": '],
-        "trickles": trickle(counted, b" "),
-        "trickles chunks": trickle(head(service, chunked), b"1\r\n \r\n"),
-    }
-    for received in at_once(service, talks).values():
-        assert (statuses(received), code(received)) == ([503], "request_timeout")
+@pytest.mark.parametrize("started", ["HttpTools"], indirect=True)
+def test_who_asks_without_end_before_an_answer_is_cut_off(service: Service) -> None:
+    asked = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" * 20_000
+    last = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    assert len(statuses(talk(service, [asked + last]))) < 20_000
 
 
 def test_a_chunked_body_that_never_ends_is_413(service: Service) -> None:
     chunk = b"2000\r\n" + b" " * 0x2000 + b"\r\n"
-    chunked = head(service, "Transfer-Encoding: chunked", "Connection: close")
+    chunked = head("Transfer-Encoding: chunked", "Connection: close")
     received = talk(service, trickle(chunked, chunk), wait=0.01)
-    assert (statuses(received), code(received)) == ([413], "body_too_large")
+    assert statuses(received) == [413]
+    assert b'"code": "body_too_large"' in received
 
 
-def test_a_connection_brings_as_many_heads_as_it_likes(service: Service) -> None:
+def test_what_is_sent_around_heads_and_bodies_counts_anew_each_time(service: Service) -> None:
     heads = [b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"y" * 10_000 + b"\r\n\r\n"] * 20
-    last = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
-    assert statuses(talk(service, [*heads, last], wait=0.1)) == [200] * 21
-
-
-def test_who_asks_without_end_before_an_answer_is_cut_off(services: dict[str, Service]) -> None:
-    asked = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" * 20_000
-    last = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
-    assert len(statuses(talk(services["product"], [asked + last]))) < 20_000
-
-
-def test_a_body_in_tiny_chunks_is_read_to_its_end_however_much_is_sent_around_it(
-    service: Service,
-) -> None:
-    chunks = b"1;%b\r\n \r\n" % (b"x" * 100) * 5000 + b"2\r\n{}\r\n0\r\nX: y\r\n\r\n"
-    received = talk(
-        service, [head(service, "Transfer-Encoding: chunked", "Connection: close") + chunks]
-    )
-    assert (statuses(received), code(received)) == ([400], "invalid_request")
-
-
-def test_an_offer_of_http_2_is_ignored_on_h11_and_costs_httptools_the_body(
-    service: Service, services: dict[str, Service]
-) -> None:
-    body = b'{"name": "Lamp", "price": 5, "quantity": 1}'
-    offer = [
-        "Connection: Upgrade, HTTP2-Settings, close",
-        "Upgrade: h2c",
-        "HTTP2-Settings: AAMAAABk",
-    ]
-    request = head(service, *offer, f"Content-Length: {len(body)}") + body
-    answer = talk(service, [request], 2)
-    if service is services["product on h11"]:
-        assert b"HTTP/1.1 201" in answer
-    else:
-        assert b"body is required" in answer
+    last = head("Transfer-Encoding: chunked", "Connection: close")
+    last += b"1;%b\r\n \r\n" % (b"x" * 100) * 5000 + b"2\r\n{}\r\n0\r\nX: y\r\n\r\n"
+    assert statuses(talk(service, [*heads, last], wait=0.1)) == [200] * 20 + [400]
 
 
 @pytest.mark.parametrize("path", ["/", "/nowhere"])
@@ -218,41 +150,26 @@ def test_a_body_that_breaks_off_in_nonsense_leaves_no_traceback(
     assert talk(service, pieces, 0.5).count(b"HTTP/1.1") >= 1
 
 
-def test_who_sends_half_a_request_and_goes_leaves_nothing_behind(service: Service) -> None:
-    for sent in (b"GET", head(service), head(service, "Content-Length: 50"), b"\x16\x03\x01"):
-        with socket.create_connection(("127.0.0.1", service.port)) as connection:
-            connection.sendall(sent)
-    assert service.get("/").ok
-
-
 # What is not HTTP, or says two things at once
 
 
 BROKEN = {
+    "half a request": b"",
     "a length with a sign": b"Content-Length: +5\r\n\r\nhello",
-    "a negative length": b"Content-Length: -1\r\n\r\nhello",
-    "a length in hexadecimal": b"Content-Length: 0x5\r\n\r\nhello",
-    "a length with an underscore": b"Content-Length: 1_0\r\n\r\nhellohello",
     "two lengths": b"Content-Length: 5\r\nContent-Length: 6\r\n\r\nhello",
-    "two lengths in one": b"Content-Length: 5, 6\r\n\r\nhello",
     "a length past 64 bits": b"Content-Length: 18446744073709551616\r\n\r\nhello",
+    "a length and chunks": b"Content-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
     "an unknown encoding": b"Transfer-Encoding: xchunked\r\n\r\nhello",
-    "an encoding after chunked": b"Transfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n",
     "a space before the colon": b"Transfer-Encoding : chunked\r\n\r\n0\r\n\r\n",
-    "a vertical tab in the encoding": b"Transfer-Encoding:\x0bchunked\r\n\r\n0\r\n\r\n",
     "chunks of no size": b"Transfer-Encoding: chunked\r\n\r\nzz\r\nhello\r\n0\r\n\r\n",
-    "chunks of negative size": b"Transfer-Encoding: chunked\r\n\r\n-1\r\nhello\r\n0\r\n\r\n",
     "a chunk that is far too large": b"Transfer-Encoding: chunked\r\n\r\n" + b"f" * 17 + b"\r\nhi",
-    "no name of a header": b": x\r\n\r\n",
-    "a space in the name of a header": b"A B: x\r\n\r\n",
     "NUL in a header": b"X-Request-ID: a\0b\r\n\r\n",
 }
 
 
 @pytest.mark.parametrize("what", BROKEN)
 def test_a_request_that_says_two_things_at_once_is_refused(service: Service, what: str) -> None:
-    path, _ = POSTS[service.name]
-    sent = f"POST {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n".encode() + BROKEN[what]
+    sent = b"POST /products HTTP/1.1\r\nHost: x\r\nConnection: close\r\n" + BROKEN[what]
     behind = b"GET /smuggled HTTP/1.1\r\nHost: x\r\n\r\n"
     received = statuses(talk(service, [sent + behind]))
     assert len(received) <= 1
@@ -264,37 +181,26 @@ def test_a_request_that_says_two_things_at_once_is_refused(service: Service, wha
 @pytest.mark.parametrize(
     "value",
     [
-        b"a\nSet-Cookie: x=1", b"a\rSet-Cookie: x=1", b"a\r\n\tSet-Cookie: x=1", b"a\0b", b"a\x1fb",
-        b"\x7f", b"\xff\xfe", b"a\xc2\x85b", b"\xe2\x80\xa8", b"", b"x" * 60_000, b"%0d%0aX: y",
-        b"\\r\\n", b"${x} {{7*7}}",
+        b"a\nSet-Cookie: x=1", b"a\rSet-Cookie: x=1", b"a\r\n\tSet-Cookie: x=1", b"a\x1fb", b"\x7f",
+        b"\xff\xfe", b"", b"x" * 60_000, b"%0d%0aX: y",
     ],
 )  # fmt: skip
 def test_no_header_can_be_put_into_another(service: Service, name: str, value: bytes) -> None:
-    body = b'{"product_id": "01M8706QWZPAFXJVYTP6GM7GVS", "quantity": 0}'
-    sent = head(service, f"Content-Length: {len(body)}", "Connection: close")
+    body = b'{"name": "Lamp", "price": 1, "quantity": -1}'
+    sent = head(f"Content-Length: {len(body)}", "Connection: close")
     header = b"\r\n%s: %s\r\nHost: x\r\n" % (name.encode(), value)
     received = talk(service, [sent.replace(b"\r\nHost: x\r\n", header) + body])
     assert statuses(received) in ([400], [503])  # 503: of a folded line, h11 makes one with a space
     assert b"set-cookie" not in received.lower().partition(b"\r\n\r\n")[0].replace(b" set-", b"")
 
 
-@pytest.mark.parametrize(
-    "handshake",
-    [
-        b"",
-        b"Sec-WebSocket-Key: no key\r\n",
-        b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n",
-        b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nX-Request-ID: \xff\r\n",
-        b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nContent-Length: 2\r\n",
-    ],
-)
-def test_a_websocket_is_refused_and_its_headers_are_in_no_log(
-    service: Service, handshake: bytes
+@pytest.mark.parametrize(("key", "status"), [("no key", 400), ("dGhlIHNhbXBsZSBub25jZQ==", 404)])
+def test_a_websocket_finds_nothing_and_its_headers_are_in_no_log(
+    service: Service, key: str, status: int
 ) -> None:
-    secret = PEOPLE["administrator"]["Authorization"].encode()
-    sent = (
-        b"GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
-        b"Sec-WebSocket-Version: 13\r\nAuthorization: %s\r\n%s\r\n"
-    )
-    received = talk(service, [sent % (secret, handshake)])
-    assert set(statuses(received)) <= {400, 404}
+    websocket = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13"
+    token = PEOPLE["administrator"]["Authorization"]
+    sent = f"GET / HTTP/1.1\r\nHost: x\r\n{websocket}\r\nSec-WebSocket-Key: {key}\r\n"
+    received = talk(service, [f"{sent}Authorization: {token}\r\n\r\n".encode()])
+    assert statuses(received) == [status]
+    assert (b'"not_found"' in received) == (status == 404)

@@ -3,9 +3,7 @@
 The client of these tests fails when an answer is not as OpenAPI says, and so at every 500.
 """
 
-import itertools
 import json
-import re
 import unicodedata
 from collections.abc import Iterator
 from contextlib import redirect_stderr
@@ -18,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from shopsphere.domain.pks import new_pk
-from tests.apps import JWT_SECRET, CheckedClient, openapi_of, resolve, running
+from tests.apps import JWT_SECRET, CheckedClient, openapi_of, running
 from tests.servers import free_port
 
 PASSWORD = "hunter2-hunter2"
@@ -33,26 +31,22 @@ GOOD: dict[str, dict[str, object]] = {
     "OrderCreate": {"product_id": new_pk(), "quantity": 1},
     "Settle": {"product_id": new_pk()},
 }
-HOSTILE_TEXTS = [
-    json.dumps(text)
-    for text in (
-        "", "\0", "a\0b", "\ud800", "a\udfff", "\U0010ffff", "\uffff", "\x85", "\u202e", "\r\nX: y",
-        "x" * 10_000, "\u0315\u0300" * 5_000, "../../etc/passwd", "' OR 1=1 --", "*", "[", "{x}",
-        "$(id)", "%00", "{{7*7}}", "<script>", "\0@example.com", "a@exam\0ple.com", "a@\ud800.com",
-        "ada@example.com\0", f"{'a' * 64}@{'b' * 60}.{'c' * 60}.com", "@", "a@b@example.com",
-        "ada@xn--0.example.com", "ﷺ" * 40, "İ@example.com", "x" * 2400,
-    )
-]  # fmt: skip
 HOSTILE = [
-    *HOSTILE_TEXTS,
-    "null", "true", "-0", "0.0", "1e400", "-1e400", "NaN", "Infinity", "9" * 5000, "-" + "9" * 5000,
-    "1." + "0" * 5000 + "1", "1e-5000", "[" * 5000 + "]" * 5000, '{"a":' * 5000 + "1" + "}" * 5000,
-    "[]", "{}", '{"$ne": null}', '{"__proto__": 1}', '"\\ud83d"', r'"\u0000"',
+    *(
+        json.dumps(text)
+        for text in (
+            "", "a\0b", "a\udfff", "\U0010ffff", "\x85", "\u202e", "\r\nX: y",
+            "\u0315\u0300" * 5_000, "../../etc/passwd", "*", "[", "{x}", "%00", "a@exam\0ple.com",
+            "a@\ud800.com", f"{'a' * 64}@{'b' * 60}.{'c' * 60}.com", "ﷺ" * 40, "x" * 2400,
+        )
+    ),
+    "null", "true", "-0", "1e400", "NaN", "9" * 5000, "1." + "0" * 5000 + "1", "1e-5000",
+    "[" * 5000 + "]" * 5000, '{"a":' * 5000 + "1" + "}" * 5000, '{"__proto__": 1}', '"\\ud83d"',
     '["hunter2"]', '{"hunter2": 1}', '"hunter2\\ud800"', f'"{"hunter2" * 100}"',
 ]  # fmt: skip
 HOSTILE_PKS = [
-    "0" * 26, "Z" * 26, "x" * 10_000, "%00", "%ff", "%2f", "..%2f..", "%0d%0aX:y", "*", "%7B%7D",
-    "%F0%9F%92%A1", new_pk().lower(), f"{new_pk()}%00", f"%20{new_pk()}", f"{new_pk()}:{new_pk()}",
+    "0" * 26, "Z" * 26, "x" * 10_000, "%00", "%2f", "..%2f..", "%0d%0aX:y", "*", "%F0%9F%92%A1",
+    f"{new_pk()}%00", f"%20{new_pk()}", f"{new_pk()}:{new_pk()}",
 ]  # fmt: skip
 TEXTS = st.text(st.characters(), max_size=40)
 JSON = st.recursive(
@@ -109,13 +103,6 @@ def signed_in(client: CheckedClient) -> dict[str, str]:
     return {"Authorization": f"Bearer {token}"}
 
 
-def test_every_body_is_one_that_these_tests_know(client: CheckedClient) -> None:
-    for _, _, name in routes(client):
-        if name:
-            schema = resolve(f"#/components/schemas/{name}", openapi_of(client.service))
-            assert set(schema.get("required", ())) <= set(GOOD[name]) <= set(schema["properties"])
-
-
 def test_hostile_values_in_any_field_break_nothing(client: CheckedClient) -> None:
     headers = {**signed_in(client), "Content-Type": "application/json"}
     for method, path, name in routes(client):
@@ -132,43 +119,18 @@ def test_hostile_values_in_any_field_break_nothing(client: CheckedClient) -> Non
 def test_a_hostile_pk_is_nothing_that_there_is(client: CheckedClient) -> None:
     headers = signed_in(client)
     for method, path, name in routes(client):
-        if "{pk}" in path:
-            for pk in HOSTILE_PKS:
-                answer = client.request(
-                    method, fill(path, pk), json=GOOD[name] if name else None, headers=headers
-                )
-                # Giving back what is unknown leaves a mark, and settling what is unknown ends it.
-                is_command = "{order_pk}" in path or path.endswith("/settle")
-                expected = {204, 400, 404, 409, 503} if is_command else {400, 404}
-                assert answer.status_code in expected
-
-
-def test_hostile_parameters_break_nothing(client: CheckedClient) -> None:
-    headers = signed_in(client)
-    texts = [json.loads(written) for written in HOSTILE_TEXTS]
-    values = [quote(text, errors="surrogatepass") for text in texts if len(text) < 2500]
-    values += [
-        "%ff",
-        "%",
-        "%zz",
-        "%ed%a0%80",
-        "9" * 5000,
-        "-1",
-        "1e3",
-        "0x1",
-        "%d9%a1",
-        "1_0",
-        "+1",
-    ]
-    for method, path, _ in routes(client):
-        if method == "GET" and path not in ("/metrics", "/ready"):
-            for name, value in itertools.product(("limit", "after", "name"), values):
-                query = f"name=a&{name}={value}&{name}={value}"
-                client.get(f"{fill(path, new_pk())}?{query}", headers=headers)
+        for pk in HOSTILE_PKS if "{pk}" in path else ():
+            answer = client.request(
+                method, fill(path, pk), json=GOOD[name] if name else None, headers=headers
+            )
+            # Giving back what is unknown leaves a mark, and settling what is unknown ends it.
+            is_command = "{order_pk}" in path or path.endswith("/settle")
+            expected = {204, 400, 404, 409, 503} if is_command else {400, 404}
+            assert answer.status_code in expected
 
 
 @settings(
-    max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(body=JSON, fields=st.dictionaries(TEXTS, JSON, max_size=2), pk=TEXTS, query=QUERIES,
        headers=HEADERS)  # fmt: skip
@@ -212,11 +174,3 @@ def test_of_a_text_too_long_for_a_name_no_more_than_that_is_normalized(
         padded = {**GOOD["ProductCreate"], "name": "Lamp".center(30_000)}
         assert products.post("/products", json=padded).json()["name"] == "Lamp"
     assert 1000 < max(lengths) < 3000
-
-
-def test_openapi_says_which_characters_an_idempotency_key_may_have() -> None:
-    parameters = openapi_of("order")["paths"]["/order"]["post"]["parameters"]
-    [key] = [each["schema"] for each in parameters if each["name"] == "idempotency-key"]
-    of_a_header = [chr(number) for number in range(256)]
-    may = {character for character in of_a_header if re.fullmatch(key["pattern"], character)}
-    assert may == {character for character in of_a_header if character.isprintable()}

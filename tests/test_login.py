@@ -14,7 +14,8 @@ from starlette.testclient import TestClient
 
 import user_service
 from shopsphere.passwords import HASHING_THREADS
-from tests.people import OPEN, bearer, settings
+from tests.apps import bearer
+from tests.people import OPEN, settings
 from tests.servers import RedisServer, Service, wait_until
 
 EMAIL, PASSWORD = "ada@example.com", "securepass123"

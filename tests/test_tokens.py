@@ -6,16 +6,13 @@ import hmac
 import json
 import time
 from collections.abc import Iterator
-from functools import partial
 
 import pytest
 from starlette.testclient import TestClient
 
 import user_service
-from shopsphere.domain import people
-from shopsphere.domain.records import UserRecord
-from shopsphere.records import Records
-from tests.people import ADMINISTRATOR, CLOSED, CUSTOMER, PEOPLE, SECRET, bearer, settings
+from tests.apps import bearer
+from tests.people import ADMINISTRATOR, CLOSED, CUSTOMER, PEOPLE, SECRET, enlist, settings
 
 Claims = dict[str, object]
 ATTACKER = "a secret of the attacker, of more than 32 bytes"
@@ -123,14 +120,8 @@ def attacks() -> dict[str, str]:
 @pytest.fixture(scope="module")
 def users() -> Iterator[TestClient]:
     """A user service in a closed shop, where CUSTOMER is a user."""
-    app = user_service.build(settings({"USE_REDIS": "false", **CLOSED}))
-    register = partial(
-        people.register, email=CUSTOMER.email, password_hash="no hash", role=CUSTOMER.role
-    )
-    with TestClient(app) as client:
-        assert client.portal
-        records: Records = app.state.opened.records
-        client.portal.call(records.change, register, UserRecord(pk=CUSTOMER.pk))
+    with TestClient(user_service.build(settings({"USE_REDIS": "false", **CLOSED}))) as client:
+        enlist(client, CUSTOMER)
         yield client
 
 
