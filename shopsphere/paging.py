@@ -2,22 +2,16 @@
 
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, NamedTuple, TypeVar
 
 from fastapi import Depends, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import BeforeValidator, Field, TypeAdapter
 
-from shopsphere.domain.errors import InvalidRequest
-from shopsphere.domain.pks import PK_PATTERN, is_pk
 from shopsphere.domain.values import Page
-from shopsphere.lists import CURSOR_PATTERN
-from shopsphere.models import PK_SCHEMA
 
 MAX_LIMIT = 1000
 DEFAULT_LIMIT = 100
-ENTRY_PATTERN = f"^({CURSOR_PATTERN}|{PK_PATTERN})$"
 STREAMED_AT_ONCE = 500
 """Items that a full list reads, and holds, at a time."""
 
@@ -33,52 +27,27 @@ def _digits(value: object) -> object:
 
 
 Limit = Annotated[int, Field(ge=1, le=MAX_LIMIT), BeforeValidator(_digits)]
-AnyLimit = Annotated[
-    Limit | None, Query(description="Items in the page. Without it: all, streamed.")
-]
-FROM_LINK = "Cursor from the previous page's `Link` header"
-Cursor = Annotated[str | None, Query(min_length=1, description=f"{FROM_LINK}.")]
+CURSOR = (
+    "Cursor from the previous page's `Link` header. Products and orders also take a listed `pk`."
+)
 
 
-@dataclass(frozen=True, slots=True)
-class Paging:
+class Paging(NamedTuple):
     """What of a list is wanted: all of it when `limit` is None."""
 
     limit: int | None
     after: str | None
 
 
-async def paging(limit: AnyLimit = None, after: Annotated[Cursor, Query()] = None) -> Paging:
+async def _paging(
+    limit: Annotated[Limit | None, Query(description="Items in the page; without it, all.")] = None,
+    after: Annotated[str | None, Query(min_length=1, description=CURSOR)] = None,
+) -> Paging:
     """Read what is wanted; a cursor alone means a page of 100."""
     return Paging(DEFAULT_LIMIT if limit is None and after is not None else limit, after)
 
 
-async def paging_by_pk(
-    limit: AnyLimit = None, after: Annotated[Cursor, Query(json_schema_extra=PK_SCHEMA)] = None
-) -> Paging:
-    """The same for a list in the order of pks: its cursor is one."""
-    if after is not None and not is_pk(after):
-        raise InvalidRequest(("after", "is no pk; take it from a Link header"))
-    return await paging(limit, after)
-
-
-async def paging_by_entry(
-    limit: AnyLimit = None,
-    after: Annotated[
-        Cursor,
-        Query(
-            description=f"{FROM_LINK}, or the `pk` of something in this list.",
-            json_schema_extra={"pattern": ENTRY_PATTERN},
-        ),
-    ] = None,
-) -> Paging:
-    """The same for a list in order of entry, which takes the pk of something in it as well."""
-    return await paging(limit, after)
-
-
-AnyPaging = Annotated[Paging, Depends(paging)]
-PagingByEntry = Annotated[Paging, Depends(paging_by_entry)]
-PagingByPk = Annotated[Paging, Depends(paging_by_pk)]
+WantedPaging = Annotated[Paging, Depends(_paging)]
 
 WITH_LINK: dict[int | str, dict[str, Any]] = {
     200: {
