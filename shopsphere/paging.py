@@ -27,9 +27,7 @@ def _digits(value: object) -> object:
 
 
 Limit = Annotated[int, Field(ge=1, le=MAX_LIMIT), BeforeValidator(_digits)]
-CURSOR = (
-    "Cursor from the previous page's `Link` header. Products and orders also take a listed `pk`."
-)
+CURSOR = "Cursor from the previous `Link` header. Products and orders also take a listed `pk`."
 
 
 class Paging(NamedTuple):

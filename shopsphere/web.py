@@ -120,7 +120,7 @@ def create_app(
     app.state.settings = settings
     app.state.service = service
     app.state.tokens = Tokens(settings.jwt_secret.get_secret_value(), settings.jwt_expires_minutes)
-    app.state.metrics = RequestMetrics()
+    app.state.metrics = RequestMetrics(service)
     # Not include_router: FastAPI 0.165 searches an included router twice, at each level, for each
     # request, and the hot routes would come after those of the docs.
     routes = [route for router in (*routers, _operations) for route in router.routes]
