@@ -26,7 +26,7 @@ from shopsphere.ordering.notifier import Notifier
 from shopsphere.ordering.orders import Orders
 from shopsphere.ordering.product_client import ProductClient
 from shopsphere.ordering.settling import Outcome, Settling
-from shopsphere.paging import WITH_LINK, WantedPaging, listing
+from shopsphere.paging import WITH_LINK, PagingByEntry, listing
 from shopsphere.records import Records
 from shopsphere.settings import Settings
 from shopsphere.web import Body, Public, RequestDeadline, create_app, from_state, serve
@@ -160,7 +160,7 @@ async def place_order(
 
 @ordering.get("/orders", response_model=list[OrderPublic], responses=WITH_LINK)
 async def list_orders(
-    caller: Customer, request: Request, paging: WantedPaging, orders: AllOrders
+    caller: Customer, request: Request, paging: PagingByEntry, orders: AllOrders
 ) -> Response:
     """Your orders, oldest first: the whole list, or a page of it with `limit` and `after`.
 

@@ -19,7 +19,7 @@ from shopsphere.error_answers import raises
 from shopsphere.examples import ORDER_PK, PRODUCT_MADE_AT, PRODUCT_PK
 from shopsphere.idempotency_key import REPLAY_HEADER, IdempotencyKey, show_replay
 from shopsphere.models import PK_SCHEMA, Money, pk_of, pk_or, to_cents
-from shopsphere.paging import WITH_LINK, WantedPaging, listing
+from shopsphere.paging import WITH_LINK, PagingByEntry, PagingByPk, PagingOfSearch, listing
 from shopsphere.records import StorageName
 from shopsphere.settings import Settings
 from shopsphere.web import Body, Public, create_app, from_state, serve
@@ -175,7 +175,7 @@ async def create_product(body: ProductCreate, products: Catalogue, response: Res
 
 @catalogue.get("/products", response_model=list[ProductPublic], responses=WITH_LINK)
 @anyone
-async def list_products(request: Request, paging: WantedPaging, products: Catalogue) -> Response:
+async def list_products(request: Request, paging: PagingByEntry, products: Catalogue) -> Response:
     """All products, oldest first: the whole list, or a page of it with `limit` and `after`."""
     return await listing(request, paging, products.page, PRODUCTS)
 
@@ -184,7 +184,7 @@ async def list_products(request: Request, paging: WantedPaging, products: Catalo
 @anyone
 async def search_products(
     request: Request,
-    paging: WantedPaging,
+    paging: PagingOfSearch,
     products: Catalogue,
     name: Annotated[
         str,
@@ -288,7 +288,7 @@ async def get_stock(pk: Pk, products: Catalogue) -> Stock:
     responses=WITH_LINK | raises(errors.ProductNotFound),
 )
 async def list_reservations(
-    pk: Pk, request: Request, paging: WantedPaging, products: Catalogue
+    pk: Pk, request: Request, paging: PagingByPk, products: Catalogue
 ) -> Response:
     """The live reservations, by order: neither released nor shipped."""
     return await listing(request, paging, partial(products.reservations_page, pk), RESERVATIONS)

@@ -8,8 +8,8 @@ import ssl
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Self
-from urllib.parse import unquote
 
+from redis import exceptions
 from redis._parsers import AsyncCommandsParser
 from redis._parsers.socket import SERVER_CLOSED_CONNECTION_ERROR
 from redis.asyncio import BlockingConnectionPool, Redis
@@ -24,23 +24,7 @@ from redis.asyncio.sentinel import (
     SentinelManagedSSLConnection,
 )
 from redis.backoff import FullJitterBackoff, NoBackoff
-from redis.exceptions import (  # type: ignore[attr-defined]  # types-redis: OutOfMemoryError
-    AskError,
-    AuthenticationError,
-    AuthorizationError,
-    BusyLoadingError,
-    ClusterError,
-    ConnectionError,
-    InvalidResponse,
-    NoPermissionError,
-    NoScriptError,
-    OutOfMemoryError,
-    ReadOnlyError,
-    RedisClusterException,
-    RedisError,
-    TimeoutError,
-    TryAgainError,
-)
+from redis.exceptions import ConnectionError, RedisClusterException, RedisError, TimeoutError
 
 from shopsphere.deadline import TCP_OPTIONS
 from shopsphere.domain.errors import CannotStart, StoreUnavailable
@@ -48,11 +32,15 @@ from shopsphere.settings import Settings
 
 log = logging.getLogger("shopsphere.redis")
 
-REFUSALS = (AuthenticationError, AuthorizationError, NoPermissionError)
+REFUSALS = (
+    exceptions.AuthenticationError, exceptions.AuthorizationError, exceptions.NoPermissionError
+)  # fmt: skip
 REFUSAL_WORDS = ("NOAUTH", "NOPERM", "WRONGPASS", "max number of clients")
 CANNOT_SERVE = (
-    ConnectionError, TimeoutError, InvalidResponse, ReadOnlyError, OutOfMemoryError,
-    ClusterError, RedisClusterException, AskError, TryAgainError, *REFUSALS,
+    ConnectionError, TimeoutError, RedisClusterException, *REFUSALS,
+    exceptions.InvalidResponse, exceptions.ReadOnlyError, exceptions.ClusterError,
+    exceptions.OutOfMemoryError,  # type: ignore[attr-defined]  # types-redis
+    exceptions.AskError, exceptions.TryAgainError,
 )  # fmt: skip
 CANNOT_SERVE_WORDS = (
     "LOADING", "READONLY", "OOM ", "used memory > 'maxmemory'", "NOREPLICAS", "MISCONF",
@@ -139,7 +127,7 @@ class Script:
         execute = client.execute_urgently if is_urgent else client.execute_command
         try:
             return await execute("EVALSHA", self._digest, len(keys), *keys, *args)
-        except NoScriptError:
+        except exceptions.NoScriptError:
             return await execute("EVAL", self._text, len(keys), *keys, *args)
 
 
@@ -411,17 +399,13 @@ def _parts(rest: str) -> tuple[list[tuple[str, int]], str, dict[str, Any], dict[
     rest, _, query = rest.partition("?")
     userinfo, _, address = rest.rpartition("@")
     nodes, _, name = address.partition("/")
-    username, _, password = (unquote(part) for part in userinfo.partition(":"))
-    login = {"username": username, "password": password}
-    options: dict[str, Any] = dict(parse_url(f"redis://?{query}"))
+    options: dict[str, Any] = dict(parse_url(f"redis://{userinfo}@?{query}"))
     options["ssl"] = options.get("ssl") == "true"
+    login: dict[str, Any] = {
+        key: options.pop(key) for key in ("username", "password") if key in options
+    }
     split = [node.rpartition(":") for node in nodes.split(",")]
-    return (
-        [(host.strip("[]"), int(port)) for host, _, port in split],
-        name,
-        {key: value for key, value in login.items() if value},
-        options,
-    )
+    return [(host.strip("[]"), int(port)) for host, _, port in split], name, login, options
 
 
 def _try_options(connects: BlockingConnectionPool | ClusterNode) -> None:
@@ -456,7 +440,7 @@ async def _serves(client: ShopRedis, probe: str) -> bool:
         await client.ask("EVAL", PROBE, 1, probe)
     except (RedisError, RedisClusterException) as error:
         causes = list(_causes(error))
-        if any(isinstance(cause, BusyLoadingError) for cause in causes):
+        if any(isinstance(cause, exceptions.BusyLoadingError) for cause in causes):
             return False
         if any(isinstance(cause, ssl.SSLError) for cause in causes):
             raise CannotStart(

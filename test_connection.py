@@ -52,8 +52,9 @@ try:
     from redis_clients import NothingAnswers, connect
     from shopsphere.audit import Audit, AuditImpossible, Finding, Health, Shop
     from shopsphere.domain.errors import CannotStart, StoreUnavailable
-    from shopsphere.exposure import exposures
-    from shopsphere.sessions import NEVER_AGAIN, session
+    from shopsphere.domain.values import Role
+    from shopsphere.security_hints import security_hints
+    from shopsphere.sessions import NO_RETRY, session
     from shopsphere.settings import Settings
     from shopsphere.tokens import Tokens
 except ImportError:
@@ -184,8 +185,9 @@ def look_at(name: str, settings: "Settings") -> Looked:
     """Look whether a service is there, is ready, and takes a token made with our JWT_SECRET."""
     line_name = f"{name} service"
     url: str = getattr(settings, f"{name}_service_url")
-    token = Tokens(settings.jwt_secret.get_secret_value(), 1).issue_for_service("test_connection")
-    with session(NEVER_AGAIN) as http:
+    tokens = Tokens(settings.jwt_secret.get_secret_value(), 1)
+    token = tokens.issue("test_connection", Role.SERVICE)
+    with session(NO_RETRY) as http:
         try:
             answer = http.get(f"{url}/", timeout=TIMEOUT_SECONDS)
             health = Health.model_validate_json(answer.content)
@@ -243,7 +245,7 @@ def check(settings: "Settings") -> Iterator[Line]:
     elif others:
         text = "the services have another than is set here, so theirs is not looked at"
         yield Line("JWT_SECRET", True, text, is_warning=True)
-    for variable, text in exposures(settings):
+    for variable, text in security_hints(settings):
         if not (others and variable == "JWT_SECRET"):
             yield Line(variable, True, text, is_warning=True)
 

@@ -11,15 +11,15 @@ from starlette.datastructures import State
 
 from shopsphere.access import SignedIn, anyone
 from shopsphere.accounts.accounts import Accounts, Session
+from shopsphere.accounts.administrator import ensure_administrator
 from shopsphere.accounts.failed_logins import LoginThrottle, client_of
+from shopsphere.accounts.passwords import Passwords
 from shopsphere.accounts.users import Users
-from shopsphere.administrator import ensure_administrator
 from shopsphere.domain import errors
 from shopsphere.domain.values import User
 from shopsphere.error_answers import raises
 from shopsphere.examples import USER_MADE_AT, USER_PK
 from shopsphere.models import MAX_PASSWORD_LENGTH, Email, Password
-from shopsphere.passwords import Passwords
 from shopsphere.records import Records
 from shopsphere.settings import Settings
 from shopsphere.web import Body, Public, create_app, from_state, serve

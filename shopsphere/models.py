@@ -12,7 +12,7 @@ from shopsphere.domain.pks import PK_PATTERN, is_pk
 
 MAX_PRICE = 1_000_000
 
-MAX_PASSWORD_LENGTH = 128
+MIN_PASSWORD_LENGTH, MAX_PASSWORD_LENGTH = 8, 128
 
 PK_SCHEMA: JsonDict = {"pattern": f"^{PK_PATTERN}$"}
 """For OpenAPI, where what cannot be a pk is refused with 400."""
@@ -77,5 +77,5 @@ Email = Annotated[
 ]
 """An address as it comes in, kept in lower case."""
 
-Password = Annotated[str, Field(min_length=8, max_length=MAX_PASSWORD_LENGTH)]
+Password = Annotated[str, Field(min_length=MIN_PASSWORD_LENGTH, max_length=MAX_PASSWORD_LENGTH)]
 """A password that somebody chooses."""

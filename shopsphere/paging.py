@@ -8,7 +8,9 @@ from fastapi import Depends, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import BeforeValidator, Field, TypeAdapter
 
+from shopsphere.domain.pks import PK_PATTERN
 from shopsphere.domain.values import Page
+from shopsphere.lists import CURSOR_PATTERN
 
 MAX_LIMIT = 1000
 DEFAULT_LIMIT = 100
@@ -31,21 +33,32 @@ CURSOR = "Cursor from the previous `Link` header. Products and orders also take 
 
 
 class Paging(NamedTuple):
-    """What of a list is wanted: all of it when `limit` is None."""
+    """What of a list is wanted: all of it when `limit` is None; a cursor alone means 100."""
 
     limit: int | None
     after: str | None
 
 
-async def _paging(
-    limit: Annotated[Limit | None, Query(description="Items in the page; without it, all.")] = None,
-    after: Annotated[str | None, Query(min_length=1, description=CURSOR)] = None,
-) -> Paging:
-    """Read what is wanted; a cursor alone means a page of 100."""
-    return Paging(DEFAULT_LIMIT if limit is None and after is not None else limit, after)
+def _paging(pattern: str) -> object:
+    """Return the dependency on what of a list is wanted; its cursors match the pattern."""
+
+    async def paging(
+        limit: Annotated[
+            Limit | None, Query(description="Items in the page; without it, all.")
+        ] = None,
+        after: Annotated[
+            str | None,
+            Query(min_length=1, description=CURSOR, json_schema_extra={"pattern": pattern}),
+        ] = None,
+    ) -> Paging:
+        return Paging(DEFAULT_LIMIT if limit is None and after is not None else limit, after)
+
+    return Depends(paging)
 
 
-WantedPaging = Annotated[Paging, Depends(_paging)]
+PagingByEntry = Annotated[Paging, _paging(f"^({CURSOR_PATTERN}|{PK_PATTERN})$")]
+PagingByPk = Annotated[Paging, _paging(f"^{PK_PATTERN}$")]
+PagingOfSearch = Annotated[Paging, _paging("^[A-Za-z0-9_-]+$")]
 
 WITH_LINK: dict[int | str, dict[str, Any]] = {
     200: {

@@ -19,7 +19,7 @@ RETRIES = Retry(
     raise_on_status=False,
 )
 """What is sent again; `RETRIES.new(total=...)` says how often."""
-NEVER_AGAIN = Retry(0, read=False, raise_on_status=False)
+NO_RETRY = Retry(0, read=False, raise_on_status=False)
 """Without `read=False`, requests calls an answer that does not come a ConnectionError."""
 
 

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple, Self
+from typing import Annotated, Literal, Self
 from urllib.parse import quote
 
 from dotenv import dotenv_values
@@ -18,9 +18,10 @@ from pydantic import (
     ValidationInfo,
     field_validator,
 )
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from shopsphere.domain.errors import CannotStart, in_plain_words
+from shopsphere.models import MAX_PASSWORD_LENGTH, MIN_PASSWORD_LENGTH, Email
 
 ENV_FILE = Path(
     os.environ.get("SHOPSPHERE_ENV_FILE") or Path(__file__).resolve().parent.parent / ".env"
@@ -62,23 +63,22 @@ def _origins(text: str) -> str:
     return text
 
 
-class LoginLimit(NamedTuple):
-    """So many failed logins in so many seconds."""
-
-    failures: int
-    seconds: int
-
-
 UNIT_SECONDS = {"second": 1, "minute": 60, "hour": 3600, "day": 86_400}
 LOGIN_LIMIT = r"([1-9]\d{0,6}) ?(?:/|per) ?([1-9]\d{0,2}|) ?(second|minute|hour|day)s?"
 
 
-def _login_limit(text: str) -> LoginLimit:
-    found = re.fullmatch(LOGIN_LIMIT, text.lower())
+def failures_in_seconds(limit: str) -> tuple[int, int]:
+    """Return how many failed logins LOGIN_LIMIT allows, in how many seconds; raise ValueError."""
+    found = re.fullmatch(LOGIN_LIMIT, limit.lower())
     if found is None:
         raise ValueError("must be one limit, such as 10/minute or 100/2 hours")
     failures, multiple, unit = found.groups()
-    return LoginLimit(int(failures), int(multiple or 1) * UNIT_SECONDS[unit])
+    return int(failures), int(multiple or 1) * UNIT_SECONDS[unit]
+
+
+def _login_limit(text: str) -> str:
+    failures_in_seconds(text)
+    return text
 
 
 def _metrics_token(token: SecretStr) -> SecretStr:
@@ -116,12 +116,10 @@ class Settings(BaseSettings):
     jwt_expires_minutes: int = Field(default=60, ge=1, le=525_600)
     cors_origins: Annotated[str, AfterValidator(_origins)] = "*"
     bcrypt_rounds: int = Field(default=12, ge=4, le=16)
-    admin_email: str = ""
+    admin_email: Email = Field(default="", validate_default=False)
     admin_password: SecretStr = SecretStr("")
     metrics_token: Annotated[SecretStr, AfterValidator(_metrics_token)] = SecretStr("")
-    login_limit: Annotated[LoginLimit, BeforeValidator(_login_limit), NoDecode] = Field(
-        default=LoginLimit(10, 60), validate_default=False
-    )
+    login_limit: Annotated[str, AfterValidator(_login_limit)] = "10/minute"
     log_level: Annotated[
         Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], BeforeValidator(str.upper)
     ] = "INFO"
@@ -140,8 +138,10 @@ class Settings(BaseSettings):
     @field_validator("admin_password")
     @classmethod
     def _whole_administrator(cls, password: SecretStr, info: ValidationInfo) -> SecretStr:
-        if bool(password) != bool(info.data.get("admin_email")):
+        if "admin_email" in info.data and bool(password) != bool(info.data["admin_email"]):
             raise ValueError("must be set where ADMIN_EMAIL is, and only there")
+        if password and not MIN_PASSWORD_LENGTH <= len(password) <= MAX_PASSWORD_LENGTH:
+            raise ValueError("must have 8 to 128 characters")
         return password
 
     @classmethod
@@ -154,7 +154,7 @@ class Settings(BaseSettings):
                 raise CannotStart(f"{ENV_FILE.name} is a folder, where a file is expected.")
             return cls(_env_file=ENV_FILE)  # type: ignore[call-arg]  # mypy sees fields only
         except ValidationError as error:
-            raise CannotStart(complaint(error)) from None
+            raise CannotStart(settings_error(error)) from None
         except UnicodeDecodeError:
             raise CannotStart(f"{ENV_FILE.name} cannot be read: save it as UTF-8.") from None
         except PermissionError:
@@ -190,7 +190,7 @@ class Settings(BaseSettings):
         return [part.strip() for part in self.cors_origins.split(",") if part.strip()]
 
 
-def complaint(error: ValidationError) -> str:
+def settings_error(error: ValidationError) -> str:
     """Return one line that names each variable that is wrong, and says what it may be."""
     return " ".join(
         f"{each['loc'][0]} ".upper()

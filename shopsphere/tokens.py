@@ -3,7 +3,6 @@
 import time
 import warnings
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 
 import jwt
 
@@ -13,9 +12,6 @@ from shopsphere.domain.values import Role
 ISSUER = AUDIENCE = "shopsphere"
 LEEWAY_SECONDS = 30
 """How far the clocks of two machines may be apart."""
-
-SERVICE_TOKEN_SECONDS = 60
-"""How long a service's own token is good that is not for a request with an earlier end."""
 
 # PyJWT 2.15 warns at every use of a secret under 32 bytes; the settings say so once, at start.
 warnings.filterwarnings("ignore", category=jwt.InsecureKeyLengthWarning)
@@ -40,25 +36,19 @@ class Tokens:
         self._secret = secret
         self.expires_seconds = expires_minutes * 60
 
-    def issue(self, user_id: str, role: Role) -> str:
-        """Return a token for a user, good for `expires_seconds`."""
-        expires = datetime.now(UTC) + timedelta(seconds=self.expires_seconds)
-        return self._issue(user_id, role, expires)
+    def issue(self, subject: str, role: Role, expires: float | None = None) -> str:
+        """Return a token for a user, by pk, or a service, by name.
 
-    def issue_for_service(self, name: str, expires: float | None = None) -> str:
-        """Return a token for a service of ours, good until so many seconds after 1970, or for
-        SERVICE_TOKEN_SECONDS."""
-        until = time.time() + SERVICE_TOKEN_SECONDS if expires is None else expires
-        return self._issue(name, Role.SERVICE, datetime.fromtimestamp(until, UTC))
-
-    def _issue(self, subject: str, role: Role, expires: datetime) -> str:
+        It is good until so many seconds after 1970, or for `expires_seconds`.
+        """
+        now = time.time()
         claims = {
             "sub": subject,
             "role": role.value,
             "iss": ISSUER,
             "aud": AUDIENCE,
-            "iat": datetime.now(UTC),
-            "exp": expires,
+            "iat": int(now),
+            "exp": int(now + self.expires_seconds if expires is None else expires),
         }
         return jwt.encode(claims, self._secret, algorithm="HS256")
 

@@ -10,11 +10,11 @@ from httpx2 import Response
 from starlette.testclient import TestClient
 
 import user_service
+from shopsphere.accounts.administrator import ensure_administrator
+from shopsphere.accounts.passwords import Passwords
 from shopsphere.accounts.users import Users
-from shopsphere.administrator import ensure_administrator
 from shopsphere.domain.errors import CannotStart
 from shopsphere.domain.values import Role, User
-from shopsphere.passwords import Passwords
 from storage import open_storage
 from tests.apps import bearer
 from tests.people import CLOSED, TOKENS, settings

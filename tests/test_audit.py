@@ -301,7 +301,7 @@ def test_an_audit_without_a_service_says_which_one(
 def test_nonsense_in_the_place_of_a_page_is_said_to_be_no_service_of_ours() -> None:
     refused = pytest.raises(audit.AuditImpossible, match="is no service of ours")
     with answering(b"<html>") as url, closing(audit.Shop(Settings())) as asked, refused:
-        list(asked.pages(f"{url}/orders", audit._Order))
+        list(asked.pages(f"{url}/orders"))
 
 
 @in_memory

@@ -29,16 +29,17 @@ MAY_IMPORT: dict[str, set[str]] = {
     "shopsphere.lists": PORT,
     "shopsphere.deadline": set(),
     "shopsphere.models": {DOMAIN},
-    "shopsphere.settings": {DOMAIN},  # for CannotStart, which names a wrong setting
+    "shopsphere.settings": {DOMAIN, "shopsphere.models"},  # for CannotStart, addresses
     "shopsphere.installing": set(),
     "shopsphere.launcher": {"shopsphere.installing"},
     "shopsphere.catalogue": {"shopsphere.catalogue", *PORT, "shopsphere.lists"},
-    "shopsphere.accounts": {"shopsphere.accounts", *PORT, "shopsphere.lists"},
+    "shopsphere.accounts": {
+        "shopsphere.accounts", *PORT, "shopsphere.settings", "shopsphere.tokens",
+    },
     "shopsphere.ordering": {
         "shopsphere.ordering", *PORT, "shopsphere.lists", "shopsphere.deadline", "shopsphere.logs",
         "shopsphere.metrics", "shopsphere.models", "shopsphere.sessions", "shopsphere.tokens",
     },
-    "shopsphere.administrator": {SHARED},
     SHARED: {SHARED},
     "test_connection": {"redis_clients", SHARED},
     "start_all_services": {"shopsphere.launcher"},
@@ -96,7 +97,7 @@ def test_imports_point_one_way(name: str) -> None:
 )
 def test_of_what_all_share_only_what_fills_a_room_knows_one(name: str) -> None:
     into_rooms = {each for each in imports_of(name) if is_within(each, ROOMS)}
-    assert not into_rooms or name == "shopsphere.administrator"
+    assert not into_rooms or name == "shopsphere.accounts.administrator"
 
 
 @pytest.mark.parametrize("name", sorted(STORAGES))

@@ -13,7 +13,7 @@ from passlib.context import CryptContext
 from starlette.testclient import TestClient
 
 import user_service
-from shopsphere.passwords import HASHING_THREADS
+from shopsphere.accounts.passwords import HASHING_THREADS
 from tests.apps import bearer
 from tests.people import OPEN, settings
 from tests.servers import RedisServer, Service, wait_until

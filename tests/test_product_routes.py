@@ -13,7 +13,7 @@ from starlette.responses import StreamingResponse
 
 from product_service import PRODUCTS
 from shopsphere.domain.pks import is_pk, new_pk
-from shopsphere.domain.values import Page, Product
+from shopsphere.domain.values import Page, Product, Role
 from shopsphere.paging import Paging, listing
 from shopsphere.tokens import Tokens
 from tests.apps import JWT_SECRET, CheckedClient, bearer, running
@@ -369,7 +369,7 @@ def test_an_order_service_on_another_storage_is_turned_away(
 def test_a_reservation_whose_token_is_over_comes_too_late(
     products: CheckedClient, lamp: dict[str, Any], age: float, status: int
 ) -> None:
-    token = Tokens(JWT_SECRET, 60).issue_for_service("order-service", time.time() - age)
+    token = Tokens(JWT_SECRET, 60).issue("order-service", Role.SERVICE, time.time() - age)
     path = f"/products/{lamp['pk']}/reservations/{new_pk()}"
     response = products.put(path, json={"quantity": 1}, headers=bearer(token))
     assert response.status_code == status

@@ -80,7 +80,7 @@ def test_orders_unsettled_are_counted_once_however_many_workers_there_are(
     with two_workers("order", tmp_path, redis_server, PRODUCT_SERVICE_URL=nowhere) as orders:
         for left_open in (1, 2):
             assert orders.post("/order", order).status_code == 503
-            assert metric(orders, "orders_unsettled") == {left_open}
+            wait_until(lambda: metric(orders, "orders_unsettled") == {left_open})  # noqa: B023
 
 
 def test_each_service_has_a_folder_for_itself_which_others_cannot_read(tmp_path: Path) -> None:

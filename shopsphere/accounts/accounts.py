@@ -3,10 +3,10 @@
 from typing import NamedTuple
 
 from shopsphere.accounts.failed_logins import LoginThrottle
+from shopsphere.accounts.passwords import Passwords
 from shopsphere.accounts.users import Users
 from shopsphere.domain.errors import InvalidCredentials, UserNotFound
 from shopsphere.domain.values import User
-from shopsphere.passwords import Passwords
 from shopsphere.tokens import Tokens
 
 

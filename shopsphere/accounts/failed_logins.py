@@ -7,12 +7,12 @@ from contextlib import asynccontextmanager
 from functools import partial
 from ipaddress import IPv6Address, ip_address
 
+from shopsphere.accounts.passwords import HASHING_THREADS
 from shopsphere.domain import people
 from shopsphere.domain.errors import InvalidCredentials
 from shopsphere.domain.records import FailedLogins
-from shopsphere.passwords import HASHING_THREADS
 from shopsphere.records import Records
-from shopsphere.settings import LoginLimit
+from shopsphere.settings import failures_in_seconds
 
 ANY_ADDRESS_FACTOR = 10
 """How many times the limit of one address a client has for all addresses together."""
@@ -27,9 +27,10 @@ class LoginThrottle:
     nobody can lock the owner of an address out from elsewhere.
     """
 
-    def __init__(self, records: Records, limit: LoginLimit) -> None:
+    def __init__(self, records: Records, limit: str) -> None:
+        """`limit` is a LOGIN_LIMIT."""
         self._records = records
-        self._limit = limit
+        self._most, self._seconds = failures_in_seconds(limit)
         self._turns = asyncio.Semaphore(HASHING_THREADS)
 
     @asynccontextmanager
@@ -40,18 +41,16 @@ class LoginThrottle:
         count at this address.
         """
         at_address, at_any = _counted(client, email), _counted(client)
-        seconds, most = self._limit.seconds, self._limit.failures
+        most_at_any = ANY_ADDRESS_FACTOR * self._most
         async with self._turns:
-            await self._records.change(partial(people.require_few, most=most), at_address)
-            most *= ANY_ADDRESS_FACTOR
-            await self._records.change(partial(people.require_few, most=most), at_any)
+            await self._records.change(partial(people.require_few, most=self._most), at_address)
+            await self._records.change(partial(people.require_few, most=most_at_any), at_any)
             try:
                 yield
             except InvalidCredentials:
                 for counted in (at_address, at_any):
-                    await self._records.change(
-                        partial(people.count_failure, seconds=seconds), counted
-                    )
+                    count = partial(people.count_failure, seconds=self._seconds)
+                    await self._records.change(count, counted)
                 raise
             await self._records.change(people.clear_failures, at_address)
 

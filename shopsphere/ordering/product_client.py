@@ -15,12 +15,12 @@ from urllib3.exceptions import HTTPError
 
 from shopsphere.domain import errors
 from shopsphere.domain.errors import ProductServiceUnavailable, ShopError
-from shopsphere.domain.values import Item, Reservation
+from shopsphere.domain.values import Item, Reservation, Role
 from shopsphere.logs import REQUEST_ID
 from shopsphere.models import Money, to_cents
 from shopsphere.records import NEVER, StorageName
-from shopsphere.sessions import NEVER_AGAIN, session
-from shopsphere.tokens import SERVICE_TOKEN_SECONDS, Tokens
+from shopsphere.sessions import NO_RETRY, session
+from shopsphere.tokens import Tokens
 
 log = logging.getLogger("shopsphere.product_client")
 
@@ -32,6 +32,9 @@ PAUSE_SECONDS = 0.1
 """Before a second attempt; twice that before a third. Up to as much is added at random."""
 
 TRY_AGAIN = frozenset({502, 503, 504})
+
+COMMAND_SECONDS = 60
+"""How long a release or a shipment may be sent, and its token is good."""
 
 TOKEN_STEP_SECONDS = 10
 """Tokens expire at whole multiples of this, so that one serves many calls."""
@@ -60,7 +63,7 @@ class _OfThread(threading.local):
     """One session per thread: sessions of `requests` are not thread-safe."""
 
     def __init__(self) -> None:
-        self.session = session(NEVER_AGAIN)
+        self.session = session(NO_RETRY)
 
 
 class _Response(NamedTuple):
@@ -99,7 +102,7 @@ class ProductClient:
         self._threads = ThreadPoolExecutor(CALLS_AT_ONCE, thread_name_prefix="product-service")
         self._of_thread = _OfThread()
         self._token = lru_cache(4)(
-            lambda expires: tokens.issue_for_service("order-service", expires)
+            lambda expires: tokens.issue("order-service", Role.SERVICE, expires)
         )
 
     def __enter__(self) -> Self:
@@ -183,7 +186,7 @@ class ProductClient:
     ) -> _Response:
         """Send one request, again on a broken connection, a timeout or 502 to 504."""
         loop = asyncio.get_running_loop()
-        seconds_left = SERVICE_TOKEN_SECONDS if within == NEVER else within - loop.time()
+        seconds_left = COMMAND_SECONDS if within == NEVER else within - loop.time()
         send_by = time.monotonic() + seconds_left
         expires = int((time.time() + seconds_left) // TOKEN_STEP_SECONDS + 1) * TOKEN_STEP_SECONDS
         headers = {

@@ -3,21 +3,13 @@
 import contextlib
 import logging
 
-from pydantic import BaseModel, ValidationError
-
+from shopsphere.accounts.passwords import Passwords
 from shopsphere.accounts.users import Users
 from shopsphere.domain.errors import CannotStart, EmailTaken, StoreUnavailable
 from shopsphere.domain.values import Role
-from shopsphere.models import Email, Password
-from shopsphere.passwords import Passwords
-from shopsphere.settings import Settings, complaint
+from shopsphere.settings import Settings
 
-log = logging.getLogger("shopsphere.administrator")
-
-
-class _Administrator(BaseModel):
-    admin_email: Email
-    admin_password: Password
+log = logging.getLogger("shopsphere.accounts.administrator")
 
 
 async def ensure_administrator(settings: Settings, users: Users, passwords: Passwords) -> None:
@@ -33,13 +25,9 @@ async def ensure_administrator(settings: Settings, users: Users, passwords: Pass
                 "ADMIN_EMAIL is empty: if there never was an administrator, nobody can add products"
             )
         return
-    email, password = settings.admin_email, settings.admin_password.get_secret_value()
     try:
-        wanted = _Administrator(admin_email=email, admin_password=password)
-        while not await _is_there(wanted, users, passwords):
+        while not await _is_there(settings, users, passwords):
             pass
-    except ValidationError as error:
-        raise CannotStart(complaint(error)) from None
     except StoreUnavailable:
         raise CannotStart(
             "The administrator of ADMIN_EMAIL cannot be made, as the storage cannot serve now. "
@@ -47,14 +35,14 @@ async def ensure_administrator(settings: Settings, users: Users, passwords: Pass
         ) from None
 
 
-async def _is_there(wanted: _Administrator, users: Users, passwords: Passwords) -> bool:
+async def _is_there(settings: Settings, users: Users, passwords: Passwords) -> bool:
     """Tell whether it is so; if not, take a step towards it, in which others may be faster."""
-    password = wanted.admin_password
-    user = await users.find(wanted.admin_email)
+    email, password = settings.admin_email, settings.admin_password.get_secret_value()
+    user = await users.find(email)
     if user is None:
         password_hash = await passwords.hash(password)
         with contextlib.suppress(EmailTaken):
-            await users.register(wanted.admin_email, password_hash, Role.ADMIN)
+            await users.register(email, password_hash, Role.ADMIN)
         return False
     if user.role is Role.ADMIN and await passwords.verify(password, user.password_hash):
         return True

@@ -14,7 +14,7 @@ ANOTHER_LOOPBACK = "127.0.0.2"
 such address, so there it is not seen."""
 
 
-def exposures(settings: Settings) -> Iterator[tuple[str, str]]:
+def security_hints(settings: Settings) -> Iterator[tuple[str, str]]:
     """Yield the variable and the sentence of each setting that is not for a shop others reach."""
     if len(settings.jwt_secret.get_secret_value().encode()) < MIN_SECRET_BYTES:
         yield "JWT_SECRET", "the default, or short: whoever guesses it can make any token"
