@@ -4,29 +4,25 @@ import subprocess
 import sys
 
 import start_all_services  # noqa: F401  # an old Python is told so there
-from shopsphere.installing import ROOT, Trouble, say, set_up
+from shopsphere.installing import ROOT, LauncherError, say, set_up
 
-CHECKS = (
-    ("ruff check", ["ruff", "check", "."]),
-    ("ruff format", ["ruff", "format", "--check", "."]),
-    ("mypy", ["mypy"]),
-    ("pytest", ["pytest"]),
-)
+CHECKS = ("ruff check .", "ruff format --check .", "mypy", "pytest")
 
 
 def main(pytest_arguments: list[str]) -> int:
     """Run every check, also after one failed; return 0 only if all passed."""
     try:
         python = set_up("requirements-dev.txt")
-    except Trouble as trouble:
-        print(f"The tests cannot run: {trouble}", file=sys.stderr)
+    except LauncherError as error:
+        print(f"The tests cannot run: {error}", file=sys.stderr)
         return 1
     failed = []
-    for name, command in CHECKS:
-        say(f"\n== {name}")
-        extra = pytest_arguments if name == "pytest" else []
-        if subprocess.run([str(python), "-m", *command, *extra], cwd=ROOT).returncode:
-            failed.append(name)
+    for check in CHECKS:
+        say(f"\n== {check}")
+        command = [str(python), "-m", *check.split()]
+        command += pytest_arguments if check == "pytest" else []
+        if subprocess.run(command, cwd=ROOT).returncode:
+            failed.append(check)
     if failed:
         print(f"\nFailed: {', '.join(failed)}", file=sys.stderr)
     return 1 if failed else 0

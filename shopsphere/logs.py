@@ -10,21 +10,12 @@ from pythonjsonlogger.json import JsonFormatter
 from shopsphere.settings import Settings
 
 OTHERS = ("asyncio", "urllib3", "py.warnings")
-"""Who else may have something to say in a process of ours."""
+"""Other loggers that may write in our processes."""
+
+TEXT_FORMATTER = logging.Formatter("%(asctime)s %(levelname)-7s %(message)s [%(request_id)s]")
 
 REQUEST_ID: ContextVar[str] = ContextVar("request_id", default="-")
 """The id of the request that is being served."""
-
-
-class _WithContext(logging.Filter):
-    def __init__(self, service: str) -> None:
-        super().__init__()
-        self._service = service
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        record.service = self._service
-        record.request_id = REQUEST_ID.get()
-        return True
 
 
 def configure_logging(service: str, settings: Settings) -> None:
@@ -32,10 +23,16 @@ def configure_logging(service: str, settings: Settings) -> None:
 
     To be called before uvicorn's first line, which it writes when it has imported the app.
     """
+
+    def add_context(record: logging.LogRecord) -> bool:
+        record.service = service
+        record.request_id = REQUEST_ID.get()
+        return True
+
     _leave_out_what_no_line_shows()
     handler = logging.StreamHandler(sys.stderr)
-    handler.addFilter(_WithContext(service))
-    handler.setFormatter(_formatter(settings.log_format))
+    handler.addFilter(add_context)
+    handler.setFormatter(json_formatter() if settings.log_format == "json" else TEXT_FORMATTER)
     for name in ("shopsphere", "uvicorn.error"):
         logger = logging.getLogger(name)
         logger.handlers = [handler]
@@ -62,12 +59,6 @@ def _leave_out_what_no_line_shows() -> None:
     logging.logThreads = False
     logging.logProcesses = False
     logging.logMultiprocessing = False
-
-
-def _formatter(log_format: str) -> logging.Formatter:
-    if log_format == "json":
-        return json_formatter()
-    return logging.Formatter("%(asctime)s %(levelname)-7s %(message)s [%(request_id)s]")
 
 
 def json_formatter() -> logging.Formatter:

@@ -1,13 +1,13 @@
-"""Figures for Prometheus. Those of several workers of one service add up, whichever answers."""
+"""Metrics for Prometheus, of this process, or of all workers of a service that share a folder."""
 
 import os
 from typing import TYPE_CHECKING
 
-from shopsphere.workers import FIGURES, share_figures
+from shopsphere.workers import METRICS_FOLDER, shared_metrics_folder
 
-share_figures()
+SHARED = shared_metrics_folder()
 
-from prometheus_client import (  # noqa: E402  # it reads where to keep its figures when imported
+from prometheus_client import (  # noqa: E402  # it looks for the folder when it is imported
     CONTENT_TYPE_LATEST,
     CollectorRegistry,
     Counter,
@@ -30,19 +30,18 @@ METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 
 
 class RequestMetrics:
-    """Counts requests and how long they took, by route as it is written."""
+    """Counts requests and their duration, by route template."""
 
-    def __init__(self) -> None:
-        self.registry = CollectorRegistry()
+    def __init__(self, service: str = "") -> None:
+        """`service`: names the sub-folder that its workers share, where they share one."""
+        if SHARED:
+            (SHARED / service).mkdir(mode=0o700, exist_ok=True)
+            os.environ[METRICS_FOLDER] = str(SHARED / service)
         labels = ("method", "route", "status")
-        self._requests = Counter(
-            "http_requests", "Requests answered.", labels, registry=self.registry
-        )
+        self.registry = registry = CollectorRegistry()
+        self._requests = Counter("http_requests", "Requests answered.", labels, registry=registry)
         self._seconds = Histogram(
-            "http_request_duration_seconds",
-            "Time until an answer was complete.",
-            labels,
-            registry=self.registry,
+            "http_request_duration_seconds", "Response time.", labels, registry=registry
         )
         self._known: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
 
@@ -58,8 +57,8 @@ class RequestMetrics:
 
 
 def exposition(registry: CollectorRegistry) -> bytes:
-    """Return the figures as Prometheus reads them: of this process, or of all workers together."""
-    if FIGURES in os.environ:
+    """Return the metrics as Prometheus reads them, added up where workers share a folder."""
+    if SHARED:
         registry = CollectorRegistry()
         MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
     return generate_latest(registry)

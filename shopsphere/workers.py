@@ -1,66 +1,50 @@
-"""How many worker processes uvicorn runs, and the folder in which they put their figures together.
+"""How many workers uvicorn runs, and the folder in which the workers of a service share metrics.
 
 Nothing here imports prometheus_client: that looks for the folder when it is imported.
 """
 
-import hashlib
+import argparse
+import logging
 import multiprocessing
 import os
-import shutil
-import sys
-import tempfile
 from pathlib import Path
 
-FIGURES = "PROMETHEUS_MULTIPROC_DIR"
-_FOLDERS = "shopsphere-figures-"
+METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
+"""A setting of prometheus_client."""
 
 
 def workers_asked_for() -> int:
-    """Return how many workers uvicorn was told to run.
+    """Return how many workers uvicorn was asked to run.
 
-    A worker of uvicorn 0.54 is not told. It is a child process of multiprocessing, which hands the
-    command line on; WEB_CONCURRENCY is what uvicorn reads where the command line is silent.
+    A worker of uvicorn 0.54 does not know. It is a child process of multiprocessing, which passes
+    the command line on; WEB_CONCURRENCY is what uvicorn reads where the command line is silent.
     """
     if multiprocessing.parent_process() is None:
         return 1
-    asked = os.environ.get("WEB_CONCURRENCY", "1")
-    for word, following in zip(sys.argv, [*sys.argv[1:], ""], strict=True):
-        if word == "--workers":
-            asked = following
-        elif word.startswith("--workers="):
-            asked = word.partition("=")[2]
+    options = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    options.add_argument("--workers", default=os.environ.get("WEB_CONCURRENCY", "1"))
+    asked: str = options.parse_known_args()[0].workers
     return int(asked) if asked.isdigit() else 1
 
 
-def share_figures() -> None:
-    """Name the folder for prometheus_client's multiprocess mode, where several workers run.
+def shared_metrics_folder() -> Path | None:
+    """Return the folder in which workers share their metrics, made if need be; None without one.
 
-    It belongs to the parent process: all workers that it starts, also in the place of one that
-    died, have its `authkey`, which is of 32 random bytes and so never that of an earlier parent.
-    What parents left behind that have ended is removed.
+    One that cannot be written to is a warning, and prometheus_client does not get to see it.
     """
-    if FIGURES in os.environ or workers_asked_for() == 1:
-        return
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    temporary = Path(tempfile.gettempdir())
-    for folder in temporary.glob(f"{_FOLDERS}*"):
-        pid = folder.name.removeprefix(_FOLDERS).partition("-")[0]
-        if pid.isdigit() and not _is_alive(int(pid)):
-            shutil.rmtree(folder, ignore_errors=True)
-    secret = hashlib.sha256(multiprocessing.current_process().authkey).hexdigest()
-    own = temporary / f"{_FOLDERS}{parent.pid}-{secret}"
-    own.mkdir(mode=0o700, exist_ok=True)
-    os.environ[FIGURES] = str(own)
-
-
-def _is_alive(pid: int) -> bool:
-    if os.name == "nt":  # there, signal 0 is Ctrl-C
-        return True
+    name = os.environ.pop(METRICS_FOLDER, "")
+    if not name:
+        return None
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True
+        Path(name).mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not os.access(name, os.W_OK | os.X_OK):
+            raise PermissionError(f"{name} is not writable")
+    except OSError as error:
+        logging.getLogger("shopsphere").warning(
+            "%s cannot be used (%s): each worker reports its own metrics only",
+            METRICS_FOLDER,
+            error,
+        )
+        return None
+    os.environ[METRICS_FOLDER] = name
+    return Path(name)

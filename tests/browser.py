@@ -100,9 +100,7 @@ class Swagger:
     def press(self, css: str) -> None:
         """Press a button, when it is there."""
         wait_until(lambda: self.all(css), why=css)
-        [button, *_] = self.all(css)
-        self.chrome.execute_script("arguments[0].scrollIntoView({block: 'center'})", button)
-        button.click()
+        self.chrome.execute_script("arguments[0].click()", self.all(css)[0])
 
     def write(self, css: str, text: str) -> None:
         """Paste this in the place of what stands in a field."""

@@ -14,9 +14,10 @@ from in_memory_db import MemoryRecords  # from here on settings are read, so not
 from redis_db import RedisRecords
 from shopsphere.records import Records
 from shopsphere.settings import Settings
+from tests.launching import PORTS, is_free
 from tests.lossy_wire import connected
 from tests.moved_clock import MovedClock
-from tests.servers import RedisServer, Trio
+from tests.servers import RedisServer
 from tests.small_shop import SmallShop, small_shop
 
 if sys.platform != "win32":
@@ -31,9 +32,16 @@ os.environ["BCRYPT_ROUNDS"] = "4"
 @pytest.fixture(autouse=True)
 def _one_at_a_time_on_fixed_ports(request: pytest.FixtureRequest) -> Iterator[None]:
     """Let a test that needs the ports of the quick start wait for one in another process."""
+    if not request.node.get_closest_marker("quick_start_ports"):
+        yield
+        return
     with (Path(tempfile.gettempdir()) / "shopsphere-ports.lock").open("w") as lock:
-        if sys.platform != "win32" and request.node.get_closest_marker("quick_start_ports"):
+        if sys.platform != "win32":
             fcntl.flock(lock, fcntl.LOCK_EX)
+        if not all(map(is_free, PORTS.values())):
+            pytest.skip(
+                "something listens on 8000, 8001 or 8002, the ports of the quick start: end it"
+            )
         yield
 
 
@@ -95,13 +103,3 @@ def storage_environment(storage: str, request: pytest.FixtureRequest) -> dict[st
     server: RedisServer = request.getfixturevalue("redis_server")
     server.client.flushall()
     return {"USE_REDIS": "required", "REDIS_PORT": str(server.port)}
-
-
-@pytest.fixture
-def trio(storage_environment: dict[str, str], tmp_path: Path) -> Iterator[Trio]:
-    """The three services as real processes, on each storage in turn."""
-    services = Trio(tmp_path, **storage_environment)
-    try:
-        yield services.start()
-    finally:
-        services.stop()

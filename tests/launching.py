@@ -1,6 +1,5 @@
 """The product as a person gets it: a copy of its files, an environment of its own, a real start."""
 
-import hashlib
 import os
 import re
 import shutil
@@ -10,43 +9,32 @@ import subprocess
 import sys
 import sysconfig
 import venv
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple
 
 import pytest
 import requests
 
-from tests.servers import ROOT, wait_until
+from tests.servers import ROOT, Trio, wait_until
 
 PORTS = {"product": 8000, "user": 8001, "order": 8002}
 BARE_PYTHON = getattr(sys, "_base_executable", sys.executable)
 """The Python that the environment of the tests was made with: it has no packages of ours."""
 
 
-def is_free(port: int, host: str = "127.0.0.1") -> bool:
+needs_quick_start_ports = pytest.mark.quick_start_ports
+"""Mark a test that needs the ports 8000, 8001 and 8002 for itself; `conftest` sees to it."""
+
+
+def is_free(port: int) -> bool:
     """Whether a server could listen there."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError:
-            return False
-        return True
-
-
-_ARE_FREE = all(map(is_free, PORTS.values()))
-
-Test = TypeVar("Test", bound=Callable[..., None])
-
-
-def needs_quick_start_ports(test: Test) -> Test:
-    """Mark a test that needs the ports 8000, 8001 and 8002 for itself."""
-    reason = "something listens on 8000, 8001 or 8002, the ports of the quick start: end it"
-    marked: Test = pytest.mark.quick_start_ports(test)
-    may_skip: Test = pytest.mark.skipif(not _ARE_FREE, reason=reason)(marked)
-    return may_skip
+    try:
+        with socket.create_server(("127.0.0.1", port)):
+            return True
+    except OSError:
+        return False
 
 
 def copy_of_the_product(folder: Path) -> Path:
@@ -69,9 +57,8 @@ def ready_copy(folder: Path) -> Path:
     packages = next(environment.glob("lib/python*/site-packages"), None)
     packages = packages or environment / "Lib" / "site-packages"
     (packages / "tests.pth").write_text(sysconfig.get_path("purelib"), encoding="utf-8")
-    for name in ("requirements", "requirements-redis"):
-        content = (folder / f"{name}.txt").read_bytes()
-        (environment / f"{name}.installed").write_text(hashlib.sha256(content).hexdigest())
+    for listed in folder.glob("requirements*.txt"):
+        shutil.copy(listed, environment)
     return folder
 
 
@@ -82,24 +69,30 @@ def every_python_first_runs(folder: Path, *lines: str) -> dict[str, str]:
     return {"PYTHONPATH": str(folder)}
 
 
-def processes_of(folder: Path) -> dict[int, str]:
-    """Return the pids and command lines of what runs on the Python of this copy's `.venv`."""
-    return {
-        pid: line for pid, line in command_lines().items() if line.startswith(f"{folder}/.venv")
-    }
+class Process(NamedTuple):
+    pid: int
+    parent: int
+    command: str
 
 
-def command_lines() -> dict[int, str]:
-    """Return the command line of every process; a slim Linux has no `ps`, but it has /proc."""
-    if not Path("/proc/self/cmdline").exists():
-        table = subprocess.check_output(["ps", "-axww", "-o", "pid=,args="], text=True)
-        rows = (row.strip().partition(" ") for row in table.splitlines())
-        return {int(pid): line.strip() for pid, _, line in rows}
-    lines: dict[int, str] = {}
-    for file in Path("/proc").glob("[0-9]*/cmdline"):
+def processes() -> list[Process]:
+    """Return all processes; a slim Linux has no `ps`, but it has /proc."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):  # it ended meanwhile
-            lines[int(file.parent.name)] = file.read_text(errors="replace").replace("\0", " ")
-    return lines
+            parent = (folder / "stat").read_text().rpartition(")")[2].split()[1]
+            command = (folder / "cmdline").read_text(errors="replace").replace("\0", " ")
+            found.append(Process(int(folder.name), int(parent), command))
+    if not found:
+        table = subprocess.check_output(["ps", "-axww", "-o", "pid=,ppid=,args="], text=True)
+        rows = (row.split(maxsplit=2) for row in table.splitlines())
+        found = [Process(int(pid), int(parent), command) for pid, parent, command in rows]
+    return found
+
+
+def processes_of(folder: Path) -> list[Process]:
+    """Return what runs on the Python of this copy's `.venv`."""
+    return [found for found in processes() if found.command.startswith(f"{folder}/.venv")]
 
 
 def said_on_a_terminal(code: str, **environment: str) -> str:
@@ -143,18 +136,16 @@ class Started:
     def output(self) -> str:
         return self.log.read_text(encoding="utf-8", errors="replace")
 
-    def has_line(self, pattern: str) -> bool:
-        return any(re.fullmatch(pattern, line) for line in self.output.splitlines())
+    def has(self, pattern: str) -> bool:
+        return re.search(pattern, self.output) is not None
 
     def wait_for(self, text: str, seconds: float = 30) -> None:
         """Return as soon as it has said this; fail if it ends before."""
 
         def is_said() -> bool:
             has_ended = self.process.poll() is not None
-            if text in self.output:
-                return True
-            assert not has_ended, self.output
-            return False
+            assert text in self.output or not has_ended, self.output
+            return text in self.output
 
         wait_until(is_said, seconds, f"{text!r} in {self.log}")
 
@@ -164,11 +155,9 @@ class Started:
 
         def answered() -> bool:
             assert self.process.poll() is None, self.output
-            try:
+            with suppress(requests.ConnectionError):
                 answers.append(requests.get(url, timeout=5))
-            except requests.ConnectionError:
-                return False
-            return True
+            return bool(answers)
 
         wait_until(answered, seconds, f"{url} answers; see {self.log}")
         return answers[0]
@@ -204,3 +193,13 @@ def launched(
     environment = {"USE_REDIS": "false", "BCRYPT_ROUNDS": "4", "PIP_NO_INDEX": "1", **environment}
     with started(command, copy.parent, log, **environment) as launcher:
         yield launcher
+
+
+@contextmanager
+def three_services(folder: Path, **environment: str) -> Iterator[Trio]:
+    """Run the three services on free ports; they have ended afterwards."""
+    trio = Trio(folder, **environment)
+    try:
+        yield trio.start()
+    finally:
+        trio.stop()

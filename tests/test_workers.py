@@ -1,4 +1,4 @@
-"""Several workers of one service on Redis: their figures add up, whichever of them answers."""
+"""Several workers of one service on Redis: where they share a folder, their metrics add up."""
 
 import os
 import re
@@ -12,20 +12,20 @@ from pathlib import Path
 import pytest
 import requests
 
-from shopsphere.workers import FIGURES
-from tests.apps import running
-from tests.servers import RedisServer, Service, free_port, wait_until
+from shopsphere.workers import METRICS_FOLDER
+from tests.servers import ROOT, RedisServer, Service, free_port, wait_until
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="stops a process as POSIX does")
+
+NOT_THERE = 'method="GET",route="/products/{pk}",status="404"'
+ASKED = f"http_requests_total{{{NOT_THERE}}}"
+TOOK = f"http_request_duration_seconds_count{{{NOT_THERE}}}"
 
 
 def pids(service: Service) -> list[int]:
     """Return the processes that have said they serve."""
-    return [int(pid) for pid in re.findall(r"Started server process \[(\d+)\]", log_of(service))]
-
-
-def log_of(service: Service) -> str:
-    return service.log.read_text(encoding="utf-8")
+    log = service.log.read_text(encoding="utf-8")
+    return [int(pid) for pid in re.findall(r"Started server process \[(\d+)\]", log)]
 
 
 @contextmanager
@@ -51,11 +51,11 @@ def is_stopped(pid: int) -> bool:
 def two_workers(
     name: str, folder: Path, redis: RedisServer, **environment: str
 ) -> Iterator[Service]:
-    """Run a service with two workers on Redis; both have started."""
+    """Run a service with two workers on Redis that share a folder; both have started."""
     redis.client.flushall()
-    on_redis = {"USE_REDIS": "required", "REDIS_PORT": str(redis.port)}
-    log = folder / f"{name}.log"
-    service = Service(name, log, 0, TMPDIR=str(folder), **on_redis, **environment)
+    environment |= {"USE_REDIS": "required", "REDIS_PORT": str(redis.port)}
+    environment |= {METRICS_FOLDER: str(folder / "metrics" / "shop")}
+    service = Service(name, folder / f"{name}.log", 0, **environment)
     try:
         # A worker that is held up is not to be taken for one that hangs. But uvicorn 0.54 waits so
         # long for the answer of one that is killed just as it is asked, and does nothing else.
@@ -68,85 +68,33 @@ def two_workers(
 
 def wait_until_all_run(service: Service, workers: int) -> None:
     """Wait until so many workers have started since the beginning."""
-    wait_until(lambda: log_of(service).count("startup complete") == workers, 30)
+    wait_until(lambda: service.log.read_text().count("startup complete") == workers, 30)
 
 
-def figure(service: Service, line: str) -> str:
-    """Return one figure, read over a connection of its own; "0.0" where there is none."""
+def metric(service: Service, line: str) -> float:
+    """Return one metric, read over a connection of its own; 0 where there is none."""
     text = requests.get(f"{service.url}/metrics", timeout=10).text
     found = re.findall(rf"(?m)^{re.escape(line)} (\S+)$", text)
     assert len(found) <= 1, text
-    return str(found[0]) if found else "0.0"
+    return float(found[0]) if found else 0
 
 
-def folders_of_figures(temporary: Path) -> list[Path]:
-    return sorted(temporary.glob("shopsphere-figures-*"))
-
-
-def left_behind_by(pid: int, temporary: Path) -> Path:
-    folder = temporary / f"shopsphere-figures-{pid}-1"
-    folder.mkdir()
-    (folder / f"counter_{pid}.db").touch()
-    return folder
-
-
-@pytest.fixture(scope="module")
-def temporary(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder for temporary files, with what a dead and a living parent keep there."""
-    folder = tmp_path_factory.mktemp("temporary")
-    ended = subprocess.Popen([sys.executable, "-c", ""])
-    ended.wait()
-    left_behind_by(ended.pid, folder)
-    left_behind_by(os.getpid(), folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def products(redis_server: RedisServer, temporary: Path) -> Iterator[Service]:
-    """A product service with two workers."""
-    with two_workers("product", temporary, redis_server) as service:
-        yield service
-
-
-NOT_THERE = 'method="GET",route="/products/{pk}",status="404"'
-ASKED = f"http_requests_total{{{NOT_THERE}}}"
-TOOK = f"http_request_duration_seconds_count{{{NOT_THERE}}}"
-
-
-def test_what_services_that_have_ended_left_behind_is_removed(
-    products: Service, temporary: Path
+def test_the_metrics_of_two_workers_add_up_whichever_answers_and_outlive_one_that_dies(
+    redis_server: RedisServer, tmp_path: Path
 ) -> None:
-    owners = [int(folder.name.split("-")[2]) for folder in folders_of_figures(temporary)]
-    assert sorted(owners) == sorted([os.getpid(), products.process.pid])
-
-
-def test_the_figures_of_two_workers_add_up_whichever_answers(products: Service) -> None:
-    workers = pids(products)
-    for worker, share in zip(workers, (30, 10), strict=True):
-        with only(worker, workers):
-            for number in range(share):
-                requests.get(f"{products.url}/products/{number}", timeout=10)
-    for worker in workers:
-        with only(worker, workers):
-            assert figure(products, ASKED) == "40.0"
-            assert figure(products, TOOK) == "40.0"
-
-
-def test_a_worker_that_dies_takes_no_figure_with_it_and_others_cannot_read_them(
-    products: Service, temporary: Path
-) -> None:
-    folders = folders_of_figures(temporary)
-    workers = pids(products)
-    with only(workers[0], workers):
-        requests.get(f"{products.url}/products/1", timeout=10)
-        before = figure(products, ASKED)
-    os.kill(workers[0], signal.SIGKILL)
-    wait_until_all_run(products, 3)
-    assert float(before) >= 1
-    assert figure(products, ASKED) == before
-    assert folders_of_figures(temporary) == folders
-    [own] = (folder for folder in folders if f"-{products.process.pid}-" in folder.name)
-    assert own.stat().st_mode & 0o077 == 0
+    with two_workers("product", tmp_path, redis_server) as products:
+        workers = pids(products)
+        for worker, share in zip(workers, (30, 10), strict=True):
+            with only(worker, workers):
+                for number in range(share):
+                    requests.get(f"{products.url}/products/{number}", timeout=10)
+        for worker in workers:
+            with only(worker, workers):
+                assert metric(products, ASKED) == 40
+                assert metric(products, TOOK) == 40
+        os.kill(workers[0], signal.SIGKILL)
+        wait_until_all_run(products, 3)
+        assert metric(products, ASKED) == 40
 
 
 def test_orders_unsettled_are_counted_once_however_many_workers_there_are(
@@ -162,10 +110,31 @@ def test_orders_unsettled_are_counted_once_however_many_workers_there_are(
                 orders.http.close()
             for answering in workers:
                 with only(answering, workers):
-                    assert figure(orders, "orders_unsettled") == f"{left_open}.0"
+                    assert metric(orders, "orders_unsettled") == left_open
 
 
-def test_one_process_keeps_its_figures_to_itself() -> None:
-    with running("product", {"USE_REDIS": "false"}) as products:
-        assert "http_requests" in products.get("/metrics").text
-    assert FIGURES not in os.environ
+def test_each_service_has_a_folder_for_itself_which_others_cannot_read(tmp_path: Path) -> None:
+    assert "1.0" in metrics_of("product", tmp_path / "metrics").stdout
+    own = tmp_path / "metrics" / "product"
+    assert list(own.iterdir()) != []
+    assert own.stat().st_mode & 0o077 == 0
+
+
+def test_a_folder_that_cannot_be_made_is_one_line_and_each_worker_counts_for_itself() -> None:
+    result = metrics_of("product", Path(os.devnull) / "metrics")
+    assert "1.0" in result.stdout
+    assert result.stderr.startswith(f"{METRICS_FOLDER} cannot be used (")
+    assert result.stderr.endswith(": each worker reports its own metrics only\n")
+    assert result.stderr.count("\n") == 1
+
+
+def metrics_of(service: str, folder: Path) -> "subprocess.CompletedProcess[str]":
+    """Count one request of a service whose workers are to share this folder."""
+    code = (
+        f"from shopsphere.metrics import *; metrics = RequestMetrics({service!r});"
+        "metrics.count({'method': 'GET'}, 200, 0.1); print(exposition(metrics.registry).decode())"
+    )
+    environment = {**os.environ, METRICS_FOLDER: str(folder)}
+    return subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
