@@ -100,7 +100,8 @@ class Swagger:
     def press(self, css: str) -> None:
         """Press a button, when it is there."""
         wait_until(lambda: self.all(css), why=css)
-        self.chrome.execute_script("arguments[0].click()", self.all(css)[0])
+        leave_field_and_click = "document.activeElement.blur(); arguments[0].click()"
+        self.chrome.execute_script(leave_field_and_click, self.all(css)[0])
 
     def write(self, css: str, text: str) -> None:
         """Paste this in the place of what stands in a field."""

@@ -60,6 +60,15 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServ
 
 
 @pytest.fixture
+def own_redis(tmp_path: Path) -> Iterator[RedisServer]:
+    """A Redis for one test to stop and start, which keeps its data."""
+    server = RedisServer(tmp_path, "--appendonly", "yes")
+    yield server
+    server.client.close()
+    server.stop()
+
+
+@pytest.fixture
 def clock(redis_server: RedisServer) -> MovedClock:
     """The clock of records in memory, and of the Redis of the whole run, which is empty."""
     redis_server.client.flushall()

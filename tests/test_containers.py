@@ -7,8 +7,9 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from contextlib import ExitStack
 from fnmatch import fnmatch
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,45 +18,40 @@ import requests
 import yaml
 
 from shopsphere.settings import Settings
-from tests.launching import Started, started
+from tests.launching import started
 from tests.servers import ROOT, RedisServer, free_port, wait_until
 
 SERVICES = ["product", "user", "order"]
-SECRET = "a secret of the tests, of more than 32 bytes"
-on_posix = pytest.mark.skipif(os.name == "nt", reason="a container runs on Linux")
 
 
-def dockerfile() -> list[tuple[str, str]]:
-    """Return each instruction of the Dockerfile and what it is given."""
-    text = (ROOT / "Dockerfile").read_text(encoding="utf-8").replace("\\\n", " ")
-    lines = [line for line in text.splitlines() if line and not line.startswith("#")]
-    return [(line.partition(" ")[0], line.partition(" ")[2].strip()) for line in lines]
-
-
+@cache
 def given(instruction: str) -> list[str]:
-    return [rest for name, rest in dockerfile() if name == instruction]
+    """Return what each instruction of this name in the Dockerfile is given."""
+    text = (ROOT / "Dockerfile").read_text(encoding="utf-8").replace("\\\n", " ")
+    return [rest.strip() for rest in re.findall(rf"(?m)^{instruction} (.*)$", text)]
 
 
+@cache
 def compose() -> dict[str, Any]:
-    loaded: dict[str, Any] = yaml.safe_load((ROOT / "compose.yaml").read_text(encoding="utf-8"))
-    return loaded
+    services: dict[str, Any] = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]
+    return services
 
 
 def copied() -> list[Path]:
     """Return what the image is made of, from the folder of the project."""
-    sources = [source for line in given("COPY") for source in line.split()[:-1]]
-    found = {source: sorted(ROOT.glob(source)) for source in sources}
-    assert not [source for source in sources if not found[source]]
+    found = {
+        source: sorted(ROOT.glob(source)) for line in given("COPY") for source in line.split()[:-1]
+    }
+    assert all(found.values())
     return [path for paths in found.values() for path in paths]
 
 
 def environment_of(name: str, **values: str) -> dict[str, str]:
     """Return what a container gets, `${NAME:-default}` and `${NAME:?complaint}` filled in."""
-    given = compose()["services"][name]["environment"]
     pattern = re.compile(r"\$\{(\w+):[-?]([^}]*)\}")
     return {
         variable: pattern.sub(lambda found: values.get(found[1], found[2]), str(value))
-        for variable, value in given.items()
+        for variable, value in compose()[name]["environment"].items()
     }
 
 
@@ -64,39 +60,33 @@ def in_the_image() -> dict[str, str]:
     return dict(pair.split("=", 1) for line in given("ENV") for pair in shlex.split(line))
 
 
-def test_every_variable_is_a_setting_or_says_which_service_runs_where() -> None:
-    known = {name.upper() for name in Settings.model_fields} | {"SERVICE", "PORT"}
-    for name in SERVICES:
-        assert set(environment_of(name)) <= known
-    assert set(in_the_image()) <= known | {"PYTHONUNBUFFERED"}
-
-
 def test_compose_runs_the_three_services_on_a_redis_that_keeps_its_data() -> None:
-    services = compose()["services"]
-    assert set(services) == {"redis", *SERVICES}
-    command = services["redis"]["command"]
-    assert "--appendonly yes" in command
-    assert "--maxmemory-policy noeviction" in command
-    assert services["redis"]["volumes"] == ["redis:/data"]
-    assert "ports" not in services["redis"]  # only the services reach it
-    for name in SERVICES:
-        port = environment_of(name)["PORT"]
-        assert services[name]["ports"] == [f"127.0.0.1:{port}:{port}"]
-        assert services[name]["depends_on"] == {"redis": {"condition": "service_healthy"}}
-        assert environment_of(name)["USE_REDIS"] == "required"
-        assert environment_of(name)[f"{name.upper()}_SERVICE_URL"] == f"http://{name}:{port}"
+    assert set(compose()) == {"redis", *SERVICES}
+    redis = compose()["redis"]
+    assert "--appendonly yes" in redis["command"]
+    assert "--maxmemory-policy noeviction" in redis["command"]
+    assert redis["volumes"] == ["redis:/data"]
+    assert "ports" not in redis  # only the services reach it
 
 
-def test_without_a_secret_compose_does_not_start() -> None:
-    for name in SERVICES:
-        assert compose()["services"][name]["environment"]["JWT_SECRET"].startswith("${JWT_SECRET:?")
+@pytest.mark.parametrize("name", SERVICES)
+def test_compose_gives_each_service_its_settings_and_a_secret(name: str) -> None:
+    service, environment = compose()[name], environment_of(name)
+    port = environment["PORT"]
+    assert service["ports"] == [f"127.0.0.1:{port}:{port}"]
+    assert service["depends_on"] == {"redis": {"condition": "service_healthy"}}
+    assert service["environment"]["JWT_SECRET"].startswith("${JWT_SECRET:?")
+    assert environment["USE_REDIS"] == "required"
+    assert environment[f"{name.upper()}_SERVICE_URL"] == f"http://{name}:{port}"
+    known = {field.upper() for field in Settings.model_fields} | {"SERVICE", "PORT"}
+    assert {*environment, *in_the_image()} <= known | {"PYTHONUNBUFFERED"}
 
 
 def test_the_image_is_run_by_somebody_who_is_not_root() -> None:
-    names = [name for name, _ in dockerfile()]
+    text = (ROOT / "Dockerfile").read_text(encoding="utf-8")
     assert given("USER") == ["shop"]
     assert any("useradd" in line and line.endswith("shop") for line in given("RUN"))
-    assert "RUN" not in names[names.index("USER") :]
+    assert "\nRUN " not in text.partition("\nUSER ")[2]
 
 
 def test_what_the_image_copies_is_not_kept_from_it() -> None:
@@ -108,110 +98,70 @@ def test_what_the_image_copies_is_not_kept_from_it() -> None:
     assert not any(fnmatch(".env", rule.removeprefix("!")) for rule in rules if rule != "*")
 
 
-@pytest.fixture(scope="module")
-def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of the image: what it copies, and nothing else."""
-    folder = tmp_path_factory.mktemp("image") / "shop"
+def image(folder: Path) -> Path:
+    """Make the folder of the image: what it copies, and nothing else."""
     folder.mkdir()
     for path in copied():
         if path.is_dir():
-            leave = shutil.ignore_patterns("__pycache__")
-            shutil.copytree(path, folder / path.name, ignore=leave)
+            shutil.copytree(path, folder / path.name, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             shutil.copy(path, folder)
     return folder
 
 
-class Container:
-    """A service as compose would run it, but reached from this machine only."""
+def environments(redis: RedisServer) -> dict[str, dict[str, str]]:
+    """Return the environment of each container, but on ports of this machine."""
+    ports = {name: str(free_port()) for name in SERVICES}
+    moved = {"redis:6379": f"127.0.0.1:{redis.port}"}
+    for name in SERVICES:
+        moved[f"{name}:{environment_of(name)['PORT']}"] = f"127.0.0.1:{ports[name]}"
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    found = {}
+    for name in SERVICES:
+        given = in_the_image() | environment_of(name, JWT_SECRET="a secret of the tests " * 2)
+        for there, here in moved.items():
+            given = {key: value.replace(there, here) for key, value in given.items()}
+        found[name] = {**os.environ, **given, "PORT": ports[name], "PATH": path}
+    return found
 
-    def __init__(self, name: str, image: Path, environment: dict[str, str]) -> None:
-        self.name, self.image, self.environment = name, image, environment
-        self.url = f"http://127.0.0.1:{environment['PORT']}"
-        command = json.loads(given("CMD")[0])
-        self.command = [word.replace("0.0.0.0", "127.0.0.1") for word in command]
-        self.process: Started
 
-    def is_healthy(self) -> bool:
-        """Run the health check of the image."""
-        [check] = given("HEALTHCHECK")
-        command = check.partition(" CMD ")[2].strip()
-        environment = {**os.environ, **self.environment}
+@pytest.mark.skipif(os.name == "nt", reason="a container runs on Linux")
+def test_the_image_serves_checks_the_shop_and_is_healthy_only_while_redis_is_there(
+    own_redis: RedisServer, tmp_path: Path
+) -> None:
+    folder = image(tmp_path / "shop")
+    environment = environments(own_redis)
+    command = [word.replace("0.0.0.0", "127.0.0.1") for word in json.loads(given("CMD")[0])]
+    check = given("HEALTHCHECK")[0].partition(" CMD ")[2].strip()
+
+    def is_healthy(name: str) -> bool:
         return not subprocess.run(
-            ["sh", "-c", command], env=environment, capture_output=True, timeout=30
+            ["sh", "-c", check], env=environment[name], capture_output=True, timeout=30
         ).returncode
 
-
-@pytest.fixture(scope="module")
-def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    """A Redis of our own, which can be stopped."""
-    server = RedisServer(tmp_path_factory.mktemp("redis"), "--appendonly", "yes")
-    yield server
-    server.client.close()
-    if server.process.poll() is None:
-        server.stop()
-
-
-@pytest.fixture(scope="module")
-def containers(
-    image: Path, redis: RedisServer, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[dict[str, Container]]:
-    """All three, in reverse order: who needs another does not wait for it."""
-    ports = {name: str(free_port()) for name in SERVICES}
-    hosts = {"redis:6379": f"127.0.0.1:{redis.port}"}
-    for name in SERVICES:
-        hosts[f"{name}:{environment_of(name)['PORT']}"] = f"127.0.0.1:{ports[name]}"
-    logs = tmp_path_factory.mktemp("logs")
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    running: dict[str, Container] = {}
-    for name in reversed(SERVICES):
-        environment = in_the_image() | environment_of(name, JWT_SECRET=SECRET)
-        for host, here in hosts.items():
-            environment = {key: text.replace(host, here) for key, text in environment.items()}
-        environment |= {"PORT": ports[name], "PATH": path}
-        running[name] = Container(name, image, environment)
-    with (
-        started(running["order"].command, image, logs / "order", **running["order"].environment),
-        started(running["user"].command, image, logs / "user", **running["user"].environment),
-        started(
-            running["product"].command, image, logs / "product", **running["product"].environment
-        ) as last,
-    ):
-        for container in running.values():
-            last.wait_for_answer(f"{container.url}/ready")
-        yield running
-
-
-@on_posix
-def test_the_image_holds_all_that_each_service_needs(containers: dict[str, Container]) -> None:
-    lamp = {"name": "Lamp", "price": 5, "quantity": 1}
-    product = requests.post(f"{containers['product'].url}/products", json=lamp, timeout=10).json()
-    order = {"product_id": product["pk"], "quantity": 1}
-    placed = requests.post(f"{containers['order'].url}/order", json=order, timeout=10)
-    assert placed.status_code == 201
-    account = {"email": "user@example.com", "password": "securepass123"}
-    registered = requests.post(f"{containers['user'].url}/register", json=account, timeout=10)
-    assert registered.status_code == 201
-    assert all(container.is_healthy() for container in containers.values())
-
-
-@on_posix
-def test_the_image_can_check_the_whole_shop(containers: dict[str, Container], image: Path) -> None:
-    environment = {**os.environ, **containers["order"].environment}
-    command = ["python", "test_connection.py"]
-    result = subprocess.run(command, cwd=image, env=environment, capture_output=True, text=True)
-    assert result.returncode == 0, result.stdout + result.stderr
-
-
-@on_posix
-def test_a_service_that_is_not_ready_is_not_healthy_until_it_is(
-    containers: dict[str, Container], redis: RedisServer
-) -> None:
-    order = containers["order"]
-    redis.stop()
-    try:
-        assert requests.get(order.url, timeout=10).ok  # it runs all the same
-        assert not order.is_healthy()
-    finally:
-        redis.start()
-    wait_until(order.is_healthy)
+    with ExitStack() as running:
+        url = {name: f"http://127.0.0.1:{environment[name]['PORT']}" for name in SERVICES}
+        containers = {
+            name: running.enter_context(
+                started(command, folder, tmp_path / f"{name}.log", **environment[name])
+            )
+            for name in reversed(SERVICES)  # who needs another does not wait for it
+        }
+        for name, container in containers.items():
+            container.wait_for_answer(f"{url[name]}/ready")
+        lamp = {"name": "Lamp", "price": 5, "quantity": 1}
+        product = requests.post(f"{url['product']}/products", json=lamp, timeout=10).json()
+        order = {"product_id": product["pk"], "quantity": 1}
+        assert requests.post(f"{url['order']}/order", json=order, timeout=10).status_code == 201
+        account = {"email": "user@example.com", "password": "securepass123"}
+        assert requests.post(f"{url['user']}/register", json=account, timeout=10).ok
+        checked = subprocess.run(
+            ["python", "test_connection.py"], cwd=folder, env=environment["order"]
+        )
+        assert checked.returncode == 0
+        assert all(map(is_healthy, SERVICES))
+        own_redis.stop()
+        assert requests.get(url["order"], timeout=10).ok  # it runs all the same
+        assert not is_healthy("order")
+        own_redis.start()
+        wait_until(lambda: is_healthy("order"))

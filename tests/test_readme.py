@@ -6,20 +6,25 @@ import re
 import shlex
 import shutil
 import sys
-from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 import pytest
 import requests
 from pydantic import SecretStr
 
+from shopsphere import demo
 from shopsphere.settings import Settings
 from tests import pages
-from tests.launching import PORTS, copy_of_the_product, needs_quick_start_ports, started
-from tests.servers import ROOT, RedisServer, Trio
+from tests.apps import openapi_of
+from tests.launching import (
+    PORTS,
+    copy_of_the_product,
+    needs_quick_start_ports,
+    started,
+    three_services,
+)
+from tests.servers import ROOT, RedisServer
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 QUICK_START = [
@@ -43,154 +48,107 @@ curl -X POST http://localhost:8002/order \\
   -H "Content-Type: application/json" \\
   -d '{"product_id": "abc123", "quantity": 2}'""",
 ]
-on_posix = pytest.mark.skipif(os.name == "nt", reason="presses Ctrl-C as POSIX does")
-UVICORN_LINES = {line.split("_")[0].removeprefix("uvicorn "): line for line in QUICK_START[:3]}
+PAGE = ROOT / "README.md"
+ON_PATH = {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+"""With it, `uvicorn` and `python` are those of the running environment."""
+on_posix = pytest.mark.skipif(os.name == "nt", reason="runs commands as POSIX does")
 
 
-@dataclass
-class Step:
-    """Commands that stand together in the README, and the answer shown below them."""
-
-    commands: list[str]
-    answer: object = None
+# --- the commands --------------------------------------------------------------------------------
 
 
-@cache
-def steps() -> list[Step]:
-    """Return what the README does with curl, in its order."""
-    found: list[Step] = []
-    for language, text in re.findall(r"```(bash|json)\n(.*?)```", README, re.DOTALL):
+def test_the_quick_start_is_in_the_readme_word_for_word() -> None:
+    assert [lines for lines in QUICK_START if f"\n{lines}\n" not in README] == []
+
+
+def story() -> list[tuple[list[str], object]]:
+    """Return the curl commands of each block, and the answer shown below the block to the first."""
+    found: list[tuple[list[str], object]] = []
+    for language, text in pages.blocks(PAGE):
         if language == "json":
-            found[-1].answer = json.loads(text)
-            continue
-        if text.startswith(pages.A_TOKEN):
-            continue
-        lines = text.replace("\\\n", "\0").splitlines()
-        commands = [line.replace("\0", "\\\n") for line in lines if line.startswith("curl ")]
-        if commands:
-            found.append(Step(commands))
+            found[-1] = (found[-1][0], json.loads(text))
+        elif not text.startswith(pages.A_TOKEN):
+            commands = re.findall(r"(?m)^curl (?:.*\\\n)*.*$", text)
+            found += [(commands, None)] if commands else []
     return found
 
 
-@pytest.fixture(scope="module", params=["memory", "redis"])
-def shop(
-    request: pytest.FixtureRequest,
-    redis_server: RedisServer,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[Trio]:
-    """A fresh shop on each storage."""
-    redis_server.client.flushall()
-    on_redis = {"USE_REDIS": "required", "REDIS_PORT": str(redis_server.port)}
-    environment = on_redis if request.param == "redis" else {"USE_REDIS": "false"}
-    trio = Trio(tmp_path_factory.mktemp(request.param), **environment)
-    try:
-        yield trio.start()
-    finally:
-        trio.stop()
-
-
-@pytest.fixture(scope="module")
-def plain_copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the product, in which nobody changes a file while uvicorn looks."""
-    return copy_of_the_product(tmp_path_factory.mktemp("by-hand") / "shop")
-
-
-# --- the quick start -----------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("lines", QUICK_START)
-def test_the_quick_start_is_in_the_readme_word_for_word(lines: str) -> None:
-    assert f"\n{lines}\n" in README
-
-
-@pytest.mark.skipif(not shutil.which("curl"), reason="there is no curl here to run")
-def test_the_story_in_curl_runs_and_answers_as_shown(shop: Trio, redis_server: RedisServer) -> None:
-    pk = "abc123"
-    for step in steps():
-        commands = [pages.moved(command, shop, redis_server, pk) for command in step.commands]
-        answers = [json.loads(pages.run(command, {})) for command in commands]
-        if step.answer is not None:
-            assert pages.without_chance(answers[0]) == pages.without_chance(step.answer), (
-                step.commands[0]
-            )
-        if "/products \\" in step.commands[0]:
-            pk = answers[0]["pk"]
-    placed = shop.order.get("/orders").json()
-    assert [(order["product_id"], order["quantity"]) for order in placed] == [(pk, 2), (pk, 1)]
-
-
-def test_the_story_shows_an_answer_for_each_thing_it_does() -> None:
-    story = README.partition("\n## Who may do what\n")[0]
-    assert sum(len(step.commands) for step in steps()) == story.count("\ncurl ")
-    assert sum(step.answer is not None for step in steps()) >= 6
-
-
-@on_posix
-@pytest.mark.parametrize("shop", ["redis"], indirect=True)
-def test_every_other_command_prints_what_is_shown(shop: Trio, redis_server: RedisServer) -> None:
-    all_steps = pages.steps(ROOT / "README.md")
-    in_the_story = [step for step in all_steps if step.command.startswith("curl ")]
-    assert all(set(step.answers) <= {"json"} for step in in_the_story)
-    others = [
-        step
-        for step in all_steps
-        if not (step in in_the_story or pages.is_excepted(step.command))
-        and not (step.command in QUICK_START or step.command.startswith(pages.A_TOKEN))
-    ]
-    for step in others:
-        printed = pages.run(step.command, shop.order.environment)
-        shown = pages.moved(step.answers["text"], shop, redis_server, "")
-        said = pages.without_numbers(printed).splitlines()
-        assert pages.without_numbers(shown).splitlines() == said
-
-
 @on_posix
 @pytest.mark.skipif(not shutil.which("curl"), reason="there is no curl here to run")
-def test_the_administrator_of_a_closed_shop_puts_a_product_in(
+def test_the_commands_run_and_print_what_is_shown(
     redis_server: RedisServer, tmp_path: Path
 ) -> None:
-    [block] = [text for _, text in pages.blocks(ROOT / "README.md") if "$TOKEN" in text]
-    [settings] = [
-        text for _, text in pages.blocks(ROOT / "README.md") if text.startswith("AUTH_REQUIRED")
-    ]
+    redis_server.client.flushall()
+    on_redis = {"USE_REDIS": "required", "REDIS_PORT": str(redis_server.port)}
+    assert sum(len(commands) for commands, _ in story()) == README.count("\ncurl ") - 1
+    assert sum(answer is not None for _, answer in story()) >= 6
+    with three_services(tmp_path, **on_redis) as shop:
+        pk = "abc123"
+        for commands, shown in story():
+            moved = [pages.moved(command, shop, redis_server, pk) for command in commands]
+            said, *_ = [json.loads(pages.run(command, {})) for command in moved]
+            if shown is not None:
+                assert pages.without_chance(said) == pages.without_chance(shown), commands
+            pk = said["pk"] if "/products \\" in commands[0] else pk
+        orders = shop.order.get("/orders").json()
+        assert [(order["product_id"], order["quantity"]) for order in orders] == [(pk, 2), (pk, 1)]
+        for step in pages.steps(PAGE):
+            if step.command.startswith(("curl ", pages.A_TOKEN, "uvicorn ")):
+                continue
+            if not pages.is_excepted(step.command):
+                printed = pages.run(step.command, shop.order.environment)
+                text = pages.moved(step.answers["text"], shop, redis_server, "")
+                assert pages.without_numbers(printed) == pages.without_numbers(text)
+
+
+@on_posix
+@pytest.mark.skipif(not shutil.which("curl"), reason="there is no curl here to run")
+def test_the_administrator_of_a_closed_shop_puts_products_in(
+    redis_server: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blocks = [text for _, text in pages.blocks(PAGE)]
+    [command] = [text for text in blocks if "$TOKEN" in text]
+    [settings] = [text for text in blocks if text.startswith("AUTH_REQUIRED")]
     chosen = dict(re.findall(r"(?m)^(\w+)=(\S+)", settings)) | {"JWT_SECRET": "a secret " * 8}
     chosen["ADMIN_PASSWORD"] = "a-long-password"
-    trio = Trio(tmp_path, USE_REDIS="false", **chosen)
-    try:
-        trio.start()
-        command = pages.moved(block, trio, redis_server, "").replace("...", "a-long-password")
-        product = json.loads(pages.run(command, {}))
-        assert product == trio.product.get(f"/products/{product['pk']}").json()
-    finally:
-        trio.stop()
-
-
-def in_this_environment() -> dict[str, str]:
-    """Return a PATH on which `uvicorn` and `python` are those of the running environment."""
-    folder = str(Path(sys.executable).parent)
-    return {"PATH": f"{folder}{os.pathsep}{os.environ['PATH']}", "USE_REDIS": "false"}
+    with three_services(tmp_path, USE_REDIS="false", **chosen) as shop:
+        urls = (shop.product.url, shop.user.url)
+        refused = pages.run(f"python -m shopsphere.demo {' '.join(urls)}", {})
+        assert refused.startswith("--demo added no products: only an administrator can, so set")
+        for variable, value in chosen.items():
+            monkeypatch.setenv(variable, value)
+        assert demo.add_products(*urls).startswith("--demo added 12 products")
+        assert demo.add_products(*urls) == "The shop has products already, so --demo adds none."
+        moved = pages.moved(command, shop, redis_server, "").replace("...", "a-long-password")
+        product = json.loads(pages.run(moved, {}))
+        assert product == shop.product.get(f"/products/{product['pk']}").json()
 
 
 @needs_quick_start_ports
 @on_posix
-def test_the_uvicorn_lines_start_each_service_without_the_others(
-    plain_copy: Path, tmp_path: Path
-) -> None:
+def test_the_uvicorn_lines_start_each_service_without_the_others(tmp_path: Path) -> None:
+    copy = copy_of_the_product(tmp_path / "shop")
+    order = {"product_id": pages.PRODUCT_PK, "quantity": 1}
     with ExitStack() as stack:
         running = []
         for name in ("order", "user", "product"):  # who needs another comes first
-            command = shlex.split(UVICORN_LINES[name])
+            [line] = [line for line in QUICK_START if line.startswith(f"uvicorn {name}_service")]
             log = tmp_path / f"{name}.log"
-            service = stack.enter_context(
-                started(command, plain_copy, log, **in_this_environment())
-            )
-            url = f"http://127.0.0.1:{PORTS[name]}"
-            assert service.wait_for_answer(url).json()["service"] == name
-            assert requests.get(f"{url}/ready", timeout=5).ok
-            running.append(service)
+            service = started(shlex.split(line), copy, log, USE_REDIS="false", **ON_PATH)
+            running.append(stack.enter_context(service))
+            health = running[-1].wait_for_answer(f"http://127.0.0.1:{PORTS[name]}/ready")
+            assert (health.status_code, health.json()["service"]) == (200, name)
+            if name == "order":
+                early = requests.post("http://localhost:8002/order", json=order, timeout=10)
+                assert (early.status_code, early.json()["code"]) == (
+                    503,
+                    "product_service_unavailable",
+                )
+                assert "Retry-After" in early.headers
+                assert requests.get("http://localhost:8002/orders", timeout=10).json() == []
         lamp = {"name": "Lamp", "price": 5, "quantity": 1}
         product = requests.post("http://localhost:8000/products", json=lamp, timeout=10).json()
-        order = {"product_id": product["pk"], "quantity": 1}
+        order["product_id"] = product["pk"]
         assert requests.post("http://localhost:8002/order", json=order, timeout=10).ok
         assert [service.press_ctrl_c() for service in running] == [0, 0, 0]
 
@@ -198,9 +156,9 @@ def test_the_uvicorn_lines_start_each_service_without_the_others(
 @needs_quick_start_ports
 @on_posix
 @pytest.mark.parametrize("name", PORTS)
-def test_a_service_starts_as_a_script_too(name: str, plain_copy: Path, tmp_path: Path) -> None:
-    command = shlex.split(f"python {name}_service.py")
-    with started(command, plain_copy, tmp_path / "log", **in_this_environment()) as service:
+def test_a_service_starts_as_a_script_too(name: str, tmp_path: Path) -> None:
+    command = ["python", f"{name}_service.py"]
+    with started(command, ROOT, tmp_path / "log", USE_REDIS="false", **ON_PATH) as service:
         health = service.wait_for_answer(f"http://127.0.0.1:{PORTS[name]}/").json()
         assert (health["service"], health["storage"]) == (name, "memory")
         service.press_ctrl_c()
@@ -219,25 +177,19 @@ def rows_of(heading: str) -> list[list[str]]:
     return [[cell.strip() for cell in row.split(" | ")] for row in rows]
 
 
-def routes_of(paths: dict[str, dict[str, object]]) -> set[str]:
-    return {f"{method.upper()} {path}" for path, methods in paths.items() for method in methods}
-
-
-def test_the_endpoint_tables_list_exactly_what_each_service_has(shop: Trio) -> None:
+def test_the_endpoint_tables_list_exactly_what_each_service_has() -> None:
+    in_every_service = {"GET /", "GET /ready", "GET /metrics"}
+    assert all(f"`{route}`" in README for route in in_every_service)
     shown: dict[int, list[str]] = {}
     for first, *_ in rows_of("The endpoints"):
         if port := re.search(r", :(\d+)", first):
             in_this_table = shown.setdefault(int(port[1]), [])
         elif call := re.match(r"`([A-Z]+ /[^\s?`]*)", first):
             in_this_table.append(call[1])
-    for service in shop.services:
-        routes = routes_of(service.get("/openapi.json").json()["paths"])
-        assert routes >= IN_EVERY_SERVICE
-        assert sorted(shown[PORTS[service.name]]) == sorted(routes - IN_EVERY_SERVICE)
-    assert all(f"`{route}`" in README for route in IN_EVERY_SERVICE)
-
-
-IN_EVERY_SERVICE = {"GET /", "GET /ready", "GET /metrics"}
+    for name, port_number in PORTS.items():
+        paths = openapi_of(name)["paths"]
+        routes = {f"{method.upper()} {path}" for path in paths for method in paths[path]}
+        assert sorted([*shown[port_number], *in_every_service]) == sorted(routes)
 
 
 def default_settings() -> dict[str, str]:
