@@ -41,7 +41,7 @@ BY_A_TEST_OF_ITS_OWN = {
     "?limit=&after=": "test_product_routes",
     ":8001": "test_readme",
     ":8002": "test_readme",
-    "port 8000 is in use": "test_readme",
+    "port 8000 is in use": "test_launcher",
     "/ @ : %": "test_docs_words",
     "%2F %40 %3A %25": "test_docs_words",
     "down-after-milliseconds 1000": "test_topologies",

@@ -1,6 +1,5 @@
 """`start_all_services.ps1`: read by a parser everywhere, run where there is a PowerShell."""
 
-import os
 import re
 import shutil
 import subprocess
@@ -43,21 +42,9 @@ def test_the_script_has_help_that_get_help_shows() -> None:
 
 if POWERSHELL:  # elsewhere these are not tests that were skipped: there is nothing to run
 
-    @pytest.mark.parametrize(
-        ("arguments", "path", "status", "shown"),
-        [
-            (["--help"], os.environ["PATH"], 0, "usage: start_all_services.py"),
-            (["--no-such-thing"], os.environ["PATH"], 2, ""),
-            ([], "", 1, "https://www.python.org/downloads/"),
-        ],
-    )
-    def test_the_script_runs(
-        arguments: list[str], path: str, status: int, shown: str, tmp_path: Path
-    ) -> None:
+    @pytest.mark.parametrize(("argument", "status"), [("--help", 0), ("--no-such-thing", 2)])
+    def test_the_script_hands_over_for_real(argument: str, status: int, tmp_path: Path) -> None:
         command = [POWERSHELL, "-NoProfile", "-ExecutionPolicy", "Bypass", "-File", str(SCRIPT)]
-        environment = {**os.environ, "PATH": path}
-        result = subprocess.run(
-            [*command, *arguments], cwd=tmp_path, env=environment, capture_output=True, text=True
-        )
+        result = subprocess.run([*command, argument], cwd=tmp_path, capture_output=True)
         assert result.returncode == status
-        assert shown in result.stdout
+        assert b"usage: start_all_services.py" in result.stdout + result.stderr
