@@ -7,17 +7,17 @@ Finds Python 3.11 or newer and hands over to start_all_services.py, which sets e
 starts the services. All arguments are passed on, and its exit status is passed back. Ctrl-C ends
 all three services.
 
-The arguments are those of start_all_services.py: --demo puts a dozen products into an empty shop,
---host takes the address to listen on, --reload starts anew when a Python file changes, --help shows
-them all.
+The arguments are those of start_all_services.py: --demo adds a dozen products to an empty shop,
+--host takes the address to listen on, --reload restarts the services when a Python file changes,
+--help shows them all.
 
 .EXAMPLE
 .\start_all_services.ps1
-Starts the shop for this machine alone.
+Starts the shop, reachable from this machine only.
 
 .EXAMPLE
 .\start_all_services.ps1 --demo
-Starts it with products to look at.
+Starts it with products to try it with.
 
 .EXAMPLE
 .\start_all_services.ps1 --host 0.0.0.0
@@ -49,6 +49,6 @@ foreach ($candidate in @('py', '-3'), @('python'), @('python3')) {
     }
 }
 
-Write-Host 'ShopSphere needs Python 3.11 or newer, and there is none here.'
+Write-Host 'ShopSphere needs Python 3.11 or newer, which was not found.'
 Write-Host 'Get it from https://www.python.org/downloads/ and run this script again.'
 exit 1

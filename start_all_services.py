@@ -1,6 +1,6 @@
 """Start ShopSphere: set up `.venv`, start the three services, end all three on Ctrl-C.
 
-This file is read by any Python, so that whoever has an old one is told so in a sentence.
+Any Python can read this file, so that an old one says in a sentence that it is too old.
 """
 
 import sys

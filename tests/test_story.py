@@ -19,41 +19,20 @@ def stock(shop: Trio, product: str) -> tuple[int, ...]:
     return tuple(counts[kind] for kind in ("received", "available", "reserved", "shipped"))
 
 
-def test_a_customer_registers_orders_until_it_is_gone_and_goes_on_when_redis_was_away(
+def test_a_customer_orders_until_it_is_gone_though_redis_was_away(
     own_redis: RedisServer, tmp_path: Path
 ) -> None:
     on_redis = {"USE_REDIS": "required", "REDIS_PORT": str(own_redis.port)}
     with three_services(tmp_path, **on_redis) as shop:
         account = {"email": "Ada@Example.com", "password": "correct horse"}
         user = shop.user.post("/register", account).json()
-        assert user["email"] == "ada@example.com"
-        assert shop.user.post("/register", account).json()["code"] == "email_taken"
         token = shop.user.post("/login", account).json()["access_token"]
         bearer = {"Authorization": f"Bearer {token}"}
         assert shop.user.get("/me", headers=bearer).json() == user
-
         body = {"name": "Desk Lamp", "price": 24.99, "quantity": 10}
         lamp = shop.product.post("/products", body).json()["pk"]
-        [found] = shop.product.get("/products/search", params={"name": "LAMP"}).json()
-        assert found["pk"] == lamp
-
-        placed = order(shop, lamp, 7, **bearer)
-        receipt = placed.json()
-        assert placed.headers["Location"] == f"/orders/{receipt['pk']}"
-        assert receipt == {
-            "pk": receipt["pk"],
-            "product_id": lamp,
-            "product_name": "Desk Lamp",
-            "quantity": 7,
-            "unit_price": 24.99,
-            "total": 174.93,
-            "status": "PLACED",
-            "user_id": user["pk"],
-            "created_at": receipt["created_at"],
-        }
-        refused = order(shop, lamp, 4)
-        assert (refused.status_code, refused.json()["available"]) == (400, 3)
-        assert shop.order.get("/orders").json() == [receipt]
+        receipt = order(shop, lamp, 7, **bearer).json()
+        assert (receipt["user_id"], receipt["total"]) == (user["pk"], 174.93)
         assert stock(shop, lamp) == (10, 3, 7, 0)
 
         item = {"product_id": lamp, "quantity": 1}
