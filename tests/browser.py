@@ -41,27 +41,15 @@ class Shown:
 
 
 class Browser:
-    """Chromium, and what it asked for and complained of."""
+    """Chromium, and its complaints, among them any request to another host."""
 
     def __init__(self, profile: Path) -> None:
         options = webdriver.ChromeOptions()
         options.binary_location = CHROMIUM or ""
         for option in (*OPTIONS, f"--user-data-dir={profile}"):
             options.add_argument(option)
-        options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+        options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
         self.chrome = webdriver.Chrome(options=options, service=Driver(CHROMEDRIVER))
-
-    def asked_for(self) -> list[str]:
-        """Return the addresses over the network that it asked for since this was called last."""
-        logged = self.chrome.get_log("performance")  # type: ignore[no-untyped-call]
-        events = (json.loads(entry["message"])["message"] for entry in logged)
-        urls = (
-            str(event["params"]["request"]["url"])
-            for event in events
-            if event["method"] == "Network.requestWillBeSent"
-        )
-        inside = ("data:", "blob:", "chrome:")
-        return [url for url in urls if not url.startswith(inside)]
 
     def complaints(self) -> list[str]:
         """Return what stands in red in the console, since this was called last."""

@@ -14,12 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import requests
 import yaml
 
 from shopsphere.settings import Settings
 from tests.launching import started
-from tests.servers import ROOT, RedisServer, free_port, wait_until
+from tests.servers import ROOT, RedisServer, Service, Trio, wait_until
 
 SERVICES = ["product", "user", "order"]
 
@@ -46,15 +45,6 @@ def copied() -> list[Path]:
     return [path for paths in found.values() for path in paths]
 
 
-def environment_of(name: str, **values: str) -> dict[str, str]:
-    """Return what a container gets, `${NAME:-default}` and `${NAME:?complaint}` filled in."""
-    pattern = re.compile(r"\$\{(\w+):[-?]([^}]*)\}")
-    return {
-        variable: pattern.sub(lambda found: values.get(found[1], found[2]), str(value))
-        for variable, value in compose()[name]["environment"].items()
-    }
-
-
 def in_the_image() -> dict[str, str]:
     """Return the environment that the image sets."""
     return dict(pair.split("=", 1) for line in given("ENV") for pair in shlex.split(line))
@@ -71,13 +61,16 @@ def test_compose_runs_the_three_services_on_a_redis_that_keeps_its_data() -> Non
 
 @pytest.mark.parametrize("name", SERVICES)
 def test_compose_gives_each_service_its_settings_and_a_secret(name: str) -> None:
-    service, environment = compose()[name], environment_of(name)
-    port = environment["PORT"]
+    service = compose()[name]
+    environment, port = service["environment"], service["environment"]["PORT"]
     assert service["ports"] == [f"127.0.0.1:{port}:{port}"]
     assert service["depends_on"] == {"redis": {"condition": "service_healthy"}}
-    assert service["environment"]["JWT_SECRET"].startswith("${JWT_SECRET:?")
-    assert environment["USE_REDIS"] == "required"
-    assert environment[f"{name.upper()}_SERVICE_URL"] == f"http://{name}:{port}"
+    assert environment["JWT_SECRET"].startswith("${JWT_SECRET:?")
+    assert (environment["SERVICE"], environment["USE_REDIS"]) == (name, "required")
+    assert environment["REDIS_URL"] == "redis://redis:6379/0"
+    for other in SERVICES:
+        address = f"http://{other}:{compose()[other]['environment']['PORT']}"
+        assert environment[f"{other.upper()}_SERVICE_URL"] == address
     known = {field.upper() for field in Settings.model_fields} | {"SERVICE", "PORT"}
     assert {*environment, *in_the_image()} <= known | {"PYTHONUNBUFFERED"}
 
@@ -109,59 +102,37 @@ def image(folder: Path) -> Path:
     return folder
 
 
-def environments(redis: RedisServer) -> dict[str, dict[str, str]]:
-    """Return the environment of each container, but on ports of this machine."""
-    ports = {name: str(free_port()) for name in SERVICES}
-    moved = {"redis:6379": f"127.0.0.1:{redis.port}"}
-    for name in SERVICES:
-        moved[f"{name}:{environment_of(name)['PORT']}"] = f"127.0.0.1:{ports[name]}"
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    found = {}
-    for name in SERVICES:
-        given = in_the_image() | environment_of(name, JWT_SECRET="a secret of the tests " * 2)
-        for there, here in moved.items():
-            given = {key: value.replace(there, here) for key, value in given.items()}
-        found[name] = {**os.environ, **given, "PORT": ports[name], "PATH": path}
-    return found
-
-
 @pytest.mark.skipif(os.name == "nt", reason="a container runs on Linux")
 def test_the_image_serves_checks_the_shop_and_is_healthy_only_while_redis_is_there(
     own_redis: RedisServer, tmp_path: Path
 ) -> None:
     folder = image(tmp_path / "shop")
-    environment = environments(own_redis)
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    settings = in_the_image() | {"REDIS_PORT": str(own_redis.port), "PATH": path}
+    shop = Trio(tmp_path, **settings)
+    for service in shop.services:
+        service.environment |= {"SERVICE": service.name, "PORT": str(service.port)}
     command = [word.replace("0.0.0.0", "127.0.0.1") for word in json.loads(given("CMD")[0])]
     check = given("HEALTHCHECK")[0].partition(" CMD ")[2].strip()
 
-    def is_healthy(name: str) -> bool:
-        return not subprocess.run(
-            ["sh", "-c", check], env=environment[name], capture_output=True, timeout=30
-        ).returncode
+    def is_healthy(service: Service) -> bool:
+        return subprocess.run(["sh", "-c", check], env=service.environment).returncode == 0
 
     with ExitStack() as running:
-        url = {name: f"http://127.0.0.1:{environment[name]['PORT']}" for name in SERVICES}
-        containers = {
-            name: running.enter_context(
-                started(command, folder, tmp_path / f"{name}.log", **environment[name])
-            )
-            for name in reversed(SERVICES)  # who needs another does not wait for it
-        }
-        for name, container in containers.items():
-            container.wait_for_answer(f"{url[name]}/ready")
+        for service in reversed(shop.services):  # who needs another does not wait for it
+            container = started(command, folder, service.log, **service.environment)
+            running.enter_context(container).wait_for_answer(f"{service.url}/ready")
         lamp = {"name": "Lamp", "price": 5, "quantity": 1}
-        product = requests.post(f"{url['product']}/products", json=lamp, timeout=10).json()
-        order = {"product_id": product["pk"], "quantity": 1}
-        assert requests.post(f"{url['order']}/order", json=order, timeout=10).status_code == 201
+        product = shop.product.post("/products", lamp).json()["pk"]
+        order = {"product_id": product, "quantity": 1}
+        assert shop.order.post("/order", order).status_code == 201
         account = {"email": "user@example.com", "password": "securepass123"}
-        assert requests.post(f"{url['user']}/register", json=account, timeout=10).ok
-        checked = subprocess.run(
-            ["python", "test_connection.py"], cwd=folder, env=environment["order"]
-        )
-        assert checked.returncode == 0
-        assert all(map(is_healthy, SERVICES))
+        assert shop.user.post("/register", account).status_code == 201
+        checked = ["python", "test_connection.py"]
+        assert not subprocess.run(checked, cwd=folder, env=shop.order.environment).returncode
+        assert all(map(is_healthy, shop.services))
         own_redis.stop()
-        assert requests.get(url["order"], timeout=10).ok  # it runs all the same
-        assert not is_healthy("order")
+        assert shop.order.get("/").ok  # it runs all the same
+        assert not is_healthy(shop.order)
         own_redis.start()
-        wait_until(lambda: is_healthy("order"))
+        wait_until(lambda: is_healthy(shop.order))

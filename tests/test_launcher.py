@@ -412,15 +412,6 @@ def test_a_wrong_setting_ends_the_start_with_the_reason_said_once(
     assert_nothing_is_left(installed)
 
 
-@needs_quick_start_ports
-def test_with_reload_a_file_that_cannot_be_imported_ends_the_start_too(own_copy: Path) -> None:
-    (own_copy / "order_service.py").write_text("raise ValueError('out of order')\n")
-    error = error_of(own_copy, "--reload")
-    assert "the order service could not start. Its last lines:" in error
-    assert error.endswith("ValueError: out of order\n")
-    assert_nothing_is_left(own_copy)
-
-
 @pytest.mark.parametrize("script", ["start_all_services.py", "run_tests.py"])
 def test_a_python_that_is_too_old_is_told_so(script: str, installed: Path, tmp_path: Path) -> None:
     pretended = every_python_first_runs(tmp_path, "sys.version_info = (3, 10, 14, 'final', 0)")
