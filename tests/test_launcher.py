@@ -188,10 +188,13 @@ def test_it_ends_quietly_at_its_next_line_when_nobody_reads_on(installed: Path) 
     with subprocess.Popen(command, cwd=installed, stdout=PIPE, stderr=PIPE, text=True) as launcher:
         assert launcher.stdout
         assert launcher.stderr
-        assert any(line.startswith("  order    http") for line in launcher.stdout)
-        launcher.stdout.close()
-        requests.get("http://127.0.0.1:8000/", timeout=5)
-        assert (launcher.wait(20), launcher.stderr.read()) == (141, "")
+        try:
+            assert any(line.startswith("  order    http") for line in launcher.stdout)
+            launcher.stdout.close()
+            requests.get("http://127.0.0.1:8000/", timeout=5)
+            assert (launcher.wait(20), launcher.stderr.read()) == (141, "")
+        finally:
+            launcher.terminate()
     assert_nothing_is_left(installed)
 
 
