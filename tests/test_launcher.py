@@ -6,8 +6,10 @@ import signal
 import subprocess
 import sys
 import sysconfig
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from socket import create_server, gethostname
@@ -351,14 +353,18 @@ def test_what_does_not_end_when_asked_is_killed() -> None:
 
 
 @needs_quick_start_ports
-def test_every_port_in_use_is_named_in_one_sentence_whatever_listens_there(
-    installed: Path, tmp_path: Path
-) -> None:
-    redis = RedisServer(tmp_path, port=PORTS["product"])  # it speaks no HTTP
-    with create_server(("127.0.0.1", PORTS["user"])), create_server(("127.0.0.1", PORTS["order"])):
+def test_every_port_in_use_is_named_in_one_sentence_whatever_listens_there(installed: Path) -> None:
+    with ExitStack() as taken:
+        no_http, *_ = (
+            taken.enter_context(create_server(("127.0.0.1", port))) for port in PORTS.values()
+        )
+
+        def answer_in_another_protocol() -> None:
+            with no_http.accept()[0] as connection:
+                connection.sendall(connection.recv(999))
+
+        threading.Thread(target=answer_in_another_protocol).start()
         error = error_of(installed)
-    redis.client.close()
-    redis.stop()
     reasons = [
         f"port {port} is in use, and the {name} service needs it" for name, port in PORTS.items()
     ]
