@@ -7,17 +7,16 @@ from typing import Annotated, TypeVar
 
 from fastapi import Depends, Query, Request, Response
 from fastapi.responses import StreamingResponse
-from pydantic import BeforeValidator, Field, TypeAdapter
+from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter
+from pydantic.config import JsonDict
 
-from shopsphere.domain.errors import InvalidRequest
-from shopsphere.domain.pks import PK_PATTERN, is_pk
+from shopsphere.domain.pks import PK_PATTERN
 from shopsphere.domain.values import Page
 from shopsphere.lists import CURSOR_PATTERN
-from shopsphere.models import PK_SCHEMA
+from shopsphere.models import pk_of
 
 MAX_LIMIT = 1000
 DEFAULT_LIMIT = 100
-ENTRY_PATTERN = f"^({CURSOR_PATTERN}|{PK_PATTERN})$"
 STREAMED_AT_ONCE = 500
 """Items that a full list reads, and holds, at a time."""
 
@@ -33,11 +32,6 @@ def _digits(value: object) -> object:
 
 
 Limit = Annotated[int, Field(ge=1, le=MAX_LIMIT), BeforeValidator(_digits)]
-AnyLimit = Annotated[
-    Limit | None, Query(description="Items in the page. Without it: all, streamed.")
-]
-FROM_LINK = "Cursor from the previous page's `Link` header"
-Cursor = Annotated[str | None, Query(min_length=1, description=f"{FROM_LINK}.")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,37 +42,31 @@ class Paging:
     after: str | None
 
 
-async def paging(limit: AnyLimit = None, after: Annotated[Cursor, Query()] = None) -> Paging:
-    """Read what is wanted; a cursor alone means a page of 100."""
-    return Paging(DEFAULT_LIMIT if limit is None and after is not None else limit, after)
+def _paging(pattern: str | None, or_what: str = "", *checks: AfterValidator) -> object:
+    """Return the dependency on what is wanted of a list whose cursors look like this.
+
+    A cursor alone means a page of DEFAULT_LIMIT.
+    """
+    from_link = f"Cursor from the previous page's `Link` header{or_what}."
+    schema: JsonDict = {"pattern": f"^({pattern})$"} if pattern else {}
+    cursor = Query(min_length=1, description=from_link, json_schema_extra=schema)
+
+    async def paging(
+        limit: Annotated[
+            Limit | None, Query(description="Items in the page. Without it: all, streamed.")
+        ] = None,
+        after: Annotated[str | None, cursor, *checks] = None,
+    ) -> Paging:
+        return Paging(DEFAULT_LIMIT if limit is None and after is not None else limit, after)
+
+    return Depends(paging)
 
 
-async def paging_by_pk(
-    limit: AnyLimit = None, after: Annotated[Cursor, Query(json_schema_extra=PK_SCHEMA)] = None
-) -> Paging:
-    """The same for a list in the order of pks: its cursor is one."""
-    if after is not None and not is_pk(after):
-        raise InvalidRequest(("after", "is no pk; take it from a Link header"))
-    return await paging(limit, after)
-
-
-async def paging_by_entry(
-    limit: AnyLimit = None,
-    after: Annotated[
-        Cursor,
-        Query(
-            description=f"{FROM_LINK}, or the `pk` of something in this list.",
-            json_schema_extra={"pattern": ENTRY_PATTERN},
-        ),
-    ] = None,
-) -> Paging:
-    """The same for a list in order of entry, which takes the pk of something in it as well."""
-    return await paging(limit, after)
-
-
-AnyPaging = Annotated[Paging, Depends(paging)]
-PagingByEntry = Annotated[Paging, Depends(paging_by_entry)]
-PagingByPk = Annotated[Paging, Depends(paging_by_pk)]
+AnyPaging = Annotated[Paging, _paging(None)]
+PagingByEntry = Annotated[
+    Paging, _paging(f"{CURSOR_PATTERN}|{PK_PATTERN}", ", or the `pk` of something in this list")
+]
+PagingByPk = Annotated[Paging, _paging(PK_PATTERN, "", pk_of("an entry of this list"))]
 
 LINK_HEADER = {
     "Link": {
