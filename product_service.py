@@ -19,7 +19,7 @@ from shopsphere.error_answers import raises
 from shopsphere.examples import ORDER_PK, PRODUCT_MADE_AT, PRODUCT_PK
 from shopsphere.idempotency_key import REPLAY_HEADER, IdempotencyKey, show_replay
 from shopsphere.models import PK_SCHEMA, Money, pk_of, pk_or, to_cents
-from shopsphere.paging import WITH_LINK, PagingByEntry, PagingByPk, PagingOfSearch, listing
+from shopsphere.paging import WITH_LINK, AnyPaging, PagingByEntry, PagingByPk, listing
 from shopsphere.records import StorageName
 from shopsphere.settings import Settings
 from shopsphere.web import Body, Public, create_app, from_state, serve
@@ -184,7 +184,7 @@ async def list_products(request: Request, paging: PagingByEntry, products: Catal
 @anyone
 async def search_products(
     request: Request,
-    paging: PagingOfSearch,
+    paging: AnyPaging,
     products: Catalogue,
     name: Annotated[
         str,

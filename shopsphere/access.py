@@ -112,45 +112,36 @@ def anyone(endpoint: Endpoint) -> Endpoint:
     return endpoint
 
 
-def rule_of(route: APIRoute) -> Rule | None:
-    """Return the one rule of a route, None for `anyone`; raise TypeError for none, or several."""
-    calls = [dependency.call for dependency in route.dependant.dependencies]
-    rules: list[Rule | None] = [call for call in calls if isinstance(call, Rule)]
-    if route.endpoint in _open_endpoints:
-        rules.append(None)
-    if len(rules) != 1:
-        raise TypeError(f"{route.path} has {len(rules)} rules of access instead of one")
-    return rules[0]
-
-
-def is_token_optional(route: APIRoute, settings: Settings) -> bool:
-    """Tell whether the route also lets somebody in without a token."""
-    calls = [dependency.call for dependency in route.dependant.dependencies]
-    needs_token = any(isinstance(call, Rule) and call.needs_token for call in calls)
-    return not settings.auth_required and not needs_token
-
-
 class _Guarded:
     """What a route does, for those whom its rule lets in."""
 
     def __init__(self, app: ASGIApp, rule: Rule) -> None:
         self._app = app
-        self._rule = rule
+        self.rule = rule
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        self._rule.require(Request(scope))
+        self.rule.require(Request(scope))
         await self._app(scope, receive, send)
 
 
 def guard(route: APIRoute) -> None:
-    """Have the rule of a route asked before anything else.
+    """Have the rule of a route asked before anything else; raise TypeError unless it has just one.
 
     FastAPI 0.165 parses a body before it solves dependencies, and who may not come in is not to be
     told what is wrong with a body.
     """
-    rule = rule_of(route)
-    if rule and not isinstance(route.app, _Guarded):  # another app with this route guards it too
-        route.app = _Guarded(route.app, rule)
+    calls = [dependency.call for dependency in route.dependant.dependencies]
+    rules = [call for call in calls if isinstance(call, Rule)]
+    if len(rules) + (route.endpoint in _open_endpoints) != 1:
+        raise TypeError(f"{route.path} needs exactly one rule of access, or to be for anyone")
+    if rules and not isinstance(route.app, _Guarded):  # another app with this route guards it too
+        route.app = _Guarded(route.app, rules[0])
+
+
+def is_token_optional(route: APIRoute, settings: Settings) -> bool:
+    """Tell whether a route also lets somebody in without a token."""
+    needs_token = isinstance(route.app, _Guarded) and route.app.rule.needs_token
+    return not settings.auth_required and not needs_token
 
 
 def _is_open(request: Request) -> bool:

@@ -67,20 +67,16 @@ def _body(error: errors.ShopError) -> dict[str, object]:
     return {"detail": error.detail, "code": error.code, **error.extra}
 
 
-def raises(*kinds: type[errors.ShopError], unavailable: type[BaseModel] = ErrorBody) -> Responses:
+def raises(
+    *kinds: type[errors.ShopError],
+    unavailable: type[BaseModel] = ErrorBody,
+    among: Responses | None = None,
+) -> Responses:
     """Return these errors as OpenAPI responses, for the `responses` of a route.
 
-    `unavailable` is the body of its 503s.
+    `unavailable` is the body of its 503s; the errors come `among` those that are there already.
     """
-    responses: Responses = {}
-    _add(responses, *kinds, unavailable=unavailable)
-    return responses
-
-
-def _add(
-    responses: Responses, *kinds: type[errors.ShopError], unavailable: type[BaseModel] = ErrorBody
-) -> None:
-    """Add errors to those that have their status already."""
+    responses: Responses = {} if among is None else among
     for kind in kinds:
         model: type[BaseModel] = DetailedErrorBody if kind.status in (400, 409) else ErrorBody
         if kind.status == 503:
@@ -91,6 +87,7 @@ def _add(
         examples = response["content"]["application/json"]["examples"]
         examples[kind.code] = {"value": _body(kind.example())}
         response["description"] = " or ".join(f"`{code}`" for code in examples)
+    return responses
 
 
 async def _on_shop_error(request: Request, error: errors.ShopError) -> Response:
@@ -183,13 +180,13 @@ def _correct(operation: dict[str, Any], has_optional_token: bool) -> None:
         parameter["schema"] |= parameter["schema"].pop("anyOf", [{}])[0]
     if "HTTPValidationError" in str(responses.get("422")):
         del responses["422"]
+    common: list[type[errors.ShopError]] = [errors.BodyTooLarge]
     if "requestBody" in operation or any(each["in"] == "query" for each in parameters):
-        _add(responses, errors.InvalidRequest)
+        common.append(errors.InvalidRequest)
     if "503" in responses:  # a route's own reasons replace those of its router
-        _add(responses, errors.StoreUnavailable, errors.RequestTimedOut)
-    _add(responses, errors.BodyTooLarge)
+        common += [errors.StoreUnavailable, errors.RequestTimedOut]
     if "security" in operation:
-        _add(responses, errors.InvalidToken, errors.Forbidden)
+        common += [errors.InvalidToken, errors.Forbidden]
         if has_optional_token:
             operation["security"].insert(0, {})  # nothing will do as well
-    operation["responses"] = dict(sorted(responses.items()))
+    operation["responses"] = dict(sorted(raises(*common, among=responses).items()))

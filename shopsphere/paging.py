@@ -2,15 +2,18 @@
 
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Annotated, Any, NamedTuple, TypeVar
+from dataclasses import dataclass
+from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends, Query, Request, Response
 from fastapi.responses import StreamingResponse
-from pydantic import BeforeValidator, Field, TypeAdapter
+from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter
+from pydantic.config import JsonDict
 
 from shopsphere.domain.pks import PK_PATTERN
 from shopsphere.domain.values import Page
 from shopsphere.lists import CURSOR_PATTERN
+from shopsphere.models import pk_of
 
 MAX_LIMIT = 1000
 DEFAULT_LIMIT = 100
@@ -29,36 +32,41 @@ def _digits(value: object) -> object:
 
 
 Limit = Annotated[int, Field(ge=1, le=MAX_LIMIT), BeforeValidator(_digits)]
-CURSOR = "Cursor from the previous `Link` header. Products and orders also take a listed `pk`."
 
 
-class Paging(NamedTuple):
-    """What of a list is wanted: all of it when `limit` is None; a cursor alone means 100."""
+@dataclass(frozen=True, slots=True)
+class Paging:
+    """What of a list is wanted: all of it when `limit` is None."""
 
     limit: int | None
     after: str | None
 
 
-def _paging(pattern: str) -> object:
-    """Return the dependency on what of a list is wanted; its cursors match the pattern."""
+def _paging(pattern: str | None, or_what: str = "", *checks: AfterValidator) -> object:
+    """Return the dependency on what is wanted of a list whose cursors look like this.
+
+    A cursor alone means a page of DEFAULT_LIMIT.
+    """
+    from_link = f"Cursor from the previous page's `Link` header{or_what}."
+    schema: JsonDict = {"pattern": f"^({pattern})$"} if pattern else {}
+    cursor = Query(min_length=1, description=from_link, json_schema_extra=schema)
 
     async def paging(
         limit: Annotated[
-            Limit | None, Query(description="Items in the page; without it, all.")
+            Limit | None, Query(description="Items in the page. Without it: all, streamed.")
         ] = None,
-        after: Annotated[
-            str | None,
-            Query(min_length=1, description=CURSOR, json_schema_extra={"pattern": pattern}),
-        ] = None,
+        after: Annotated[str | None, cursor, *checks] = None,
     ) -> Paging:
         return Paging(DEFAULT_LIMIT if limit is None and after is not None else limit, after)
 
     return Depends(paging)
 
 
-PagingByEntry = Annotated[Paging, _paging(f"^({CURSOR_PATTERN}|{PK_PATTERN})$")]
-PagingByPk = Annotated[Paging, _paging(f"^{PK_PATTERN}$")]
-PagingOfSearch = Annotated[Paging, _paging("^[A-Za-z0-9_-]+$")]
+AnyPaging = Annotated[Paging, _paging(None)]
+PagingByEntry = Annotated[
+    Paging, _paging(f"{CURSOR_PATTERN}|{PK_PATTERN}", ", or the `pk` of something in this list")
+]
+PagingByPk = Annotated[Paging, _paging(PK_PATTERN, "", pk_of("an entry of this list"))]
 
 WITH_LINK: dict[int | str, dict[str, Any]] = {
     200: {

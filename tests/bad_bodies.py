@@ -5,30 +5,18 @@ import json
 from tests.apps import CheckedClient
 
 JSON = "application/json"
-BAD_BODIES: dict[str, tuple[bytes, str | None]] = {
+BAD_BODIES: dict[str, tuple[bytes, str]] = {
     "nothing": (b"", JSON),
-    "nothing, of no type": (b"", None),
     "malformed": (b'{"name": ', JSON),
     "a comma too many": (b'{"a": 1,}', JSON),
-    "two values": (b"{} {}", JSON),
-    "single quotes": (b"{'a': 1}", JSON),
     "an array": (b"[]", JSON),
-    "an array of objects": (b"[{}]", JSON),
     "a text": (b'"text"', JSON),
-    "a number": (b"1", JSON),
     "null": (b"null", JSON),
-    "true": (b"true", JSON),
-    "an empty object": (b"{}", JSON),
     "deeply nested arrays": (b"[" * 30_000 + b"]" * 30_000, JSON),
     "deeply nested objects": (b'{"a":' * 10_000 + b"1" + b"}" * 10_000, JSON),
-    "nesting that never ends": (b"[" * 60_000, JSON),
-    "NaN": (b"NaN", JSON),
     "a number of 5000 digits": (b'{"quantity": ' + b"9" * 5000 + b"}", JSON),
     "invalid UTF-8": (b'{"name": "\xff\xfe"}', JSON),
-    "UTF-8 with a surrogate": (b'{"name": "\xed\xa0\x80"}', JSON),
-    "a NUL character": (b"\x00", JSON),
     "a surrogate as a name": (b'{"\\ud800": 1}', JSON),
-    "an empty name": (b'{"": 1}', JSON),
     "binary": (bytes(range(256)), JSON),
     "a form": (b"name=Lamp&price=1&quantity=1", "application/x-www-form-urlencoded"),
     "a multipart form": (b"--x\r\n\r\n--x--", "multipart/form-data; boundary=x"),
@@ -42,14 +30,14 @@ NOT_TEXT = ["null", "5", "1.5", "true", "[]", "{}", '["a"]', r'"\ud800"', r'"a\u
 def refuse_bad_bodies(client: CheckedClient, method: str, path: str, good: dict[str, str]) -> None:
     """Send every bad body; then see that the good one works. `good` holds each field's JSON."""
     for name, (content, content_type) in BAD_BODIES.items():
-        headers = {"Content-Type": content_type} if content_type else {}
+        headers = {"Content-Type": content_type}
         response = client.request(method, path, content=content, headers=headers)
         assert response.status_code == 400, (name, response.text)
         assert response.json()["code"] == "invalid_request", (name, response.text)
-    for content_type in ("text/plain", "application/x-www-form-urlencoded", "image/png"):
-        headers = {"Content-Type": content_type}
-        response = client.request(method, path, content=written(good), headers=headers)
-        assert response.status_code == 400, (content_type, response.text)
+    plain = client.request(
+        method, path, content=written(good), headers={"Content-Type": "text/plain"}
+    )
+    assert plain.status_code == 400, plain.text
     unknown = client.send_text(method, path, written({**good, "colour": '"red"'}))
     assert (unknown.status_code, unknown.json()["errors"][0]["field"]) == (400, "colour")
     assert client.send_text(method, path, written(good)).is_success

@@ -3,11 +3,10 @@
 import contextlib
 import json
 import re
-import socket
 import socketserver
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
@@ -21,7 +20,6 @@ from tests.apps import JWT_SECRET, CheckedClient, running
 from tests.bad_bodies import (
     NOT_TEXT,
     NOT_WHOLE,
-    refuse_bad_bodies,
     refuse_bad_field,
     refuse_missing_fields,
 )
@@ -100,14 +98,9 @@ def test_an_order_takes_stock_and_is_found_where_location_says(
     assert is_pk(order.pop("pk"))
     assert order.pop("created_at").endswith("Z")
     assert order == {
-        "product_id": lamp["pk"],
-        "product_name": "Lamp",
-        "quantity": 3,
-        "unit_price": 0.1,
-        "total": 0.3,
-        "status": "PLACED",
-        "user_id": None,
-    }
+        "product_id": lamp["pk"], "product_name": "Lamp", "quantity": 3, "unit_price": 0.1,
+        "total": 0.3, "status": "PLACED", "user_id": None,
+    }  # fmt: skip
     assert response.headers["Location"] == f"/orders/{response.json()['pk']}"
     assert orders.get(response.headers["Location"]).json() == response.json()
     assert orders.get("/orders").json() == [response.json()]
@@ -143,15 +136,9 @@ def test_no_bad_body_places_an_order(orders: CheckedClient, shop: Shop) -> None:
     good = {"product_id": f'"{lamp["pk"]}"', "quantity": "1"}
     bad_quantities = [*NOT_WHOLE, "0", "-1", "1000001"]
     refuse_bad_field(orders, "POST", "/order", good, "quantity", bad_quantities)
-    no_text = [value for value in NOT_TEXT if not value.startswith('"')]
-    refuse_bad_field(orders, "POST", "/order", good, "product_id", no_text)
+    refuse_bad_field(orders, "POST", "/order", good, "product_id", NOT_TEXT[:7])
     refuse_missing_fields(orders, "POST", "/order", good)
-    for half in (r'"\ud800"', r'"a\udfffb"'):  # no product has such a pk
-        body = f'{{"product_id": {half}, "quantity": 1}}'
-        assert orders.send_text("POST", "/order", body).status_code in (400, 404)
     assert shop.stock(lamp["pk"])["available"] == 10
-    refuse_bad_bodies(orders, "POST", "/order", good)
-    assert shop.stock(lamp["pk"])["available"] == 9
 
 
 # Reading
@@ -202,8 +189,13 @@ THIS_PRODUCT, THIS_ORDER = "THIS_PRODUCT".ljust(26, "_"), "THIS_ORDER".ljust(26,
 
 
 @contextlib.contextmanager
-def misbehaving(answer: bytes | None) -> Iterator[tuple[str, list[bytes]]]:
-    """Answer every request like this, or not at all; yield the address, and what was asked."""
+def misbehaving(
+    answer: bytes | None, *, goes_on: bool = False
+) -> Iterator[tuple[str, list[bytes]]]:
+    """Answer every request like this, or not at all; yield the address, and what was asked.
+
+    `goes_on`: with a byte at a time, until the order service hangs up, which is noted too.
+    """
     requests: list[bytes] = []
 
     class Handler(socketserver.BaseRequestHandler):
@@ -218,6 +210,10 @@ def misbehaving(answer: bytes | None) -> Iterator[tuple[str, list[bytes]]]:
                 _, _, product_pk, _, order_pk = received.split()[1].split(b"/")[:5]
                 about = answer.replace(THIS_PRODUCT.encode(), product_pk)
                 self.request.sendall(about.replace(THIS_ORDER.encode(), order_pk))
+            with contextlib.suppress(ConnectionError):
+                while goes_on:
+                    self.request.sendall(b"x")
+            requests.append(b"hung up")
 
     with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
         server.daemon_threads = True
@@ -241,32 +237,6 @@ def proxied(shop: Shop, behave: Behave) -> Iterator[Proxy]:
     proxy.stop()
 
 
-@pytest.fixture
-def dripping() -> Iterator[Callable[[bytes], tuple[str, threading.Event]]]:
-    """Start a server that begins like this and goes on for ever, a byte at a time; return its
-    address, and what is set when the order service has hung up."""
-    listening = socket.create_server(("127.0.0.1", 0))
-    hung_up, is_over = threading.Event(), threading.Event()
-
-    def drip(beginning: bytes) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                connection, _ = listening.accept()
-                with connection, contextlib.suppress(ConnectionError):
-                    connection.sendall(beginning)
-                    while not is_over.wait(0.01):
-                        connection.sendall(b"x")
-                hung_up.set()
-
-    def start(beginning: bytes) -> tuple[str, threading.Event]:
-        threading.Thread(target=drip, args=(beginning,), daemon=True).start()
-        return f"http://127.0.0.1:{listening.getsockname()[1]}", hung_up
-
-    yield start
-    is_over.set()
-    listening.close()
-
-
 def answer(status: str, body: object, *headers: str) -> bytes:
     """Return a response as it goes over the wire."""
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
@@ -276,12 +246,9 @@ def answer(status: str, body: object, *headers: str) -> bytes:
 
 NOT_FOUND = {"detail": "There is no such product.", "code": "product_not_found"}
 RESERVED = {
-    "product_id": THIS_PRODUCT,
-    "order_id": THIS_ORDER,
-    "quantity": 1,
-    "unit_price": 1.0,
+    "product_id": THIS_PRODUCT, "order_id": THIS_ORDER, "quantity": 1, "unit_price": 1.0,
     "product_name": "Lamp",
-}
+}  # fmt: skip
 
 
 MISBEHAVIOURS = {
@@ -289,17 +256,14 @@ MISBEHAVIOURS = {
     "closing the connection": b"",
     "no HTTP": b"hello\r\n\r\n",
     "half an answer": b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{",
-    "a strange length": b"HTTP/1.1 200 OK\r\nContent-Length: x, y\r\n\r\n{}",
     "too many headers": answer("200 OK", RESERVED, *["A: b"] * 300),
     "no gzip": answer("200 OK", b"garbage", "Content-Encoding: gzip"),
     "500": answer("500 Oh no", {"detail": "Something went wrong.", "code": "internal_error"}),
     "503 for an hour": answer("503 Away", b"", "Retry-After: 3600"),
     "deeply nested garbage": answer("201 Created", b"[" * 100_000),
-    "204": b"HTTP/1.1 204 No Content\r\n\r\n",
     "nothing of the price": answer("201 Created", {**RESERVED, "unit_price": None}),
     "another product": answer("201 Created", {**RESERVED, "product_id": NO_PK}),
     "another order": answer("201 Created", {**RESERVED, "order_id": NO_PK}),
-    "another order's, again": answer("200 OK", {**RESERVED, "order_id": NO_PK}),
     "another quantity": answer("201 Created", {**RESERVED, "quantity": 5}),
     "a price of NaN": answer("201 Created", {**RESERVED, "unit_price": float("nan")}),
     "a price of half a cent": answer("201 Created", {**RESERVED, "unit_price": 0.005}),
@@ -309,11 +273,9 @@ MISBEHAVIOURS = {
     "no name": answer("201 Created", {**RESERVED, "product_name": ""}),
     "an accepted": answer("202 Accepted", RESERVED),
     "a redirect": answer("307 Temporary Redirect", b"", "Location: /elsewhere"),
-    "404 of another server": answer("404 Not Found", b"<html>not found</html>"),
     "404 of another path": answer("404 Not Found", {"detail": "Not here.", "code": "not_found"}),
     "product_not_found as 400": answer("400 Bad Request", NOT_FOUND),
     "401": answer("401 Unauthorized", {"detail": "No.", "code": "invalid_token"}),
-    "released": answer("409 Conflict", {"detail": "No.", "code": "reservation_released"}),
     "an odd refusal": answer("409 Conflict", {"code": "insufficient_quantity", "available": "x"}),
 }
 
@@ -336,15 +298,16 @@ def test_whatever_the_product_service_does_wrong_the_outcome_is_unknown_and_503(
         assert orders.get("/ready").status_code == 200
 
 
+@in_memory
 @pytest.mark.parametrize("endless", [b"HTTP/1.1 200 OK\r\nA: ", b"HTTP/1.1 200 OK\r\n\r\n{"])
-def test_a_product_service_that_never_ends_takes_no_thread(
-    shop: Shop, dripping: Callable[[bytes], tuple[str, threading.Event]], endless: bytes
-) -> None:
-    url, hung_up = dripping(endless)
-    with order_service(shop, url, product_service_timeout=0.1) as orders:
+def test_a_product_service_that_never_ends_takes_no_thread(shop: Shop, endless: bytes) -> None:
+    with (
+        misbehaving(endless, goes_on=True) as (url, requests),
+        order_service(shop, url, product_service_timeout=0.1) as orders,
+    ):
         response = orders.post("/order", json={"product_id": new_pk(), "quantity": 1})
         assert refusal(response) == (503, "product_service_unavailable")
-        assert hung_up.wait(10), "the order service still listens"
+        wait_until(lambda: b"hung up" in requests, 10)
 
 
 def test_while_nothing_listens_an_order_is_503_and_a_retry_that_notes_none_names_none(
@@ -441,17 +404,25 @@ def test_no_reservation_is_asked_for_after_the_time_of_the_request(
 
 
 @pytest.mark.parametrize("order_timeout", [5, 120])
-def test_the_token_of_a_reservation_is_good_for_little_longer_than_its_request(
+def test_a_reservation_says_whose_it_is_where_and_until_when(
     shop: Shop, order_timeout: int
 ) -> None:
+    body = {"product_id": new_pk(), "quantity": 3}
     with (
         misbehaving(answer("404 Not Found", NOT_FOUND)) as (url, requests),
         order_service(shop, url, order_timeout=order_timeout) as orders,
     ):
         began = time.time()
-        orders.post("/order", json={"product_id": new_pk(), "quantity": 1})
+        response = orders.post("/order", json=body, headers={"X-Request-ID": "passed on"})
         ended = time.time()
-    [token] = re.findall(rb"Bearer (\S+)", asked(requests, "PUT")[0])
+    assert refusal(response) == (404, "product_not_found")
+    [received] = asked(requests, "PUT")
+    head, _, content = received.decode().partition("\r\n\r\n")
+    path = rf"/products/{body['product_id']}/reservations/[0-9A-Z]{{26}}"
+    assert re.match(rf"PUT {path} HTTP/1.1\r\n", head)
+    assert {"X-Request-ID: passed on", f"X-Storage: {shop.storage}"} <= set(head.splitlines())
+    assert json.loads(content) == {"quantity": 3}
+    [token] = re.findall(r"Bearer (\S+)", head)
     claims = jwt.decode(token, JWT_SECRET, algorithms=["HS256"], audience="shopsphere")
     assert (claims["sub"], claims["role"]) == ("order-service", "service")
     assert began + order_timeout <= claims["exp"] <= ended + order_timeout + 10
@@ -471,29 +442,6 @@ def test_a_503_before_the_order_was_noted_names_no_order(
     assert refusal(response) == (503, "storage_unavailable")
     assert "order_id" not in response.json()
     assert shop.stock(body["product_id"])["reserved"] == 0
-
-
-def test_the_product_service_is_told_request_id_storage_and_quantity(
-    shop: Shop,
-) -> None:
-    lamp = new_pk()
-    with (
-        misbehaving(answer("404 Not Found", NOT_FOUND)) as (url, requests),
-        order_service(shop, url) as orders,
-    ):
-        response = orders.post(
-            "/order",
-            json={"product_id": lamp, "quantity": 3},
-            headers={"X-Request-ID": "passed on"},
-        )
-    assert refusal(response) == (404, "product_not_found")
-    [received] = asked(requests, "PUT")
-    head, _, body = received.decode().partition("\r\n\r\n")
-    first, *headers = head.split("\r\n")
-    assert re.fullmatch(rf"PUT /products/{lamp}/reservations/[0-9A-Z]{{26}} HTTP/1.1", first)
-    assert "X-Request-ID: passed on" in headers
-    assert f"X-Storage: {shop.storage}" in headers
-    assert json.loads(body) == {"quantity": 3}
 
 
 def test_every_figure_of_orders_is_there_before_there_is_anything_to_count(

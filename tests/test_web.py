@@ -71,14 +71,6 @@ def talk(service: Service, sent: bytes) -> tuple[int, dict[str, str], bytes]:
     return int(first.split()[1]), headers, body
 
 
-def logged(service: Service, request_id: str) -> dict[str, Any]:
-    """Return the line of the log of the one request with this id, when it is there."""
-    wait_until(lambda: request_id in service.log.read_text())
-    [line] = [line for line in service.log.read_text().splitlines() if request_id in line]
-    entry: dict[str, Any] = json.loads(line)
-    return entry
-
-
 # Health
 
 
@@ -215,17 +207,6 @@ def test_any_other_request_id_is_replaced(given: bytes) -> None:
     assert [bool(re.fullmatch("[0-9a-f]{26}", each)) for each in ids] == [True, True]
 
 
-def test_errors_carry_the_request_id_too(client: CheckedClient) -> None:
-    headers = {"X-Request-ID": "mine"}
-    answers = [
-        client.get("/nowhere", headers=headers),
-        client.delete("/", headers=headers),
-        client.request("GET", "/", content=b"a" * (LIMIT + 1), headers=headers),
-    ]
-    assert [answer.status_code for answer in answers] == [404, 405, 413]
-    assert {answer.headers["X-Request-ID"] for answer in answers} == {"mine"}
-
-
 # The body limit
 
 
@@ -281,19 +262,8 @@ def test_head_is_answered_as_get_is_without_the_body(products: Service, path: st
     if path == "/metrics":  # which also counts this HEAD
         same -= {"content-length"}
     assert {name: headers.get(name) for name in same} == {n: headers_of_get[n] for n in same}
-    entry = logged(products, headers["x-request-id"])
-    assert (entry["method"], entry["status"]) == ("HEAD", status)
-
-
-@pytest.mark.parametrize("host", [b"[", b'a"><b>', b"\xff", b"a b", b"x:99999"])
-def test_a_strange_host_header_does_not_break_the_link(products: Service, host: bytes) -> None:
-    for name in "ab":
-        products.post("/products", {"name": name, "price": 1, "quantity": 1})
-    request = b"GET /products?limit=1 HTTP/1.1\r\nHost: %s\r\nConnection: close\r\n\r\n" % host
-    status, headers, _ = talk(products, request)
-    if status != 400:
-        assert status == 200
-        assert re.fullmatch(r'<http://[^<>"]+>; rel="next"', headers["link"])
+    line = f'"message": "HEAD {path.partition("?")[0]} {status} in '
+    wait_until(lambda: line in products.log.read_text())
 
 
 # The last handler, the time limit, and what a developer adds
@@ -436,7 +406,7 @@ def test_only_the_origins_in_the_settings_may_read_when_there_are_some(
 
 
 def test_any_origin_may_read_any_answer_but_never_with_credentials(client: CheckedClient) -> None:
-    headers = {"Origin": "http://shop.example"}
+    headers = {"Origin": "http://shop.example", "X-Request-ID": "mine"}
     answers = [
         client.get("/", headers=headers),
         client.get("/nowhere", headers=headers),
@@ -447,5 +417,6 @@ def test_any_origin_may_read_any_answer_but_never_with_credentials(client: Check
     for answer in answers:
         assert answer.headers["Access-Control-Allow-Origin"] == "*"
         assert "Access-Control-Allow-Credentials" not in answer.headers
+        assert answer.headers["X-Request-ID"] == "mine"
         exposed = answer.headers["Access-Control-Expose-Headers"].split(", ")
         assert {"Link", "Location", "Retry-After", "X-Request-ID"} <= set(exposed)

@@ -4,8 +4,8 @@ from functools import partial
 
 from shopsphere.catalogue import search_index
 from shopsphere.domain import stock
-from shopsphere.domain.errors import InvalidRequest, ProductNotFound
-from shopsphere.domain.pks import is_pk, new_pk
+from shopsphere.domain.errors import ProductNotFound
+from shopsphere.domain.pks import new_pk
 from shopsphere.domain.records import Applied, Hold, ProductRecord, ProductState
 from shopsphere.domain.values import Page, Product, Reservation, Stock
 from shopsphere.lists import cursor_of, entries_after
@@ -152,11 +152,9 @@ class Products:
     async def reservations_page(self, pk: str, after: str | None, limit: int) -> Page[Reservation]:
         """Return the live reservations (neither released nor shipped), in the order of order pks.
 
-        `after` is the pk of an order; otherwise raise InvalidRequest. Raise ProductNotFound; those
-        of a deleted product are still there.
+        `after` is the pk of an order. Raise ProductNotFound; those of a deleted product are still
+        there.
         """
-        if after is not None and not is_pk(after):
-            raise InvalidRequest(("after", "must be the pk of an order, as in a Link header"))
         await self.stock(pk)
         found: list[Hold] = []
         while True:
