@@ -62,7 +62,8 @@ def to_cents(amount: Decimal) -> int:
     return int(amount * 100)
 
 
-def _email(text: str) -> str:
+def checked_email(text: str) -> str:
+    """Return an address in lower case; raise ValueError if it is not one."""
     try:
         checked = validate_email(text.strip(), check_deliverability=False, test_environment=True)
     except EmailNotValidError:
@@ -73,7 +74,7 @@ def _email(text: str) -> str:
 Email = Annotated[
     str,
     Field(max_length=320, json_schema_extra={"format": "email"}),
-    AfterValidator(_email),
+    AfterValidator(checked_email),
 ]
 """An address as it comes in, kept in lower case."""
 

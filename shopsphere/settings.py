@@ -21,7 +21,7 @@ from pydantic import (
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from shopsphere.domain.errors import CannotStart, in_plain_words
-from shopsphere.models import MAX_PASSWORD_LENGTH, MIN_PASSWORD_LENGTH, Email
+from shopsphere.models import MAX_PASSWORD_LENGTH, MIN_PASSWORD_LENGTH, checked_email
 
 ENV_FILE = Path(
     os.environ.get("SHOPSPHERE_ENV_FILE") or Path(__file__).resolve().parent.parent / ".env"
@@ -116,7 +116,7 @@ class Settings(BaseSettings):
     jwt_expires_minutes: int = Field(default=60, ge=1, le=525_600)
     cors_origins: Annotated[str, AfterValidator(_origins)] = "*"
     bcrypt_rounds: int = Field(default=12, ge=4, le=16)
-    admin_email: Email = Field(default="", validate_default=False)
+    admin_email: Annotated[str, AfterValidator(lambda text: text and checked_email(text))] = ""
     admin_password: SecretStr = SecretStr("")
     metrics_token: Annotated[SecretStr, AfterValidator(_metrics_token)] = SecretStr("")
     login_limit: Annotated[str, AfterValidator(_login_limit)] = "10/minute"

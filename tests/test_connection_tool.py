@@ -317,6 +317,7 @@ def hints(**given: str) -> dict[str, str]:
     return dict(security_hints(settings_of(**{"use_redis": "false", **urls, **given})))
 
 
+@pytest.mark.filterwarnings("ignore::jwt.InsecureKeyLengthWarning")
 def test_a_secret_that_can_be_guessed_or_is_not_the_shops_is_a_warning(shop: Trio) -> None:
     assert hints() == {}
     for secret in ("supersecret", "short enough to guess", "x" * 31):
