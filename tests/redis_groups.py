@@ -80,6 +80,20 @@ class RedisCluster:
         slot: int = self.nodes[0].client.execute_command("CLUSTER KEYSLOT", key)
         return slot
 
+    @staticmethod
+    def begin_to_move(slot: int, source: RedisServer, target: RedisServer) -> None:
+        target.client.cluster("setslot", slot, "importing", source.client.cluster("myid"))
+        source.client.cluster("setslot", slot, "migrating", target.client.cluster("myid"))
+
+    @staticmethod
+    def move(source: RedisServer, target: RedisServer, *keys: str) -> None:
+        arguments = (HOST, target.port, "", 0, 5000, "KEYS", *keys)
+        source.client.execute_command("MIGRATE", *arguments)
+
+    def has_moved(self, slot: int, target: RedisServer) -> None:
+        for node in self.nodes:
+            node.client.cluster("setslot", slot, "node", target.client.cluster("myid"))
+
     def stop(self) -> None:
         _stop(self.nodes)
 
