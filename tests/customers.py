@@ -60,11 +60,11 @@ class Customers:
                 time.sleep(0.05)
         if answer.status == 201:
             pk = self.placed[key] = str(answer.body["pk"])
-            end = {1: self._shop.cancel, 2: self._shop.ship}.get(turn % 4)
-            ended = end(pk, turn) if end else Answer(0)
-            self.answers.append(ended)
-            if ended.status == 200:
-                self._ended[pk] = ended.body["status"]
+            if end := {1: self._shop.cancel, 2: self._shop.ship}.get(turn % 4):
+                ended = end(pk, turn)
+                self.answers.append(ended)
+                if ended.status == 200:
+                    self._ended[pk] = ended.body["status"]
 
     def assert_served(self) -> None:
         """No 500 was seen, each 201 is an order, of which no key has two, and what was cancelled or

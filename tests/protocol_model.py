@@ -758,49 +758,31 @@ def run_alone(program: Program, shop: bytearray) -> Response | None:
             return response
 
 
-def walk(scene: str, *broken: str) -> Finding:
-    """Walk a scene with these rules broken."""
-    return Walk(SCENES[scene], frozenset(broken)).run()
-
-
-def say(line: str) -> None:
-    sys.stdout.write(line + "\n")
-    sys.stdout.flush()
-
-
-def report(scene: str, *broken: str) -> Finding:
+def report(scene: str, *broken: str, is_traced: bool) -> Finding:
     """Walk a scene, and print what was found."""
     began = time.process_time()
-    finding = walk(scene, *broken)
+    finding = Walk(SCENES[scene], frozenset(broken)).run()
     seconds = time.process_time() - began
     title, verdict = ": ".join((*broken, scene)), finding.failure or "consistent"
-    say(f"  {title}: {verdict} ({finding.states:,} states, {seconds:.1f} s)")
+    lines = [f"{title}: {verdict} ({finding.states:,} states, {seconds:.1f} s)"]
+    sys.stdout.write("\n    ".join(lines + finding.trace * is_traced) + "\n")
+    sys.stdout.flush()
     return finding
 
 
 def walk_all() -> int:
     """Walk every scene, then every variant; return 0 if every variant fails, and no scene."""
-    findings = [report(scene) for scene in SCENES]
-    failed = [finding for finding in findings if finding.failure]
-    say(f"{sum(finding.states for finding in findings):,} states, {len(failed)} scenes fail")
-    for finding in failed:
-        say("\n    ".join([finding.failure, *finding.trace]))
-    missed = [rule for rule, scene in SCENE_OF.items() if not report(scene, rule).failure]
-    say(f"{len(SCENE_OF)} broken rules, not found: {', '.join(missed) or 'none'}")
+    findings = [report(scene, is_traced=True) for scene in SCENES]
+    broken = [report(scene, rule, is_traced=False) for rule, scene in SCENE_OF.items()]
+    states, failed = sum(one.states for one in findings), sum(bool(one.failure) for one in findings)
+    missed = sum(not one.failure for one in broken)
+    sys.stdout.write(f"{states:,} states, {failed} scenes fail\n")
+    sys.stdout.write(f"{len(broken)} broken rules, {missed} not found\n")
     return 1 if failed or missed else 0
 
 
-def walk_broken(rules: Sequence[str]) -> int:
-    """Walk scenes with these rules broken until one fails; return 0 if none does."""
-    for scene in dict.fromkeys([*(SCENE_OF[rule] for rule in rules), *SCENES]):
-        if (finding := report(scene, *rules)).failure:
-            say("\n    ".join(["", *finding.trace]))
-            return 1
-    return 0
-
-
 def main(arguments: Sequence[str]) -> int:
-    """Run the command line."""
+    """Walk everything, or what shows that these rules are broken; return 0 if all is well."""
     rules = {rule: text for of in VARIANTS.values() for rule, text in of.items()}
     parser = argparse.ArgumentParser(
         prog="python -m tests.protocol_model",
@@ -809,7 +791,10 @@ def main(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("rules", nargs="*", choices=[[], *rules], metavar="RULE", help="to break")
     broken = parser.parse_args(arguments).rules
-    return walk_broken(broken) if broken else walk_all()
+    scenes = dict.fromkeys([*(SCENE_OF[rule] for rule in broken), *SCENES])
+    if not broken:
+        return walk_all()
+    return int(any(report(scene, *broken, is_traced=True).failure for scene in scenes))
 
 
 if __name__ == "__main__":

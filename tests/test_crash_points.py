@@ -122,15 +122,6 @@ async def deleted(scene: Scene) -> None:
     await scene.shop.products.delete(scene.products[-1])
 
 
-async def delivered(scene: Scene) -> None:
-    await scene.shop.restock(scene.products[-1], 5)
-
-
-async def sold_out(scene: Scene) -> None:
-    stock = await scene.shop.products.stock(scene.products[-1])
-    await scene.shop.restock(scene.products[-1], -stock.available)
-
-
 TWO = (5, 5)
 SECOND_TOO_FEW = (5, 1)
 UNDER_A_KEY = [
@@ -160,7 +151,6 @@ CASES = [
 ]  # fmt: skip
 STORED = [*(("memory", case) for case in CASES), *(("redis", case) for case in FEW)]
 in_memory = pytest.mark.parametrize("storage", ["memory"])
-Event = Callable[[Scene], Awaitable[None]]
 
 
 def may_hold_the_key(fate: Fate) -> bool:
@@ -175,7 +165,6 @@ async def tell(
     *,
     retry: Fate | None = None,
     settling: Fate | None = None,
-    event: Event | None = None,
 ) -> None:
     """Send a command that meets its fate, perhaps again; settle; look. Each may meet its own fate.
 
@@ -207,17 +196,6 @@ async def tell(
         with suppress(Crash, Unavailable):
             await shop.service(fate.watch).settle()
 
-    async def refusal_now() -> type[ShopError] | None:
-        if await shop.listed():
-            return None
-        for product in scene.products:
-            try:
-                if (await shop.products.get(product)).quantity < UNITS:
-                    return InsufficientQuantity
-            except ProductNotFound:
-                return ProductNotFound
-        return None
-
     async def must_be_exact() -> None:
         await shop.must_be_exact(*answered)
         assert len(await shop.listed()) <= 1, "one command, two orders"
@@ -226,8 +204,6 @@ async def tell(
     befallen = [fate for fate in (first, retry) if fate]
     try:
         await send(first)
-        if event:
-            await event(scene)
         if retry:
             await send_again(retry, first)
             await first.land(Fault.LATE)
@@ -237,8 +213,8 @@ async def tell(
         await settle(Fate())
         await must_be_exact()
         if case.is_repeatable:
-            refusal = await refusal_now() if event else case.refusal
-            assert type(await send_again(Fate(), *befallen)) is (refusal or type(None))
+            error = await send_again(Fate(), *befallen)
+            assert type(error) is (case.refusal or type(None))
             await must_be_exact()
     except BaseException as error:
         error.add_note(f"{case.name}: {first}; retry: {retry}; settling: {settling}")
@@ -289,14 +265,3 @@ async def test_nor_a_second_fault_at_any_call_of_a_retry_under_the_key(
         await tell(case, shop, first, retry=whole)
         for second in fates(whole.calls, *RETRY_FAULTS):
             await tell(case, shop, Fate(first.fault, first.at), retry=second)
-
-
-@in_memory
-@pytest.mark.parametrize("case", UNDER_A_KEY[:3], ids=str)
-@pytest.mark.parametrize("event", [deleted, delivered, sold_out])
-async def test_a_retry_after_a_fault_is_right_in_a_shop_that_has_changed(
-    shop: SmallShop, case: Case, event: Event
-) -> None:
-    for retry in (None, Fate()):
-        for first in fates(await calls_of(case, shop), *ALL_FAULTS):
-            await tell(case, shop, first, retry=retry and Fate(), event=event)

@@ -18,7 +18,6 @@ from redis_db import RedisRecords
 from shopsphere.domain.pks import new_pk
 from shopsphere.domain.records import TEN_MINUTES, OrderRecord
 from shopsphere.settings import Settings
-from test_connection import audit
 from tests.customers import Customers
 from tests.load import Answer, at_once, send
 from tests.proxy import Connection, Proxy, well
@@ -101,7 +100,6 @@ def redis(shop: FaultyShop) -> RedisServer:
 
 on_redis = pytest.mark.parametrize("faulty_shop", ["redis"], indirect=True)
 on_movable_redis = pytest.mark.parametrize("faulty_shop", ["movable redis"], indirect=True)
-in_memory = pytest.mark.parametrize("faulty_shop", ["memory"], indirect=True)
 
 
 def assert_unavailable(answer: Answer) -> None:
@@ -213,19 +211,6 @@ def test_a_cancellation_that_redis_lost_is_an_inconsistency_that_no_note_waits_f
         assert shop.findings() == ["shipped is 0, 3 too few for its SHIPPED orders"]
     finally:
         redis.client.flushall()
-
-
-@in_memory
-def test_when_a_memory_order_service_dies_a_repair_gives_its_stock_back(shop: FaultyShop) -> None:
-    product = shop.new_product(100)
-    for _ in range(5):
-        shop.placed(product, 2)
-    shop.order.stop(signal.SIGKILL)
-    shop.order.start()
-    assert shop.stock(product) == (100, 90, 10, 0)
-    assert len(shop.findings()) == 6  # of the product, and of each of its reservations
-    assert audit(shop.settings(), wants_repair=True, is_sure=True)
-    assert shop.stock(product) == (100, 100, 0, 0)
 
 
 def test_while_the_product_service_stands_still_every_answer_comes_in_time(

@@ -6,26 +6,25 @@ The whole walk is the command `python -m tests.protocol_model`, which takes minu
 import pytest
 
 from tests import protocol_model
-from tests.protocol_model import SCENE_OF, walk
+from tests.protocol_model import SCENE_OF, SCENES, Scene, Walk
 
 SMALL_SCENES = (
-    "a retry, one unit",
-    "a rival for Y",
-    "a rival, nothing fails",
-    "cancelled, two settlers",
-    "two retries after a crash",
+    SCENES["a retry, one unit"],
+    SCENES["a rival, nothing fails"],
+    Scene("ACS"),
+    Scene("BR", (3, 3), claimed=True),
 )
 
 
-@pytest.mark.parametrize("scene", SMALL_SCENES)
-def test_every_interleaving_of_a_small_scene_is_consistent(scene: str) -> None:
-    result = walk(scene)
+@pytest.mark.parametrize("scene", SMALL_SCENES, ids=lambda scene: scene.processes)
+def test_every_interleaving_of_a_small_scene_is_consistent(scene: Scene) -> None:
+    result = Walk(scene, frozenset()).run()
     assert not result.failure, "\n".join([result.failure, *result.trace])
 
 
 @pytest.mark.parametrize("rule", SCENE_OF)
 def test_breaking_a_rule_is_found(rule: str) -> None:
-    assert walk(SCENE_OF[rule], rule).failure
+    assert Walk(SCENES[SCENE_OF[rule]], frozenset({rule})).run().failure
 
 
 def test_a_name_that_is_not_a_rule_is_an_error() -> None:
@@ -36,5 +35,5 @@ def test_a_name_that_is_not_a_rule_is_an_error() -> None:
 
 def test_a_broken_rule_is_shown_with_a_shortest_trace(capsys: pytest.CaptureFixture[str]) -> None:
     assert protocol_model.main(["place-unnoted"]) == 1
-    lines = capsys.readouterr().out.splitlines()[2:]
+    lines = capsys.readouterr().out.splitlines()[1:]
     assert [line.split("(")[0].strip() for line in lines] == ["A claim", "A note", "A send"]

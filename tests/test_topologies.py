@@ -176,24 +176,36 @@ def test_everything_that_a_shop_does_works_on_a_cluster(
     shop.wait_until_exact(EXACT_SECONDS)
 
 
-def test_a_lost_cluster_node_stops_only_what_lives_there_until_it_is_back(
+def test_a_lost_cluster_node_stops_only_what_lives_there_until_all_slots_are_wanted(
     cluster: RedisCluster, shop: Shop
 ) -> None:
     there, elsewhere = products_on_two_nodes(cluster, shop)
-    with Customers(shop, there) as unlucky, Customers(shop, elsewhere) as others:
+    node = cluster.node_of(product_key(there))
+    others = [other for other in cluster.nodes if other is not node]
+    with Customers(shop, there) as unlucky, Customers(shop, elsewhere) as lucky:
         unlucky.wait_for(3)
-        node = cluster.node_of(product_key(there))
         node.stop(signal.SIGKILL)
         wait_until(lambda: 503 in {answer.status for answer in unlucky.answers}, 30, "a 503")
         assert status(shop.product, f"/products/{there}") == 503
         for _ in range(20):
             assert status(shop.product, f"/products/{elsewhere}") == 200
-        others.wait_for(3)
+        lucky.wait_for(3)
+
+        for other in others:
+            other.client.config_set("cluster-require-full-coverage", "yes")
+        wait_until(lambda: status(shop.product, f"/products/{elsewhere}") == 503)
+        assert shop.place(elsewhere).status == 503
+        paths = ("/products", "/ready", "/")
+        assert [status(shop.product, path) for path in paths] == [503, 503, 200]
+
         node.start()
+        for other in others:
+            other.client.config_set("cluster-require-full-coverage", "no")
         wait_until(cluster.is_whole, 30, "the cluster is whole again")
-        unlucky.wait_for(3)
+        for customers in (unlucky, lucky):
+            customers.wait_for(3)
     shop.wait_until_exact(EXACT_SECONDS)
-    for customers in (unlucky, others):
+    for customers in (unlucky, lucky):
         customers.assert_served()
 
 
@@ -239,33 +251,9 @@ def test_a_lost_node_is_nothing_but_unavailable_and_the_others_serve_on(
     wait_until(cluster.is_whole, 30, "the cluster is whole again")
 
 
-def test_a_cluster_that_is_down_is_503_to_all_until_it_is_whole(
-    cluster: RedisCluster, shop: Shop
-) -> None:
-    there, elsewhere = products_on_two_nodes(cluster, shop)
-    node = cluster.node_of(product_key(there))
-    others = [other for other in cluster.nodes if other is not node]
-    for other in others:
-        other.client.config_set("cluster-require-full-coverage", "yes")
-    node.stop(signal.SIGKILL)
-    try:
-        wait_until(lambda: status(shop.product, f"/products/{elsewhere}") == 503)
-        assert shop.place(elsewhere).status == 503
-        paths = ("/products", "/ready", "/")
-        assert [status(shop.product, path) for path in paths] == [503, 503, 200]
-    finally:
-        node.start()
-        for other in others:
-            other.client.config_set("cluster-require-full-coverage", "no")
-    wait_until(cluster.is_whole, 30, "the cluster is whole again")
-    wait_until(lambda: status(shop.product, "/ready") == 200)
-    shop.placed(elsewhere)
-    shop.placed(there)
-
-
 def test_a_slot_that_moves_to_a_new_node_is_never_500(cluster: RedisCluster, shop: Shop) -> None:
     here = shop.new_product(10)
-    slot, source = cluster.slot_of(product_key(here)), cluster.node_of(product_key(here))
+    slot, source = key_slot(product_key(here).encode()), cluster.node_of(product_key(here))
     target = cluster.add_node()
     wait_until(cluster.is_whole, 30, "all know the new node")
     cluster.begin_to_move(slot, source, target)
@@ -286,7 +274,7 @@ def test_a_search_misses_no_product_while_the_index_moves_key_by_key(
 ) -> None:
     prefix = f"moved-{is_directory_first}"
     directory = f"{prefix}:names:{{names}}"
-    slot, source = cluster.slot_of(directory), cluster.node_of(directory)
+    slot, source = key_slot(directory.encode()), cluster.node_of(directory)
     target = next(node for node in cluster.nodes if node is not source)
 
     async def move_the_index(products: Products) -> None:
