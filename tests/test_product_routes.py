@@ -271,6 +271,21 @@ def test_a_key_counts_a_change_of_stock_once(products: CheckedClient, lamp: dict
     assert refusal(other) == (422, "idempotency_key_reused")
 
 
+@pytest.mark.parametrize(
+    "keys", [[b"a", b"a"], [b""], [b"x" * 256], [b"a\x85"], [b"a\xadb"], [b"a\tb"]]
+)
+def test_a_key_is_one_text_of_1_to_255_printable_characters(
+    products: CheckedClient, lamp: dict[str, Any], keys: list[bytes]
+) -> None:
+    path = f"/products/{lamp['pk']}/stock"
+    headers = [(b"Idempotency-Key", key) for key in keys]
+    response = products.post(path, json={"change": 5}, headers=headers)
+    assert refusal(response) == (400, "invalid_request")
+    assert response.json()["errors"][0]["field"].lower() == "idempotency-key"
+    longest = {"Idempotency-Key": "~" * 255}
+    assert products.post(path, json={"change": 5}, headers=longest).status_code == 200
+
+
 # Reservations
 
 
