@@ -13,8 +13,8 @@ from starlette.testclient import TestClient
 
 import user_service
 from shopsphere.passwords import HASHING_THREADS
-from tests.apps import bearer
-from tests.people import OPEN, settings
+from tests.apps import bearer, settings_of
+from tests.people import OPEN
 from tests.servers import RedisServer, Service, wait_until
 
 EMAIL, PASSWORD = "ada@example.com", "securepass123"
@@ -24,7 +24,7 @@ HOME, ELSEWHERE = "198.51.100.1", "203.0.113.9"
 @contextmanager
 def user_app(environment: dict[str, str], **more: str) -> Iterator[TestClient]:
     """Run a user service where Ada has an account; its caller is at home."""
-    app = user_service.build(settings({**environment, **OPEN, **more}))
+    app = user_service.build(settings_of({**environment, **OPEN, **more}))
     with TestClient(app, client=(HOME, 50_000)) as client:
         client.post("/register", json={"email": EMAIL, "password": PASSWORD})
         yield client
