@@ -220,3 +220,13 @@ def test_guessing_the_current_password_counts_as_failed_logins(users: TestClient
     answers = [change_password(users, token, "wrong", "my next password") for _ in range(4)]
     assert statuses(answers) == [401, 401, 401, 429]
     assert log_in(users).status_code == 429
+
+
+def test_of_two_changes_at_once_from_one_password_one_wins(users: TestClient) -> None:
+    token = token_of(users)
+    new = ["the first password", "the second password"]
+    with ThreadPoolExecutor(2) as threads:
+        answers = list(threads.map(lambda text: change_password(users, token, PASSWORD, text), new))
+    winners = [text for text, answer in zip(new, answers, strict=True) if answer.is_success]
+    assert len(winners) == 1
+    assert [text for text in new if log_in(users, text).is_success] == winners
