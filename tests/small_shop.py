@@ -5,7 +5,7 @@ There is no HTTP between the services, so that each call which ordering makes ca
 
 import asyncio
 import functools
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from enum import StrEnum
@@ -28,7 +28,7 @@ from shopsphere.domain.errors import (
     StoreUnavailable,
     Unavailable,
 )
-from shopsphere.domain.records import Hold, KeyRecord, OrderRecord, ProductRecord, Record
+from shopsphere.domain.records import OrderRecord
 from shopsphere.domain.values import EVER_PLACED, Item, Order, OrderStatus, Reservation, Stock
 from shopsphere.ordering.checkout import Checkout
 from shopsphere.ordering.idempotency import IdempotentCheckout
@@ -47,8 +47,6 @@ SETTLE_SECONDS = 30
 LEASE_SECONDS = 13
 """After these the lease of a key is over."""
 KEY = "a key"
-TIMES = {"revision", "lease_until", "placed_ms"}
-"""Fields that are different each time."""
 
 LET_PASS = """
 for _, key in ipairs(redis.call('KEYS', '*')) do
@@ -302,25 +300,6 @@ class SmallShop:
         entries = await self.records.entries(Listing(SHOP, status), 0, 1000)
         records = await self.records.read(*(OrderRecord(pk=entry.member) for entry in entries))
         return [record.order() for record in records]
-
-    async def content(self) -> list[object]:
-        """Return all that ordering goes by but times, for comparing."""
-        orders = sorted(self.ordered)
-        holds = [f"{product}:{order}" for product in self.received for order in orders]
-        kept: list[object] = [note.text for note in await self.records.notes(0, 1000)]
-        kinds: Sequence[tuple[type[Record], Iterable[str]]] = (
-            (ProductRecord, self.received),
-            (Hold, holds),
-            (OrderRecord, orders),
-            (KeyRecord, [KEY]),
-        )
-        for kind, pks in kinds:
-            records = await self.records.read(*(kind(pk=pk) for pk in pks))
-            kept += [(kind.kind, record.model_dump(exclude=TIMES)) for record in records]
-        for status in ("all", *EVER_PLACED):
-            entries = await self.records.entries(Listing(SHOP, status), 0, 1000)
-            kept += [(status, entry.member) for entry in entries]
-        return kept
 
     async def must_be_exact(self, *answered: Order) -> None:
         """See that the books are right and nothing hangs; `answered` were told to customers."""
