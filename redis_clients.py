@@ -7,12 +7,12 @@ import logging
 import ssl
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from typing import Any, Self
+from typing import Any
 
 from redis import exceptions
 from redis._parsers import AsyncCommandsParser
 from redis._parsers.socket import SERVER_CLOSED_CONNECTION_ERROR
-from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio import BlockingConnectionPool, ConnectionPool, Redis
 from redis.asyncio.client import Pipeline
 from redis.asyncio.cluster import ClusterNode, ClusterPipeline, RedisCluster
 from redis.asyncio.connection import SSLConnection, parse_url
@@ -138,7 +138,7 @@ class ShopRedis(Redis):
     came: a pipeline costs little more than a command, here and at Redis.
     """
 
-    def __init__(self, connection_pool: BlockingConnectionPool) -> None:
+    def __init__(self, connection_pool: ConnectionPool) -> None:
         super().__init__(connection_pool=connection_pool, decode_responses=True)
         self._waiting: list[tuple[Any, Any, asyncio.Future[Any]]] = []
         self._sending: set[asyncio.Task[None]] = set()
@@ -210,14 +210,10 @@ class _AsksSentinels(SentinelManagedConnection):
 class _AsksSentinelsTLS(_AsksSentinels, SentinelManagedSSLConnection): ...
 
 
-class _SentinelPool(SentinelConnectionPool, BlockingConnectionPool):
-    """Connections to the present master; who finds none free waits, as with one Redis."""
-
-
 class ShopMaster(ShopRedis):
     """A client of the master that Sentinels name at the moment, with our errors."""
 
-    connection_pool: "_SentinelPool"
+    connection_pool: SentinelConnectionPool
 
     async def greet(self) -> None:
         """Here it is the Sentinels that answer, also while there is no master."""
@@ -250,15 +246,10 @@ class _ClusterPipeline(ClusterPipeline):
         super().__init__(client)
         self._turns = turns
 
-    async def initialize(self) -> Self:
-        with our_errors():
-            return await super().initialize()
-
     async def execute(self, raise_on_error: bool = True, allow_redirections: bool = True) -> Any:
-        with our_errors():
-            async with _turn(self._turns):
-                with _connection_errors():
-                    return await super().execute(raise_on_error, allow_redirections)
+        async with _turn(self._turns):
+            with _connection_errors():
+                return await super().execute(raise_on_error, allow_redirections)
 
 
 class ShopCluster(RedisCluster):
@@ -303,9 +294,8 @@ class ShopCluster(RedisCluster):
         return await super().execute_command(*args, **options)
 
     async def execute_command(self, *args: Any, **options: Any) -> Any:
-        with our_errors():
-            async with _turn(self._commands):
-                return await self.ask(*args, **options)
+        async with _turn(self._commands):
+            return await self.ask(*args, **options)
 
     execute_urgently = execute_command
 
@@ -316,15 +306,16 @@ class ShopCluster(RedisCluster):
 
 @asynccontextmanager
 async def _turn(turns: asyncio.Semaphore) -> AsyncIterator[None]:
-    """Wait for a turn as long as for a connection of a pool."""
-    try:
-        await asyncio.wait_for(turns.acquire(), POOL["timeout"])
-    except builtins.TimeoutError:
-        raise ConnectionError("No connection available.") from None
-    try:
-        yield
-    finally:
-        turns.release()
+    """Wait for a turn as long as for a connection of a pool; turn errors into ours."""
+    with our_errors():
+        try:
+            await asyncio.wait_for(turns.acquire(), POOL["timeout"])
+        except builtins.TimeoutError:
+            raise ConnectionError("No connection available.") from None
+        try:
+            yield
+        finally:
+            turns.release()
 
 
 @asynccontextmanager
@@ -371,11 +362,10 @@ def _sentinel_client(rest: str) -> ShopRedis:
     user = {"username": "default"} if login else {}
     sentinels = Sentinel(nodes, sentinel_kwargs=once | options | user | login)
     is_tls = options.pop("ssl")
-    pool = _SentinelPool(
-        name,
-        sentinels,
-        connection_class=_AsksSentinelsTLS if is_tls else _AsksSentinels,
-        **POOL | CONNECTION | TCP | options | login,
+    options["max_connections"] = POOL["max_connections"]
+    connection_class = _AsksSentinelsTLS if is_tls else _AsksSentinels
+    pool: SentinelConnectionPool = SentinelConnectionPool(
+        name, sentinels, connection_class=connection_class, **CONNECTION | TCP | options | login
     )
     _try_options(pool)
     return ShopMaster(connection_pool=pool)
@@ -408,7 +398,7 @@ def _parts(rest: str) -> tuple[list[tuple[str, int]], str, dict[str, Any], dict[
     return [(host.strip("[]"), int(port)) for host, _, port in split], name, login, options
 
 
-def _try_options(connects: BlockingConnectionPool | ClusterNode) -> None:
+def _try_options(connects: ConnectionPool | ClusterNode) -> None:
     """Raise TypeError, RedisError or OSError if no connection can be made with its options."""
     connection = connects.connection_class(**connects.connection_kwargs)
     if isinstance(connection, SSLConnection):

@@ -14,8 +14,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 TIMEOUT_SECONDS = 5
 AUDITED = ("product service", "order service")
@@ -63,21 +63,16 @@ except ImportError:
     _use_own_environment()
 
 
-@dataclass(frozen=True)
-class Line:
-    """One line of the table. A warning does not make it fail; `problem` says how it failed."""
+class Line(NamedTuple):
+    """One line of the table. Its state is `ok`, `warning`, or says how it failed."""
 
     name: str
-    is_good: bool
+    state: str
     text: str
-    is_warning: bool = False
-    problem: str = "failed"
 
     @property
-    def state(self) -> str:
-        if not self.is_good:
-            return self.problem
-        return "warning" if self.is_warning else "ok"
+    def is_good(self) -> bool:
+        return self.state in ("ok", "warning")
 
     def __str__(self) -> str:
         return f"{self.name:<16} {self.state if self.is_good else 'FAILED':<8} {self.text}"
@@ -92,40 +87,38 @@ def show(line: Line) -> None:
 
 
 def as_json(lines: Sequence[Line], is_good: bool, was_audited: bool) -> str:
-    """Return the whole table as one JSON object, what the audit found apart."""
-    told: dict[str, list[dict[str, str]]] = {"lines": [], **({"audit": []} if was_audited else {})}
-    for line in lines:
-        place = "audit" if line.name in ("audit", "settled") else "lines"
-        told[place].append({"name": line.name.strip(), "state": line.state, "text": line.text})
-    return json.dumps({"ok": is_good, **told}, indent=2)
+    """Return the whole table as one JSON object, with the lines of the audit listed separately."""
+    table: dict[str, object] = {"ok": is_good}
+    for place in ["lines", "audit"] if was_audited else ["lines"]:
+        is_audit = place == "audit"
+        told = [line for line in lines if (line.name in ("audit", "settled")) is is_audit]
+        table[place] = [line._replace(name=line.name.strip())._asdict() for line in told]
+    return json.dumps(table, indent=2)
 
 
 def redis_lines(settings: "Settings") -> Iterator[Line]:
     """Yield what there is to say about Redis: where, version, round trip, what it would lose."""
     if settings.use_redis == "false":
-        yield Line("Redis", True, "not used (USE_REDIS=false)")
+        yield Line("Redis", "ok", "not used (USE_REDIS=false)")
         return
     address = settings.redis_address
     try:
         milliseconds, servers = asyncio.run(_ask_redis(settings))
     except CannotStart as error:
-        yield Line("Redis", False, str(error))
-        return
+        yield Line("Redis", "failed", str(error))
     except (NothingAnswers, TimeoutError) as error:
-        is_needed = settings.use_redis == "required"
-        text = f"nothing answers at {address}. Start Redis, or set REDIS_URL, or REDIS_HOST and "
+        text = f"nothing responds at {address}. Start Redis, or set REDIS_URL, or REDIS_HOST and "
         text += "REDIS_PORT."
         if isinstance(error, TimeoutError) or isinstance(error.__cause__, redis.TimeoutError):
-            text = f"what listens at {address} gives no answer: it is frozen, or overloaded"
-        yield Line("Redis", not is_needed, text, is_warning=not is_needed)
-        return
+            text = f"what listens at {address} does not respond: it is frozen, or overloaded"
+        yield Line("Redis", "failed" if settings.use_redis == "required" else "warning", text)
     except StoreUnavailable:
-        text = f"{address} answers, but does not say how it keeps its data"
-        yield Line("Redis", True, text, is_warning=True)
-        return
-    versions = " and ".join(sorted({str(server["redis_version"]) for server in servers}))
-    yield Line("Redis", True, f"{address}, version {versions}, round trip {milliseconds:.1f} ms")
-    yield from _durability_lines(servers)
+        yield Line("Redis", "warning", f"{address} does not say how it keeps its data")
+    else:
+        versions = " and ".join(sorted({str(server["redis_version"]) for server in servers}))
+        text = f"{address}, version {versions}, round trip {milliseconds:.1f} ms"
+        yield Line("Redis", "ok", text)
+        yield from _durability_lines(servers)
 
 
 async def _ask_redis(settings: "Settings") -> tuple[float, list[dict[str, object]]]:
@@ -134,12 +127,9 @@ async def _ask_redis(settings: "Settings") -> tuple[float, list[dict[str, object
         client = await connect(settings)
         try:
             await client.ping()
-            round_trips = []
-            for _ in range(5):
-                started = time.perf_counter()
-                await client.ping()
-                round_trips.append(time.perf_counter() - started)
-            return min(round_trips) * 1000, await client.info_of_all()
+            started = time.perf_counter()
+            await client.ping()
+            return (time.perf_counter() - started) * 1000, await client.info_of_all()
         finally:
             await client.close_all()
 
@@ -147,33 +137,30 @@ async def _ask_redis(settings: "Settings") -> tuple[float, list[dict[str, object
 def _durability_lines(servers: Sequence[Mapping[str, object]]) -> Iterator[Line]:
     """Yield how Redis keeps its data, and where it would lose orders."""
     if all(server.get("aof_enabled") for server in servers):
-        yield Line("  persistence", True, "appendonly is on")
+        yield Line("  persistence", "ok", "appendonly is on")
     else:
         text = "appendonly is off: what came after the last snapshot is lost when Redis ends"
-        yield Line("  persistence", True, text, is_warning=True)
+        yield Line("  persistence", "warning", text)
     policies = {str(server.get("maxmemory_policy", "unknown")) for server in servers}
     policy = ", ".join(sorted(policies))
     if policies == {"noeviction"}:
-        yield Line("  eviction", True, f"{policy}: nothing is thrown away")
+        yield Line("  eviction", "ok", f"{policy}: nothing is thrown away")
     elif not any(server.get("maxmemory") for server in servers):
         text = f"{policy}, but no maxmemory is set: nothing is thrown away"
-        yield Line("  eviction", True, text)
+        yield Line("  eviction", "ok", text)
     else:
         text = f"{policy}: a full Redis throws records away; set maxmemory-policy noeviction"
-        yield Line("  eviction", True, text, is_warning=True)
+        yield Line("  eviction", "warning", text)
     # Redis names its good replicas only where it needs some to write.
     replicated = [server for server in servers if server.get("connected_slaves")]
-    if not replicated:
-        return
-    if all("min_slaves_good_slaves" in server for server in replicated):
-        yield Line("  replication", True, "min-replicas-to-write is set")
-    else:
+    if replicated and all("min_slaves_good_slaves" in server for server in replicated):
+        yield Line("  replication", "ok", "min-replicas-to-write is set")
+    elif replicated:
         text = "min-replicas-to-write is 0: a failover can lose acknowledged orders and sell a unit"
-        yield Line("  replication", True, f"{text} twice; see docs/redis.md", is_warning=True)
+        yield Line("  replication", "warning", f"{text} twice; see docs/redis.md")
 
 
-@dataclass(frozen=True)
-class Looked:
+class Looked(NamedTuple):
     """What a look at a service found: its line, its storage, whether its JWT_SECRET is ours."""
 
     line: Line
@@ -195,22 +182,20 @@ def look_at(name: str, settings: "Settings") -> Looked:
             headers = {"Authorization": f"Bearer {token}"}
             asked = http.get(url + ASKS_FOR_A_TOKEN[name], headers=headers, timeout=TIMEOUT_SECONDS)
         except requests.ConnectionError:
-            text = f"not running at {url}. Start it: see the README."
-            return Looked(Line(line_name, False, text, problem="not running"))
+            text = f"not running at {url}. Start it with: python start_all_services.py"
+            return Looked(Line(line_name, "not running", text))
         except requests.Timeout:
-            return Looked(Line(line_name, False, f"what listens at {url} gives no answer"))
+            return Looked(Line(line_name, "failed", f"what listens at {url} does not respond"))
         except (requests.RequestException, ValueError):
             health = None
     if health is None or health.service != name:
-        return Looked(Line(line_name, False, f"what answers at {url} is not the {line_name}"))
+        return Looked(Line(line_name, "failed", f"what responds at {url} is not the {line_name}"))
     has_our_secret = asked.status_code != requests.codes.unauthorized
+    line = Line(line_name, "ok", f"{url} on {health.storage}")
     if not ready.ok:
-        text = f"{url} runs, but is not ready: its storage is away"
-        line = Line(line_name, False, text, problem="not ready")
-        return Looked(line, health.storage, has_our_secret)
-    text = f"{url} on {health.storage}"
-    text += " (no Redis was there when it started)" if health.fallback else ""
-    line = Line(line_name, True, text, is_warning=health.fallback)
+        line = Line(line_name, "not ready", f"{url} is running, but its storage is unreachable")
+    elif health.fallback:
+        line = Line(line_name, "warning", f"{line.text} (Redis was unreachable when it started)")
     return Looked(line, health.storage, has_our_secret)
 
 
@@ -225,29 +210,26 @@ def check(settings: "Settings") -> Iterator[Line]:
         found = {name: look.result() for name, look in looking.items()}
     storages = {looked.storage for looked in found.values() if looked.storage}
     right = "redis" if has_redis else "memory"
-    for looked in found.values():
-        line = looked.line
-        if line.is_good and len(storages) > 1 and looked.storage != right:
-            text = f"{line.text}: another storage than {right}. Restart it, with the USE_REDIS and "
-            text += "the address of Redis that the others have."
-            line = replace(line, is_good=False, text=text, problem="other storage")
+    for line, storage, _ in found.values():
+        if line.is_good and len(storages) > 1 and storage != right:
+            text = f"{line.text}, not on {right}. Restart it with the USE_REDIS and the Redis "
+            line = Line(line.name, "other storage", text + "address of the others.")
         yield line
     if len(storages) > 1:
         text = "the services are on different storages"
         if found["product"].storage != found["order"].storage:
             text += ": orders will be refused"
-        yield Line("storage", False, text)
+        yield Line("storage", "failed", text)
     others = [name for name, looked in found.items() if looked.has_our_secret is False]
-    have_ours = any(looked.has_our_secret for looked in found.values())
-    if others and have_ours:
-        text = f"another at the {' and the '.join(others)} service than at the rest: tokens of one "
-        yield Line("JWT_SECRET", False, text + "are refused by the other. Restart with the same.")
+    if others and any(looked.has_our_secret for looked in found.values()):
+        text = f"differs between the {' and the '.join(others)} service and the rest, so they "
+        yield Line("JWT_SECRET", "failed", text + "reject each other's tokens. Restart with one.")
     elif others:
-        text = "the services have another than is set here, so theirs is not looked at"
-        yield Line("JWT_SECRET", True, text, is_warning=True)
+        text = "the services use another one than is set here, so theirs is not checked"
+        yield Line("JWT_SECRET", "warning", text)
     for variable, text in security_hints(settings):
         if not (others and variable == "JWT_SECRET"):
-            yield Line(variable, True, text, is_warning=True)
+            yield Line(variable, "warning", text)
 
 
 def audit(settings: "Settings", wants_repair: bool, is_sure: bool, show: Show = show) -> bool:
@@ -266,15 +248,15 @@ def audit(settings: "Settings", wants_repair: bool, is_sure: bool, show: Show = 
         with closing(Shop(settings)) as shop:
             found = _show_findings(Audit(shop, wait), show)
             strays = [each for each in found if each.order_pk]
-            if wants_repair and strays and (is_sure or _agrees(len(strays))):
+            if wants_repair and strays and (is_sure or _agrees(strays)):
                 for stray in strays:
                     outcome = shop.settle(str(stray.order_pk), stray.product_id)
                     became = SETTLED.get(outcome, f"is {outcome}")
-                    show(Line("settled", True, f"order {stray.order_pk} {became}"))
+                    show(Line("settled", "ok", f"order {stray.order_pk} {became}"))
                 found = _show_findings(Audit(shop, wait), show)
             return not found
     except AuditImpossible as error:
-        show(Line("audit", False, str(error)))
+        show(Line("audit", "failed", str(error)))
         return False
 
 
@@ -282,10 +264,10 @@ def _show_findings(audit: "Audit", show: Show) -> "list[Finding]":
     found = []
     for finding in audit.findings():
         found.append(finding)
-        show(Line("audit", False, f"product {finding.product_id}: {finding.text}"))
+        show(Line("audit", "failed", f"product {finding.product_id}: {finding.text}"))
     if not found:
         counts = f"{_count(audit.products, 'product')} and {_count(audit.orders, 'order')}"
-        show(Line("audit", True, f"{counts}: the stock adds up"))
+        show(Line("audit", "ok", f"{counts}: the stock adds up"))
     return found
 
 
@@ -293,9 +275,11 @@ def _count(count: int, what: str) -> str:
     return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
-def _agrees(count: int) -> bool:
+def _agrees(strays: "Sequence[Finding]") -> bool:
+    units = _count(sum(stray.units for stray in strays), "unit")
+    reservations = _count(len(strays), "reservation")
     try:
-        question = f"Have the order service settle {_count(count, 'order')}? [y/N] "
+        question = f"Release {units} held by {reservations} without a PLACED order? [y/N] "
         return input(question).lower() == "y"
     except EOFError:  # nobody is there to ask
         return False
@@ -303,9 +287,11 @@ def _agrees(count: int) -> bool:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the table, and the audit where wanted; return 0 if all is as it should be."""
-    parser = argparse.ArgumentParser(description="Is all of ShopSphere there?")
-    parser.add_argument("--audit", action="store_true", help="see whether the stock adds up")
-    parser.add_argument("--repair", action="store_true", help="audit, and have what is off settled")
+    parser = argparse.ArgumentParser(description="Check that everything is running.")
+    parser.add_argument("--audit", action="store_true", help="check that the stock adds up")
+    parser.add_argument(
+        "--repair", action="store_true", help="audit, and release stock held for no order"
+    )
     parser.add_argument("--yes", action="store_true", help="do not ask before a repair")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead")
     options = parser.parse_args(arguments)
@@ -327,7 +313,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if wants_audit and can_audit:
         is_good = audit(settings, options.repair, options.yes, tell) and is_good
     elif wants_audit:
-        tell(Line("audit", False, "not done: first mend the service that FAILED"))
+        tell(Line("audit", "failed", "not done: first fix the service that FAILED"))
     if options.json:
         print(as_json(lines, is_good, wants_audit))
     return 0 if is_good else 1

@@ -32,22 +32,13 @@ def others_reach(url: str) -> bool:
     """Tell whether what listens there also does where other machines can come to it."""
     try:
         parts = urlsplit(url)
-    except ValueError:  # said to be no address elsewhere
+        found = socket.getaddrinfo(parts.hostname, None) if parts.hostname else []
+    except (OSError, ValueError):  # not an address, which others say, or a name nobody knows
         return False
-    if parts.hostname is None:  # a socket in the file system
-        return False
+    hosts = [ipaddress.ip_address(str(each[4][0]).partition("%")[0]) for each in found]
+    is_local = all(host.is_loopback for host in hosts)
     port = parts.netloc.rpartition(":")[2]
-    return not _is_this_machine(parts.hostname) or _listens_on_all_addresses(port)
-
-
-def _is_this_machine(host: str) -> bool:
-    try:
-        found = socket.getaddrinfo(host, None)
-    except (OSError, UnicodeError):  # nobody knows this name
-        return True
-    return all(
-        ipaddress.ip_address(str(each[4][0]).partition("%")[0]).is_loopback for each in found
-    )
+    return bool(hosts) and (not is_local or _listens_on_all_addresses(port))
 
 
 def _listens_on_all_addresses(port: str) -> bool:
