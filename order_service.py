@@ -15,7 +15,7 @@ from starlette.datastructures import State
 from shopsphere.access import ADMINISTRATOR, Customer
 from shopsphere.domain import errors
 from shopsphere.domain.values import MAX_ORDER_QUANTITY, Item, Order
-from shopsphere.error_answers import UnknownOrderBody, raises
+from shopsphere.error_answers import raises
 from shopsphere.examples import ORDER_MADE_AT, ORDER_PK, PRODUCT_PK, USER_PK, example_with
 from shopsphere.idempotency_key import REPLAY_HEADER, IdempotencyKey, show_replay
 from shopsphere.models import PK_SCHEMA, pk_of, pk_or
@@ -122,7 +122,6 @@ fulfilment = APIRouter(tags=["fulfilment"], responses=raises(errors.StoreUnavail
             errors.ProductServiceUnavailable,
             errors.StorageMismatch,
             errors.OrderGivenUp,
-            unavailable=UnknownOrderBody,
         ),
     },
 )

@@ -4,27 +4,17 @@
 administrator that the settings name, and prints the outcome.
 """
 
+import json
 import sys
+from pathlib import Path
 from typing import Any
 
 import requests
 
 from shopsphere.settings import Settings
 
-PRODUCTS = (
-    ("Laptop, 14 inch", 999.99, 10),
-    ("Mechanical keyboard", 89.9, 40),
-    ("Wireless mouse", 24.5, 120),
-    ("USB-C dock", 139.0, 25),
-    ("Monitor, 27 inch", 279.0, 18),
-    ("Webcam, 1080p", 49.95, 60),
-    ("Noise-cancelling headphones", 199.0, 30),
-    ("Desk lamp", 34.9, 75),
-    ("Notebook, A5, dotted", 4.2, 500),
-    ("Café mug, 0.3 l", 8.5, 200),
-    ("Backpack, 20 l", 64.0, 45),
-    ("Last one: signed poster", 15.0, 1),
-)
+FILE = Path(__file__).with_name("demo_products.json")
+PRODUCTS: list[dict[str, object]] = json.loads(FILE.read_text(encoding="utf-8"))
 
 
 def add_products(product_url: str, user_url: str) -> str:
@@ -39,8 +29,7 @@ def add_products(product_url: str, user_url: str) -> str:
             account = {"email": settings.admin_email, "password": password}
             token = _call(shop, "POST", f"{user_url}/login", account)["access_token"]
             shop.headers["Authorization"] = f"Bearer {token}"
-        for name, price, quantity in PRODUCTS:
-            product = {"name": name, "price": price, "quantity": quantity}
+        for product in PRODUCTS:
             _call(shop, "POST", f"{product_url}/products", product)
     return f"--demo added {len(PRODUCTS)} products: {product_url}/products"
 

@@ -16,7 +16,7 @@ from shopsphere.deadline import Deadline
 from shopsphere.domain import errors
 
 Responses = dict[int | str, dict[str, Any]]
-SCHEMAS = "#/components/schemas/"
+SCHEMA = "#/components/schemas/ErrorBody"
 
 
 class FieldError(BaseModel):
@@ -25,26 +25,17 @@ class FieldError(BaseModel):
 
 
 class ErrorBody(BaseModel):
-    """What every error looks like: a sentence for a person, a code for a program."""
+    """What every error looks like: a sentence for a person, a code for a program.
+
+    Some codes say more: `errors` what is wrong with the request, `available` how many units there
+    are, `order_id` which order may have been placed.
+    """
 
     detail: str
     code: str
-
-
-class UnknownOrderBody(ErrorBody):
-    """An error of an order; it has an `order_id` when that order may have been placed."""
-
-    order_id: str | None = None
-
-
-class DetailedErrorBody(ErrorBody):
-    """An error that also says what is wrong with the request, or how many units there are."""
-
     errors: list[FieldError] | None = None
     available: int | None = None
-
-
-ERROR_BODIES = (ErrorBody, DetailedErrorBody, UnknownOrderBody)
+    order_id: str | None = None
 
 
 def error_answer(error: errors.ShopError, deadline: Deadline | None = None) -> Response:
@@ -67,22 +58,12 @@ def _body(error: errors.ShopError) -> dict[str, object]:
     return {"detail": error.detail, "code": error.code, **error.extra}
 
 
-def raises(
-    *kinds: type[errors.ShopError],
-    unavailable: type[BaseModel] = ErrorBody,
-    among: Responses | None = None,
-) -> Responses:
-    """Return these errors as OpenAPI responses, for the `responses` of a route.
-
-    `unavailable` is the body of its 503s; the errors come `among` those that are there already.
-    """
+def raises(*kinds: type[errors.ShopError], among: Responses | None = None) -> Responses:
+    """Return these errors as OpenAPI responses, for the `responses` of a route; they come `among`
+    those that are there already."""
     responses: Responses = {} if among is None else among
     for kind in kinds:
-        model: type[BaseModel] = DetailedErrorBody if kind.status in (400, 409) else ErrorBody
-        if kind.status == 503:
-            model = unavailable
-        schema = {"$ref": f"{SCHEMAS}{model.__name__}"}
-        content = {"application/json": {"schema": schema, "examples": {}}}
+        content = {"application/json": {"schema": {"$ref": SCHEMA}, "examples": {}}}
         response = responses.setdefault(str(kind.status), {"content": content})
         examples = response["content"]["application/json"]["examples"]
         examples[kind.code] = {"value": _body(kind.example())}
@@ -164,10 +145,8 @@ def correct_openapi(app: FastAPI) -> None:
         schemas["Health"]["properties"]["service"]["examples"] = [app.state.service]
         for unused in ("HTTPValidationError", "ValidationError"):
             schemas.pop(unused, None)
-        text = str(document["paths"])
-        used = [model for model in ERROR_BODIES if f"{SCHEMAS}{model.__name__}'" in text]
         schemas |= models_json_schema(
-            [(model, "validation") for model in used], ref_template=SCHEMAS + "{model}"
+            [(ErrorBody, "validation")], ref_template="#/components/schemas/{model}"
         )[1]["$defs"]
         return document
 

@@ -276,8 +276,9 @@ def test_a_shop_with_its_own_redis_has_its_products_and_orders_again_and_ends_wi
         launcher.wait_for(f"--demo added {len(demo.PRODUCTS)} products")
         assert launcher.output.count("storage: redis") == 3
         products = requests.get("http://127.0.0.1:8000/products", timeout=10).json()
-        shown = [(each["name"], each["price"], each["quantity"]) for each in products]
-        assert shown == list(demo.PRODUCTS)
+        assert [
+            {**each, **shown} for each, shown in zip(products, demo.PRODUCTS, strict=True)
+        ] == products
         body = {"product_id": products[0]["pk"], "quantity": 1}
         order = requests.post("http://127.0.0.1:8002/order", json=body, timeout=10).json()
         assert launcher.end() == 0
