@@ -1,5 +1,6 @@
 """Customers who want what they were told to be true, whatever happens to the shop meanwhile."""
 
+import time
 from concurrent.futures import ThreadPoolExecutor
 from threading import Event
 from typing import Self
@@ -10,14 +11,19 @@ from tests.shop import Shop
 
 
 class Customers:
-    """Some customers who order with keys, and sometimes cancel or ship, until they are told."""
+    """Some customers who order with keys, and sometimes cancel or ship.
 
-    def __init__(self, shop: Shop, product: str) -> None:
+    They send an order twice where nobody says what became of it; patient ones until they are told.
+    """
+
+    def __init__(self, shop: Shop, product: str, *, are_patient: bool = False) -> None:
         self._shop = shop
         self._product = product
+        self._are_patient = are_patient
         self._has_closed = Event()
         self.answers: list[Answer] = []
         self.placed: dict[str, str] = {}
+        self._ended: dict[str, str] = {}
 
     def __enter__(self) -> Self:
         self._pool = ThreadPoolExecutor(4)
@@ -43,24 +49,31 @@ class Customers:
         close_connections()
 
     def order(self, key: str, turn: int) -> None:
-        """Order, once more if it is not known what became of it, and cancel or ship some."""
-        for _ in range(2):
-            answer = self._shop.place(self._product, 1 + turn % 3, key)
+        """Order, again if it is not known what became of it, and cancel or ship some."""
+        is_known, attempts = False, 0
+        while not is_known and (self._are_patient or attempts < 2):
+            attempts += 1
+            answer = self._shop.place(self._product, 1 + turn % 3, key, turn + attempts)
             self.answers.append(answer)
-            if answer.status == 201:
-                pk = str(answer.body["pk"])
-                assert self.placed.setdefault(key, pk) == pk, "one key made two orders"
-                if end := {1: self._shop.cancel, 2: self._shop.ship}.get(turn % 4):
-                    self.answers.append(end(pk))
-            if answer.status not in (0, 503):
-                break
+            is_known = answer.status not in (0, 503) and answer.code != "request_in_progress"
+            if not is_known:
+                time.sleep(0.05)
+        if answer.status == 201:
+            pk = self.placed[key] = str(answer.body["pk"])
+            if end := {1: self._shop.cancel, 2: self._shop.ship}.get(turn % 4):
+                ended = end(pk, turn)
+                self.answers.append(ended)
+                if ended.status == 200:
+                    self._ended[pk] = ended.body["status"]
 
     def assert_served(self) -> None:
-        """No 500 was seen, and each 201 is an order, of which no key has two."""
+        """No 500 was seen, each 201 is an order, of which no key has two, and what was cancelled or
+        shipped is so."""
         assert {answer.status for answer in self.answers} <= {0, 200, 201, 400, 409, 503}
         assert not [answer for answer in self.answers if isinstance(answer.body, str)]
         for answer in self.answers:
             assert answer.status != 503 or "retry-after" in answer.headers
-        orders = self._shop.orders_of(self._product)
-        assert set(self.placed.values()) <= set(orders)
-        assert len(set(self.placed.values())) == len(self.placed)
+        orders, placed = self._shop.orders_of(self._product), set(self.placed.values())
+        assert len(placed) == len(self.placed)
+        assert placed == set(orders) if self._are_patient else placed <= set(orders)
+        assert {pk: self._shop.order_status(pk) for pk in self._ended} == self._ended

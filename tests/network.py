@@ -1,7 +1,6 @@
 """Networks that misbehave: a line to Redis that a test holds up, and a real one that drops."""
 
 import os
-import shutil
 import socket
 import subprocess
 import threading
@@ -74,16 +73,14 @@ class Line:
 
     def deliver(self) -> bytes:
         """Bring Redis what was held up; return that when Redis has done it."""
-        with self._lock:
-            late = [wire for wire in self._wires if wire.held]
-            for wire in late:
-                wire.far.sendall(wire.held + LAST)
-        for wire in late:
+        delivered = b""
+        for wire in [wire for wire in self._wires if wire.held]:
+            with self._lock:
+                held, wire.held = wire.held, b""
+                wire.far.sendall(held + LAST)
             wait_until(wire.is_delivered, why="what was held up is done")
-        held = b"".join(wire.held for wire in late)
-        for wire in late:
-            wire.held = b""
-        return held
+            delivered += held
+        return delivered
 
     def close(self) -> None:
         self._listening.close()
@@ -139,78 +136,61 @@ class Line:
         wire.close()
 
 
-class FarHost:
-    """A network of its own, one cable away from this one."""
+class FarRedis(RedisServer):
+    """A redis-server in a network of its own, one cable away from this one."""
 
-    def __init__(self) -> None:
-        number = os.getpid() % 16000
-        self.name = f"shop-{number}"
-        subnet = f"10.{192 + number // 250}.{number % 250}"
-        self.here, self.there = f"{subnet}.1", f"{subnet}.2"
+    def __init__(self, folder: Path, network: str, host: str) -> None:
+        self.runner = ("ip", "netns", "exec", network)
+        self.host = host
+        port = free_port()
+        client = redis_client(port, host=host)
+        options = ("--bind", host, "--protected-mode", "no")
+        super().__init__(folder, *options, port=port, client=client)
 
-    def connect(self) -> None:
-        near, far = f"{self.name}-n", f"{self.name}-f"
-        _run("ip", "link", "add", near, "type", "veth", "peer", "name", far, "netns", self.name)
-        _run("ip", "address", "add", f"{self.here}/30", "dev", near)
-        _run("ip", "link", "set", near, "up")
-        self.run("ip", "address", "add", f"{self.there}/30", "dev", far)
-        self.run("ip", "link", "set", far, "up")
-
-    def run(self, *command: str) -> str:
-        """Run a command there; return what it prints."""
-        return _run("ip", "netns", "exec", self.name, *command)
-
-    def drop(self, ports: list[int]) -> None:
-        """Drop whatever comes there from these ports of ours, and what goes to them."""
-        self.run("nft", "add table ip drops")
-        for hook, of in (("prerouting", "sport"), ("output", "dport")):
-            self.run("nft", f"add chain ip drops {hook} {{ type filter hook {hook} priority 0; }}")
-            self.run(
-                "nft", f"add rule ip drops {hook} tcp {of} {{ {', '.join(map(str, ports))} }} drop"
-            )
+    def drop_from_others(self) -> None:
+        """Drop all further packets of those that are connected now, but for this test."""
+        own = str(self.client.client_id())
+        others = [one["addr"] for one in self.client.client_list() if one["id"] != own]
+        ports = ", ".join(address.rpartition(":")[2] for address in others)
+        self._nft("add table ip drops")
+        for hook, side in (("prerouting", "sport"), ("output", "dport")):
+            self._nft(f"add chain ip drops {hook} {{ type filter hook {hook} priority 0; }}")
+            self._nft(f"add rule ip drops {hook} tcp {side} {{ {ports} }} drop")
 
     def drop_nothing(self) -> None:
-        self.run("nft", "delete table ip drops")
+        self._nft("delete table ip drops")
 
-    def has_undelivered(self) -> bool:
+    def is_sent_something(self) -> bool:
         """Tell whether a closed socket of ours still tries to deliver something there."""
-        return self.there in _run("ss", "-Htn", "state", "fin-wait-1", "dst", self.there)
+        return self.host in _run(f"ss -Htn state fin-wait-1 dst {self.host}")
+
+    def _nft(self, command: str) -> None:
+        subprocess.run([*self.runner, "nft", command], check=True)
 
 
 @contextmanager
-def far_host() -> Iterator[FarHost]:
-    """Yield another host; say so and skip the test where there can be none."""
-    host = FarHost()
-    if not all(map(shutil.which, ("ip", "nft", "ss"))):
-        pytest.skip("A REAL NETWORK IS NOT TESTED: it needs iproute2 and nftables")
+def far_redis(folder: Path) -> Iterator[FarRedis]:
+    """Yield a Redis on another host; say so and skip the test where there can be none."""
+    number = os.getpid() % 16000
+    network, subnet = f"shop-{number}", f"10.{192 + number // 250}.{number % 250}"
+    inside = f"ip -n {network}"
     try:
-        _run("ip", "netns", "add", host.name)
-    except subprocess.CalledProcessError as error:
-        pytest.skip(f"A REAL NETWORK IS NOT TESTED: no `ip netns` here: {error.stderr}")
+        _run("nft --version")
+        _run("ss --version")
+        _run(f"ip netns add {network}")
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"A REAL NETWORK IS NOT TESTED: no nft, ss or `ip netns` here: {error}")
     try:
-        host.connect()
-        yield host
+        _run(f"ip link add {network}-n type veth peer name {network}-f netns {network}")
+        for command, name, host in (("ip", "n", 1), (inside, "f", 2)):
+            _run(f"{command} address add {subnet}.{host}/30 dev {network}-{name}")
+            _run(f"{command} link set {network}-{name} up")
+        redis = FarRedis(folder, network, f"{subnet}.2")
+        yield redis
+        redis.stop()
     finally:
-        _run("ip", "netns", "delete", host.name)
+        _run(f"ip netns delete {network}")
 
 
-def _run(*command: str) -> str:
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
-
-
-class FarRedis(RedisServer):
-    """A redis-server on another host."""
-
-    def __init__(self, folder: Path, host: FarHost) -> None:
-        self.runner = ("ip", "netns", "exec", host.name)
-        port = free_port()
-        super().__init__(
-            folder, "--bind", host.there, "--protected-mode", "no", port=port,
-            client=redis_client(port, host=host.there),
-        )  # fmt: skip
-
-    def ports_of_others(self) -> list[int]:
-        """Return the ports from which others than this test are connected."""
-        own = self.client.client_id()
-        clients = self.client.client_list()
-        return [int(one["addr"].rpartition(":")[2]) for one in clients if one["id"] != str(own)]
+def _run(command: str) -> str:
+    return subprocess.run(command.split(), check=True, capture_output=True, text=True).stdout

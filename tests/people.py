@@ -9,11 +9,10 @@ from shopsphere.domain.pks import new_pk
 from shopsphere.domain.records import UserRecord
 from shopsphere.domain.values import Role, User
 from shopsphere.records import Records
-from shopsphere.settings import Settings
 from shopsphere.tokens import Tokens
-from tests.apps import bearer
+from tests.apps import JWT_SECRET, bearer
 
-SECRET = "a secret of the tests, of more than 32 bytes"
+SECRET = JWT_SECRET
 METRICS_TOKEN = "a-token-for-prometheus"
 CLOSED = {"AUTH_REQUIRED": "true", "JWT_SECRET": SECRET, "METRICS_TOKEN": METRICS_TOKEN}
 OPEN = {"AUTH_REQUIRED": "false", "JWT_SECRET": SECRET}
@@ -35,12 +34,6 @@ PEOPLE: dict[str, Headers] = {
     "administrator": bearer(TOKENS.issue(ADMINISTRATOR.pk, ADMINISTRATOR.role)),
     "order service": bearer(TOKENS.issue("order-service", Role.SERVICE)),  # good for the whole run
 }
-
-
-def settings(environment: dict[str, str]) -> Settings:
-    """Return the settings that these variables make, whatever the environment says."""
-    lower = {name.lower(): value for name, value in environment.items()}
-    return Settings.model_validate({"bcrypt_rounds": 4, **lower})
 
 
 def enlist(client: TestClient, *users: User) -> None:

@@ -39,6 +39,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import NamedTuple, TypeVar
 
 # Orders are named after the request that made their pk; c and d are clients that come at the end.
@@ -59,8 +60,6 @@ GONE, UNKNOWN, DONE, CONFLICT, FORGOTTEN, LEASE_RUNS = 5, 6, 7, 8, 9, 16
 # Sets, as bits: pending commands, and what can happen once to the products
 PLACING, CANCELLING, SHIPPING = COMMANDS = (1, 2, 4)
 X_DELETED, Y_DELETED, Y_PRICE_CHANGED, Y_RESTOCKED = 1, 2, 4, 8
-COMMAND_NAMES = ("placing", "cancelling", "shipping")
-EVENT_NAMES = ("X deleted", "Y deleted", "Y has another price", "Y restocked")
 RESTOCKED_UNITS = 3
 UNBOUND = 9  # the key, where it is bound to no order
 
@@ -73,24 +72,6 @@ TOLD_PLACED, TOLD_REFUSED, TOLD_NEVER, TOLD_UNLISTED = 33, 34, 35, 36
 REPEATS, PROCESS, SIZE = 37, 38, 45
 PROCESSES = "ABRCHST"
 ENDED, IDLE, FIRST_POINT = 0, 1, 2
-
-NAMES: dict[str, Sequence[str] | dict[int, str]] = {
-    "item": "XY",
-    "order": ORDER_NAMES,
-    "settled": ORDER_NAMES,
-    "status": STATUSES,
-    "command": dict(zip(COMMANDS, COMMAND_NAMES, strict=True)),
-    "what": {RECORD: "record", NOTES: "notes"},
-}
-LABELS = (
-    *(
-        f"{what} of {order}"
-        for what in ("X", "Y", "record", "notes", "list")
-        for order in ORDER_NAMES
-    ),
-    *("available X", "available Y", "late X", "late Y", "events", "key", "lease", "time over"),
-    *("told 201", "told refused", "told never", "told 201 unlisted"),
-)
 
 
 @dataclass(frozen=True)
@@ -189,9 +170,10 @@ class Action(NamedTuple):
     arguments: tuple[int, ...]
 
     def __str__(self) -> str:
+        names = {"item": "XY", "order": ORDER_NAMES, "settled": ORDER_NAMES, "status": STATUSES}
         parameters = list(inspect.signature(self.change).parameters)[1:]
-        values = zip(parameters, self.arguments, strict=True)
-        words = (NAMES[name][value] if name in NAMES else str(value) for name, value in values)
+        pairs = zip(parameters, self.arguments, strict=True)
+        words = (names[name][value] if name in names else str(value) for name, value in pairs)
         return f"{self.change.__name__}({', '.join(words)})"
 
 
@@ -298,26 +280,18 @@ class Protocol:
     def check_time(self, shop: bytearray, order: int) -> int:
         return UNKNOWN if self.is_over(shop, order) else DONE
 
-    def make_placed(self, shop: bytearray, order: int) -> int:
-        """Make the record PLACED if there is none and time is left; return what is there."""
+    def make_in_time(self, shop: bytearray, order: int, status: int) -> int:
+        """The same, if time is left."""
         if self.is_over(shop, order) and "place-late" not in self.broken:
             return shop[RECORD + order]
-        return self.make_placed_untimed(shop, order)
+        return self.make(shop, order, status)
 
-    def make_placed_untimed(self, shop: bytearray, order: int) -> int:
-        if shop[RECORD + order] == NONE or "place-overwrites" in self.broken:
-            shop[RECORD + order] = PLACED
-        return shop[RECORD + order]
-
-    def make_failed(self, shop: bytearray, order: int) -> int:
-        """Make the record FAILED if there is none; return what is there."""
-        if shop[RECORD + order] == NONE or "fail-overwrites" in self.broken:
-            shop[RECORD + order] = FAILED
-        return shop[RECORD + order]
-
-    def make_ended(self, shop: bytearray, order: int, status: int) -> int:
-        """Make a PLACED record CANCELLED or SHIPPED; return what is there."""
-        if shop[RECORD + order] == PLACED or "end-overwrites" in self.broken:
+    def make(self, shop: bytearray, order: int, status: int) -> int:
+        """Make a record PLACED or FAILED if there is none, CANCELLED or SHIPPED if it is PLACED;
+        return what is there."""
+        rule = {PLACED: "place-overwrites", FAILED: "fail-overwrites"}.get(status, "end-overwrites")
+        expected = NONE if status in (PLACED, FAILED) else PLACED
+        if shop[RECORD + order] == expected or rule in self.broken:
             shop[RECORD + order] = status
         return shop[RECORD + order]
 
@@ -378,7 +352,7 @@ class Protocol:
         if "retry-continues" in self.broken:
             return (yield from self.place(bound))
         if "retry-unfailed" not in self.broken:
-            status = yield do(self.make_failed, bound)
+            status = yield do(self.make, bound, FAILED)
             if status in VISIBLE:
                 return (yield from self.replay(bound, status))
             if "retry-waits" in self.broken or not (yield from self.undo(bound)):
@@ -419,12 +393,12 @@ class Protocol:
             if answer != HELD:
                 return (yield from self.give_up(order))
             asked = (*asked, item)
-        change = self.make_placed
+        change = self.make_in_time
         if "place-checked-early" in self.broken:
             if (yield do(self.check_time, order)) != DONE:
                 return (yield from self.give_up(order))
-            change = self.make_placed_untimed
-        status = yield do(change, order)
+            change = self.make
+        status = yield do(change, order, PLACED)
         if status not in VISIBLE:
             return (yield from self.give_up(order))
         if "list-after-note" in self.broken:
@@ -472,7 +446,7 @@ class Protocol:
     def finish(self, order: int, command: int) -> Program:
         """Do what the note of a cancellation or shipment says."""
         status = CANCELLED if command == CANCELLING else SHIPPED
-        if (yield do(self.make_ended, order, status)) == status:
+        if (yield do(self.make, order, status)) == status:
             yield from self.list_order(order, status)
             change = self.release if command == CANCELLING else self.ship
             if not (yield from self.tell(change, order, self.items_of(order))):
@@ -491,7 +465,7 @@ class Protocol:
         if "settle-unfailed" in self.broken:
             status = yield do(self.read, RECORD, order)
         else:
-            status = yield do(self.make_failed, order)
+            status = yield do(self.make, order, FAILED)
         if status in VISIBLE:
             if "settle-skips-placed" in self.broken:
                 return None
@@ -502,11 +476,9 @@ class Protocol:
         return None
 
 
-class Start(NamedTuple):
-    """A program and its arguments."""
-
-    program: Callable[..., Program]
-    arguments: tuple[int, ...]
+Step = tuple[object, ...]
+Start = tuple[Callable[..., Program], tuple[int, ...]]
+"""A program and its arguments."""
 
 
 class Points:
@@ -519,24 +491,20 @@ class Points:
     def __init__(self) -> None:
         self.actions: list[tuple[Action, ...]] = [()] * FIRST_POINT
         self._histories: list[tuple[Start, tuple[int, ...]]] = []
-        self._started: dict[Start, int] = {}
-        self._followed: dict[tuple[int, int], tuple[int, Response | None]] = {}
+        self.start = cache(self._start)
+        self.follow = cache(self._follow)
 
-    def start(self, start: Start) -> int:
+    def _start(self, start: Start) -> int:
         """Return the first point of a program."""
-        if start not in self._started:
-            self._started[start], _ = self._reach(start, ())
-        return self._started[start]
+        return self._reach(start, ())[0]
 
-    def follow(self, point: int, answer: int) -> tuple[int, Response | None]:
+    def _follow(self, point: int, answer: int) -> tuple[int, Response | None]:
         """Return the point that an answer leads to, or the end and its response."""
-        if (point, answer) not in self._followed:
-            start, answers = self._histories[point - FIRST_POINT]
-            self._followed[point, answer] = self._reach(start, (*answers, answer))
-        return self._followed[point, answer]
+        start, answers = self._histories[point - FIRST_POINT]
+        return self._reach(start, (*answers, answer))
 
     def _reach(self, start: Start, answers: tuple[int, ...]) -> tuple[int, Response | None]:
-        program = start.program(*start.arguments)
+        program = start[0](*start[1])
         try:
             actions = next(program)
             for answer in answers:
@@ -575,7 +543,7 @@ class Walk:
             state = queue.popleft()
             if failure := self.failure_in(state) or self.failure_after(state):
                 return Finding(len(came_from), failure, self.trace(state, came_from))
-            for following in self.successors(state):
+            for _, following in self.successors(state):
                 if following not in came_from:
                     came_from[following] = state
                     queue.append(following)
@@ -591,46 +559,48 @@ class Walk:
             if name in "ABR":
                 keyed = name != "R" or self.scene.claimed
                 program = self.protocol.place_under_key if keyed else self.protocol.place
-                state[PROCESS + process] = points.start(Start(program, ("ABR".index(name),)))
+                state[PROCESS + process] = points.start((program, ("ABR".index(name),)))
             if name not in "ST" and not self.scene.reliable:
                 state[REPEATS] |= 1 << process
         return bytes(state)
 
     # What can happen next
 
-    def successors(self, state: bytes) -> Iterator[bytes]:
-        """Yield every state that one step leads to."""
+    def successors(self, state: bytes) -> Iterator[tuple[Step, bytes]]:
+        """Yield every step that can be taken, and the state that it leads to."""
         for name, points in self.points.items():
             at = PROCESS + PROCESSES.index(name)
             if state[at] == IDLE:
                 for start in self.work_for(name, state):
-                    yield changed(state, at, points.start(start))
+                    yield (name, "starts"), changed(state, at, points.start(start))
             elif state[at] != ENDED:
                 actions = points.actions[state[at]]
                 for action in actions[:1] if self.scene.reliable else actions:
-                    yield from self.outcomes(state, name, action)
-                if name in "ST":  # it crashes, and starts again
-                    yield changed(state, at, IDLE)
+                    for following in self.outcomes(state, name, action):
+                        yield (name, action), following
+                if name in "ST":
+                    yield (name, "crashes, and starts again"), changed(state, at, IDLE)
         if state[LATE] or state[LATE + 1]:
             yield from self.late_reservations(state)
         for event in self.scene.events:
             if not state[EVENTS] & event:
-                following = bytearray(state)
-                following[EVENTS] |= event
-                following[AVAILABLE + Y] += RESTOCKED_UNITS if event == Y_RESTOCKED else 0
-                yield bytes(following)
+                happened = bytearray(state)
+                happened[EVENTS] |= event
+                happened[AVAILABLE + Y] += RESTOCKED_UNITS if event == Y_RESTOCKED else 0
+                yield ("event", event), bytes(happened)
         for order in (A, B) if self.scene.timed else ():
-            yield from self.passing_time(state, order)
+            for following in self.passing_time(state, order):
+                yield ("time passes for", ORDER_NAMES[order]), following
 
     def work_for(self, name: str, state: bytes) -> Iterator[Start]:
         """Yield what an idle process can begin with."""
         for order in ORDERS:
             if name in "CH" and state[RECORD + order] in VISIBLE:
-                yield Start(self.protocol.end, (order, CANCELLING if name == "C" else SHIPPING))
+                yield self.protocol.end, (order, CANCELLING if name == "C" else SHIPPING)
             for command in COMMANDS if name in "ST" else ():
                 young = self.scene.timed and not self.protocol.is_over(state, order)
                 if state[NOTES + order] & command and not (young and command == PLACING):
-                    yield Start(self.protocol.settle, (order, command))
+                    yield self.protocol.settle, (order, command)
 
     def outcomes(self, state: bytes, name: str, action: Action) -> Iterator[bytes]:
         """Yield what becomes of an action: it is done, or done and to be repeated."""
@@ -647,14 +617,14 @@ class Walk:
             keep_response(following, response)
         yield bytes(following)
 
-    def late_reservations(self, state: bytes) -> Iterator[bytes]:
+    def late_reservations(self, state: bytes) -> Iterator[tuple[Step, bytes]]:
         for item in ITEMS:
             for order in ORDERS:
                 if state[LATE + item] >> order & 1:
                     following = bytearray(state)
                     following[LATE + item] &= ~(1 << order)
                     self.protocol.reserve(following, item, order)
-                    yield bytes(following)
+                    yield ("late", Action(self.protocol.reserve, (item, order))), bytes(following)
 
     def passing_time(self, state: bytes, order: int) -> Iterator[bytes]:
         """Yield how the time of a request ends, and what comes long after that."""
@@ -749,34 +719,15 @@ class Walk:
         failure = self.failure_in(shop)
         return f"{failure}, after everything has stopped and been settled" if failure else ""
 
-    # How it came to that
-
     def trace(self, last: bytes, came_from: dict[bytes, bytes | None]) -> list[str]:
-        """Describe each step of a shortest way to a state."""
+        """Name each step of a shortest way to a state."""
         lines: list[str] = []
         after, before = last, came_from[last]
         while before is not None:
-            pairs = enumerate(zip(LABELS, before, after, strict=False))
-            changes = [
-                f"{name}: {meaning(at, new)}" for at, (name, old, new) in pairs if old != new
-            ]
-            lines.append(f"{self.step_between(before, after):36} {'; '.join(changes)}".rstrip())
+            step = next(step for step, following in self.successors(before) if following == after)
+            lines.append(" ".join(map(str, step)))
             after, before = before, came_from[before]
         return lines[::-1]
-
-    def step_between(self, before: bytes, after: bytes) -> str:
-        """Say which process took which step."""
-        for name, points in self.points.items():
-            at = PROCESS + PROCESSES.index(name)
-            for action in points.actions[before[at]]:
-                *repeated, done = self.outcomes(before, name, action)
-                if after == done:
-                    return f"{name} {action}"
-                if after in repeated:
-                    return f"{name} {action}, unheard"
-            if before[at] != after[at]:
-                return f"{name} starts"
-        return "meanwhile"
 
 
 def changed(state: bytes | bytearray, at: int, value: int) -> bytes:
@@ -807,77 +758,43 @@ def run_alone(program: Program, shop: bytearray) -> Response | None:
             return response
 
 
-def meaning(at: int, value: int) -> str:
-    """Return what a byte of a state means."""
-    if at < RECORD:
-        return HOLDS[value]
-    if at < NOTES or LISTED <= at < AVAILABLE:
-        return STATUSES[value]
-    if at in (AVAILABLE, AVAILABLE + 1, LEASE):
-        return str(value)
-    if at == KEY:
-        return "free" if value == UNBOUND else ORDER_NAMES[value]
-    names = COMMAND_NAMES if at < LISTED else EVENT_NAMES if at == EVENTS else ORDER_NAMES
-    return ", ".join(name for bit, name in enumerate(names) if value >> bit & 1) or "none"
-
-
-def walk(scene: str, *broken: str) -> Finding:
-    """Walk a scene with these rules broken; raise ValueError for a name that is not a rule."""
-    if unknown := sorted(set(broken) - set(SCENE_OF)):
-        raise ValueError(f"unknown rule: {', '.join(unknown)}")
-    return Walk(SCENES[scene], frozenset(broken)).run()
-
-
-def say(line: str) -> None:
-    sys.stdout.write(line + "\n")
-    sys.stdout.flush()
-
-
-def report(scene: str, *broken: str) -> Finding:
+def report(scene: str, *broken: str, is_traced: bool) -> Finding:
     """Walk a scene, and print what was found."""
     began = time.process_time()
-    finding = walk(scene, *broken)
+    finding = Walk(SCENES[scene], frozenset(broken)).run()
     seconds = time.process_time() - began
     title, verdict = ": ".join((*broken, scene)), finding.failure or "consistent"
-    say(f"  {title}: {verdict} ({finding.states:,} states, {seconds:.1f} s)")
+    lines = [f"{title}: {verdict} ({finding.states:,} states, {seconds:.1f} s)"]
+    sys.stdout.write("\n    ".join(lines + finding.trace * is_traced) + "\n")
+    sys.stdout.flush()
     return finding
 
 
 def walk_all() -> int:
     """Walk every scene, then every variant; return 0 if every variant fails, and no scene."""
-    findings = [report(scene) for scene in SCENES]
-    failed = [finding for finding in findings if finding.failure]
-    say(f"{sum(finding.states for finding in findings):,} states, {len(failed)} scenes fail")
-    for finding in failed:
-        say("\n    ".join([finding.failure, *finding.trace]))
-    missed = [rule for rule, scene in SCENE_OF.items() if not report(scene, rule).failure]
-    say(f"{len(SCENE_OF)} broken rules, not found: {', '.join(missed) or 'none'}")
+    findings = [report(scene, is_traced=True) for scene in SCENES]
+    broken = [report(scene, rule, is_traced=False) for rule, scene in SCENE_OF.items()]
+    states, failed = sum(one.states for one in findings), sum(bool(one.failure) for one in findings)
+    missed = sum(not one.failure for one in broken)
+    sys.stdout.write(f"{states:,} states, {failed} scenes fail\n")
+    sys.stdout.write(f"{len(broken)} broken rules, {missed} not found\n")
     return 1 if failed or missed else 0
 
 
-def walk_broken(rules: Sequence[str]) -> int:
-    """Walk scenes with these rules broken until one fails; return 0 if none does."""
-    for scene in dict.fromkeys([*(SCENE_OF[rule] for rule in rules), *SCENES]):
-        if (finding := report(scene, *rules)).failure:
-            say("\n".join(f"    {line}" for line in finding.trace or ["at the very start"]))
-            return 1
-    return 0
-
-
 def main(arguments: Sequence[str]) -> int:
-    """Run the command line."""
-    rules = [f"  {rule:20} {text}" for of in VARIANTS.values() for rule, text in of.items()]
+    """Walk everything, or what shows that these rules are broken; return 0 if all is well."""
+    rules = {rule: text for of in VARIANTS.values() for rule, text in of.items()}
     parser = argparse.ArgumentParser(
         prog="python -m tests.protocol_model",
-        description="Walk every interleaving of placing an order.",
-        epilog="\n".join(["rules that can be broken:", *rules]),
+        epilog="\n".join(f"{rule:20} {text}" for rule, text in rules.items()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("rules", nargs="*", metavar="RULE", help="a rule to break")
+    parser.add_argument("rules", nargs="*", choices=[[], *rules], metavar="RULE", help="to break")
     broken = parser.parse_args(arguments).rules
-    if unknown := sorted(set(broken) - set(SCENE_OF)):
-        parser.error(f"unknown rule: {', '.join(unknown)}")
-    return walk_broken(broken) if broken else walk_all()
+    scenes = dict.fromkeys([*(SCENE_OF[rule] for rule in broken), *SCENES])
+    if not broken:
+        return walk_all()
+    return int(any(report(scene, *broken, is_traced=True).failure for scene in scenes))
 
 
 if __name__ == "__main__":

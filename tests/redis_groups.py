@@ -10,6 +10,8 @@ from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
+from redis.crc import key_slot
+
 from tests.servers import (
     LAST_PORT,
     RedisServer,
@@ -70,15 +72,25 @@ class RedisCluster:
 
     def node_of(self, key: str) -> RedisServer:
         """Return the node where this key lives."""
-        slot = self.slot_of(key)
+        slot = key_slot(key.encode())
         for first, last, (_, port, *_), *_ in self.nodes[0].client.execute_command("CLUSTER SLOTS"):
             if first <= slot <= last:
                 return next(node for node in self.nodes if node.port == port)
         raise AssertionError(f"no node has slot {slot}")
 
-    def slot_of(self, key: str) -> int:
-        slot: int = self.nodes[0].client.execute_command("CLUSTER KEYSLOT", key)
-        return slot
+    @staticmethod
+    def begin_to_move(slot: int, source: RedisServer, target: RedisServer) -> None:
+        target.client.cluster("setslot", slot, "importing", source.client.cluster("myid"))
+        source.client.cluster("setslot", slot, "migrating", target.client.cluster("myid"))
+
+    @staticmethod
+    def move(source: RedisServer, target: RedisServer, *keys: str) -> None:
+        arguments = (HOST, target.port, "", 0, 5000, "KEYS", *keys)
+        source.client.execute_command("MIGRATE", *arguments)
+
+    def has_moved(self, slot: int, target: RedisServer) -> None:
+        for node in self.nodes:
+            node.client.cluster("setslot", slot, "node", target.client.cluster("myid"))
 
     def stop(self) -> None:
         _stop(self.nodes)

@@ -5,11 +5,11 @@ There is no HTTP between the services, so that each call which ordering makes ca
 
 import asyncio
 import functools
-import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from enum import StrEnum
+from typing import Any, TypeVar
 
 from prometheus_client import CollectorRegistry
 
@@ -24,6 +24,7 @@ from shopsphere.domain.errors import (
     ReservationConflict,
     ReservationRefused,
     ReservationReleased,
+    ShopError,
     StoreUnavailable,
     Unavailable,
 )
@@ -32,8 +33,8 @@ from shopsphere.domain.values import EVER_PLACED, Item, Order, OrderStatus, Rese
 from shopsphere.ordering.checkout import Checkout
 from shopsphere.ordering.idempotency import IdempotentCheckout
 from shopsphere.ordering.metrics import OrderMetrics
-from shopsphere.ordering.notifier import Notifier, ProductService
-from shopsphere.ordering.orders import SHOP, Orders
+from shopsphere.ordering.notifier import Notifier
+from shopsphere.ordering.orders import SHOP
 from shopsphere.ordering.settling import Settling
 from shopsphere.records import Listing, Records
 from shopsphere.settings import Settings
@@ -45,8 +46,7 @@ ORDER_SECONDS = 10
 SETTLE_SECONDS = 30
 LEASE_SECONDS = 13
 """After these the lease of a key is over."""
-
-PK = re.compile(r"[0-7][0-9A-HJKMNP-TV-Z]{25}")
+KEY = "a key"
 
 LET_PASS = """
 for _, key in ipairs(redis.call('KEYS', '*')) do
@@ -68,75 +68,6 @@ for _, key in ipairs(redis.call('KEYS', '*')) do
 end
 """
 """Brings all times nearer that this storage keeps: the clock of a real Redis cannot be moved."""
-CONTENT = """
-local content = {}
-for _, key in ipairs(redis.call('KEYS', '*')) do
-  local kind = redis.call('TYPE', key).ok
-  if kind == 'hash' then
-    local flat = redis.call('HGETALL', key)
-    for i = 1, #flat, 2 do
-      if flat[i] ~= 'revision' and flat[i] ~= 'version' and flat[i] ~= 'placed_ms' then
-        table.insert(content, key .. ' ' .. flat[i] .. ' ' .. flat[i + 1])
-      end
-    end
-  elseif kind == 'zset' and not string.find(key, ':names:', 1, true) then
-    table.insert(content, key .. ' ' .. table.concat(redis.call('ZRANGE', key, 0, -1), ' '))
-  end
-end
-return content
-"""
-
-
-class Storage(Protocol):
-    """Where a small shop keeps its records."""
-
-    records: Records
-
-    def clear(self) -> None:
-        """Forget all."""
-
-    def let_pass(self, seconds: float) -> None:
-        """Have so much time gone by for the clock of the storage."""
-
-    def content(self) -> list[str]:
-        """Return all that ordering goes by, for comparing; it may hold times."""
-
-
-class MemoryStorage:
-    """`Storage` in memory."""
-
-    def __init__(self) -> None:
-        self.now = 1_000_000.0
-        self.clear()
-
-    def clear(self) -> None:
-        self.records: Records = MemoryRecords(lambda: self.now)
-
-    def let_pass(self, seconds: float) -> None:
-        self.now += seconds
-
-    def content(self) -> list[str]:
-        kept = vars(self.records)
-        records = sorted(map(str, kept["_records"].values()))
-        lists = sorted((str(name), sorted(members)) for name, members in kept["_positions"].items())
-        return [re.sub("revision='[^']*'", "", str([records, lists, sorted(kept["_notes"])]))]
-
-
-class RedisStorage:
-    """`Storage` on Redis."""
-
-    def __init__(self, server: RedisServer, records: Records) -> None:
-        self._redis = server.client
-        self.records = records
-
-    def clear(self) -> None:
-        self._redis.flushall()
-
-    def let_pass(self, seconds: float) -> None:
-        self._redis.eval(LET_PASS, 0, str(seconds))
-
-    def content(self) -> list[str]:
-        return sorted(map(str, self._redis.eval(CONTENT, 0)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +87,66 @@ Watch = Callable[[Call], Awaitable[object]]
 async def nobody(call: Call) -> object:
     """Watch nothing."""
     return await call.make()
+
+
+class Crash(BaseException):
+    """The process dies. Nothing catches this."""
+
+
+class Fault(StrEnum):
+    """What can befall a call."""
+
+    NONE = "nothing"
+    CRASH_BEFORE = "a crash before it"
+    CRASH_AFTER = "a crash after it"
+    NOT_HEARD = "it is done, and the response is lost"
+    NOT_DONE = "it is not done, and there is no response"
+    REPEATED = "it is done twice, as its first response was lost"
+    LATE = "it is done after the command was sent again"
+    TOO_LATE = "it is done after settling"
+
+
+class Fate:
+    """What befalls one run of a service: a fault at its call of this number, from 1 on, or at its
+    first call of this name."""
+
+    def __init__(self, fault: Fault = Fault.NONE, at: int | str = 0) -> None:
+        self.fault = fault
+        self.at = at
+        self.calls = 0
+        self.hit = ""
+        """The name of the call that was befallen."""
+        self.is_dead = False
+        self._late: Call | None = None
+
+    def __str__(self) -> str:
+        return f"{self.fault} at call {self.at} {self.hit}"
+
+    async def watch(self, call: Call) -> object:
+        """Make the call, or what becomes of it; once dead, a service does nothing any more."""
+        if self.is_dead:
+            raise Crash
+        self.calls += 1
+        if self.hit or self.at not in (self.calls, call.name):
+            return await call.make()
+        self.hit = call.name
+        self.is_dead = self.fault in (Fault.CRASH_BEFORE, Fault.CRASH_AFTER)
+        if self.fault in (Fault.LATE, Fault.TOO_LATE):
+            self._late = call
+        elif self.fault not in (Fault.CRASH_BEFORE, Fault.NOT_DONE):
+            with suppress(ShopError):
+                await call.make()
+        if self.is_dead:
+            raise Crash
+        if self.fault is Fault.REPEATED:
+            return await call.make()
+        raise call.lost
+
+    async def land(self, fault: Fault) -> None:
+        """Have the call arrive that is so late."""
+        if self._late and self.fault is fault:
+            with suppress(ShopError):
+                await self._late.make()
 
 
 class _Wire:
@@ -187,8 +178,9 @@ def _wire(end: T, lost: type[Unavailable], watch: Watch) -> T:
 class ProductsAtHand:
     """`ProductService` on a storage: says what `ProductClient` makes of the responses."""
 
-    def __init__(self, records: Records) -> None:
-        self._products = Products(records)
+    def __init__(self, products: Products) -> None:
+        self._products = products
+        self.release, self.ship = products.release, products.ship
 
     async def reserve(self, order_pk: str, item: Item, within: float) -> Reservation:
         if asyncio.get_running_loop().time() > within:
@@ -201,33 +193,18 @@ class ProductsAtHand:
             raise ProductServiceUnavailable from error
         return reservation
 
-    async def release(self, product_pk: str, order_pk: str) -> None:
-        await self._products.release(product_pk, order_pk)
 
-    async def ship(self, product_pk: str, order_pk: str) -> None:
-        await self._products.ship(product_pk, order_pk)
-
-
+@dataclass(frozen=True)
 class OrderService:
     """One run of an order service, from its start to its end or its crash."""
 
-    def __init__(
-        self,
-        records: Records,
-        products: ProductService,
-        figures: OrderMetrics,
-        lease_seconds: float,
-        settle_after: float,
-        seconds_left: float,
-    ) -> None:
-        self._seconds_left = seconds_left
-        notifier = Notifier(products, figures)
-        self.checkout = Checkout(records, products, notifier, figures)
-        self._settling = Settling(records, notifier, figures, settle_after)
-        self._keyed = IdempotentCheckout(records, self.checkout, self._settling, lease_seconds)
+    checkout: Checkout
+    settling: Settling
+    keyed: IdempotentCheckout
+    seconds_left: float
 
     async def place(self, key: str | None, *items: Item) -> Order:
-        order, _ = await self._keyed.place(key, items, None, self._deadline())
+        order, _ = await self.keyed.place(key, items, None, self._deadline())
         return order
 
     async def cancel(self, pk: str) -> Order:
@@ -237,43 +214,42 @@ class OrderService:
         return await self.checkout.ship(pk, self._deadline())
 
     async def settle(self) -> None:
-        await self._settling.settle_all()
-
-    async def settle_for_ever(self) -> None:
-        await self._settling.run(0)
+        await self.settling.settle_all()
 
     def _deadline(self) -> Deadline:
-        return Deadline(asyncio.get_running_loop().time() + self._seconds_left, ORDER_SECONDS)
+        return Deadline(asyncio.get_running_loop().time() + self.seconds_left, ORDER_SECONDS)
 
 
 class SmallShop:
     """Its storage, its order services, and the books that must be right."""
 
-    def __init__(self, storage: Storage) -> None:
-        self._storage = storage
+    def __init__(self, records: Records | None = None, server: RedisServer | None = None) -> None:
+        """In memory, if there is no `server`."""
+        self._server = server
+        self._now = 1_000_000.0
         self._registry = CollectorRegistry()
         self._figures = OrderMetrics(self._registry)
-        self.let_pass = storage.let_pass
-        self.content = storage.content
+        self.records = records or MemoryRecords(lambda: self._now)
         self.clear()
-
-    @property
-    def records(self) -> Records:
-        return self._storage.records
 
     @property
     def products(self) -> Products:
         return Products(self.records)
 
-    @property
-    def orders(self) -> Orders:
-        return Orders(self.records)
-
     def clear(self) -> None:
         """Begin with an empty shop."""
-        self._storage.clear()
+        if self._server:
+            self._server.client.flushall()
+        else:
+            self.records = MemoryRecords(lambda: self._now)
         self.received: dict[str, int] = {}
         self.ordered: set[str] = set()
+
+    def let_pass(self, seconds: float) -> None:
+        """Have so much time gone by for the clock of the storage."""
+        self._now += seconds
+        if self._server:
+            self._server.client.eval(LET_PASS, 0, str(seconds))
 
     async def add(self, quantity: int) -> str:
         """Put a product on the shelf; return its pk."""
@@ -303,14 +279,13 @@ class SmallShop:
                 self.ordered.add(str(call.args[0]).split()[1])
             return await watch(call)
 
-        return OrderService(
-            _wire(self.records, StoreUnavailable, noted),
-            _wire(ProductsAtHand(self.records), ProductServiceUnavailable, noted),
-            self._figures,
-            lease_seconds,
-            settle_after,
-            seconds_left,
-        )
+        figures, records = self._figures, _wire(self.records, StoreUnavailable, noted)
+        products = _wire(ProductsAtHand(self.products), ProductServiceUnavailable, noted)
+        notifier = Notifier(products, figures)
+        checkout = Checkout(records, products, notifier, figures)
+        settling = Settling(records, notifier, figures, settle_after)
+        keyed = IdempotentCheckout(records, checkout, settling, lease_seconds)
+        return OrderService(checkout, settling, keyed, seconds_left)
 
     async def settle(self) -> None:
         """Settle all, however young."""
@@ -320,25 +295,26 @@ class SmallShop:
         """Return what a counter of the order services stands at."""
         return self._registry.get_sample_value(f"{metric}_total") or 0
 
-    async def listed(self) -> list[Order]:
-        return (await self.orders.page(None, None, 1000)).items
+    async def listed(self, status: str = "all") -> list[Order]:
+        """Return the orders in this list."""
+        entries = await self.records.entries(Listing(SHOP, status), 0, 1000)
+        records = await self.records.read(*(OrderRecord(pk=entry.member) for entry in entries))
+        return [record.order() for record in records]
 
     async def must_be_exact(self, *answered: Order) -> None:
         """See that the books are right and nothing hangs; `answered` were told to customers."""
         assert len(await self.records.notes(0, 1000)) == 0, "a note is left"
         assert self.counted("orders_inconsistent") == 0, "the product service knows better"
-        listed = {order.pk: order for order in await self.listed()}
-        for order in answered:
-            assert order.pk in listed, f"{order.pk} was answered, and is not there"
-        for pk in self.ordered - listed.keys():
-            [record] = await self.records.read(OrderRecord(pk=pk))
-            assert record.status not in EVER_PLACED, f"{record} is placed, and not listed"
+        listed = await self.listed()
+        assert {order.pk for order in answered} <= {order.pk for order in listed}
+        records = await self.records.read(*(OrderRecord(pk=pk) for pk in self.ordered))
+        placed = {record.pk for record in records if record.status in EVER_PLACED}
+        assert {order.pk for order in listed} & self.ordered == placed, "placed, and not listed"
         for status in EVER_PLACED:
-            entries = await self.records.entries(Listing(SHOP, status), 0, 1000)
-            expected = {order.pk for order in listed.values() if order.status is status}
-            assert {entry.member for entry in entries} == expected, f"the list of {status}"
+            expected = {order.pk for order in listed if order.status is status}
+            assert {order.pk for order in await self.listed(status)} == expected, status
         for product, received in self.received.items():
-            await self._must_add_up(product, received, list(listed.values()))
+            await self._must_add_up(product, received, listed)
 
     async def _must_add_up(self, product: str, received: int, orders: Sequence[Order]) -> None:
         def units(status: OrderStatus) -> dict[str, int]:
@@ -362,10 +338,10 @@ class SmallShop:
 async def small_shop(storage: str, server: RedisServer) -> AsyncIterator[SmallShop]:
     """Yield an empty shop on this storage."""
     if storage == "memory":
-        yield SmallShop(MemoryStorage())
+        yield SmallShop()
         return
     records = RedisRecords(await connect(Settings(redis_port=server.port)), "shop")
     try:
-        yield SmallShop(RedisStorage(server, records))
+        yield SmallShop(records, server)
     finally:
         await records.close()

@@ -19,7 +19,7 @@ from shopsphere.access import guard
 from shopsphere.domain.pks import new_pk
 from shopsphere.domain.values import Role
 from shopsphere.tokens import Tokens
-from tests.apps import CheckedClient, bearer
+from tests.apps import CheckedClient, bearer, settings_of
 from tests.people import (
     ANOTHER,
     CLOSED,
@@ -30,7 +30,6 @@ from tests.people import (
     SECRET,
     USERS,
     enlist,
-    settings,
 )
 from tests.servers import ROOT, Service
 
@@ -76,7 +75,7 @@ class Shop:
         environment = {**environment, "PRODUCT_SERVICE_URL": self.stock.url}
         self.clients = {
             module.app.state.service: stack.enter_context(
-                CheckedClient(module.build(settings(environment)))
+                CheckedClient(module.build(settings_of(environment)))
             )
             for module in MODULES
         }
@@ -145,7 +144,7 @@ def test_a_route_without_a_rule_stops_the_start() -> None:
 def test_openapi_says_where_a_token_is_taken_and_where_it_is_optional(
     module: Any, environment: dict[str, str]
 ) -> None:
-    app = module.build(settings(environment))
+    app = module.build(settings_of(environment))
     for route in routes(app):
         method, path = route.split(" ")
         operation, nobody = app.openapi()["paths"][path][method.lower()], TABLE[route]["nobody"]
@@ -247,7 +246,7 @@ def test_the_metrics_token_reads_the_metrics_and_nothing_else(shop: Shop) -> Non
 
 def test_nobody_reads_the_metrics_of_a_closed_shop_without_a_metrics_token() -> None:
     environment = {"USE_REDIS": "false", "AUTH_REQUIRED": "true", "JWT_SECRET": SECRET}
-    with TestClient(user_service.build(settings(environment))) as client:
+    with TestClient(user_service.build(settings_of(environment))) as client:
         for headers in (*PEOPLE.values(), bearer("")):
             assert client.get("/metrics", headers=headers).status_code == 403
 
@@ -260,7 +259,7 @@ def test_an_order_service_with_another_secret_says_in_its_log_what_is_wrong(
     others = CLOSED | {"JWT_SECRET": secret, "PRODUCT_SERVICE_URL": shop.stock.url}
     token = Tokens(secret, 60).issue(CUSTOMER.pk, Role.USER)
     body = {"product_id": new_pk(), "quantity": 1}
-    with TestClient(order_service.build(settings({"USE_REDIS": "false"} | others))) as orders:
+    with TestClient(order_service.build(settings_of({"USE_REDIS": "false"} | others))) as orders:
         answer = orders.post("/order", headers=bearer(token), json=body)
     assert (answer.status_code, answer.json()["code"]) == (503, "product_service_unavailable")
     assert "JWT_SECRET has to be the same" in capsys.readouterr().err

@@ -16,8 +16,8 @@ from shopsphere.accounts.users import Users
 from shopsphere.domain.errors import CannotStart
 from shopsphere.domain.values import Role, User
 from storage import open_storage
-from tests.apps import bearer
-from tests.people import CLOSED, TOKENS, settings
+from tests.apps import bearer, settings_of
+from tests.people import CLOSED, TOKENS
 from tests.servers import RedisServer, Service
 
 EMAIL, PASSWORD = "boss@example.com", "the boss's password"
@@ -28,7 +28,7 @@ ANOTHER_PASSWORD = "another password"
 @contextmanager
 def user_service_with(environment: dict[str, str]) -> Iterator[TestClient]:
     """Run a user service of a closed shop."""
-    with TestClient(user_service.build(settings({**environment, **CLOSED}))) as client:
+    with TestClient(user_service.build(settings_of({**environment, **CLOSED}))) as client:
         yield client
 
 
@@ -83,7 +83,7 @@ def test_what_is_wrong_is_told_in_one_line_that_names_it_and_tells_no_secret(
     ],
 )
 def test_a_right_setting_is_taken(environment: dict[str, str]) -> None:
-    assert settings(environment)
+    assert settings_of(environment)
 
 
 def test_a_service_that_cannot_start_ends_with_one_line(tmp_path: Path) -> None:
@@ -168,7 +168,7 @@ def test_many_at_once_agree_on_one_administrator_whoever_had_the_address(
     storage_environment: dict[str, str], is_taken: bool
 ) -> None:
     async def scenario() -> tuple[User | None, list[bool]]:
-        named = settings({**storage_environment, **ADMIN})
+        named = settings_of({**storage_environment, **ADMIN})
         records = (await open_storage(named)).records
         users = Users(records)
         with Passwords(4) as passwords:

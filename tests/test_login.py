@@ -13,8 +13,8 @@ from starlette.testclient import TestClient
 
 import user_service
 from shopsphere.accounts.passwords import HASHING_THREADS
-from tests.apps import bearer
-from tests.people import OPEN, settings
+from tests.apps import bearer, settings_of
+from tests.people import OPEN
 from tests.servers import RedisServer, Service, wait_until
 
 EMAIL, PASSWORD = "ada@example.com", "securepass123"
@@ -24,7 +24,7 @@ HOME, ELSEWHERE = "198.51.100.1", "203.0.113.9"
 @contextmanager
 def user_app(environment: dict[str, str], **more: str) -> Iterator[TestClient]:
     """Run a user service where Ada has an account; its caller is at home."""
-    app = user_service.build(settings({**environment, **OPEN, **more}))
+    app = user_service.build(settings_of({**environment, **OPEN, **more}))
     with TestClient(app, client=(HOME, 50_000)) as client:
         client.post("/register", json={"email": EMAIL, "password": PASSWORD})
         yield client
@@ -220,3 +220,13 @@ def test_guessing_the_current_password_counts_as_failed_logins(users: TestClient
     answers = [change_password(users, token, "wrong", "my next password") for _ in range(4)]
     assert statuses(answers) == [401, 401, 401, 429]
     assert log_in(users).status_code == 429
+
+
+def test_of_two_changes_at_once_from_one_password_one_wins(users: TestClient) -> None:
+    token = token_of(users)
+    new = ["the first password", "the second password"]
+    with ThreadPoolExecutor(2) as threads:
+        answers = list(threads.map(lambda text: change_password(users, token, PASSWORD, text), new))
+    winners = [text for text, answer in zip(new, answers, strict=True) if answer.is_success]
+    assert len(winners) == 1
+    assert [text for text in new if log_in(users, text).is_success] == winners

@@ -166,11 +166,10 @@ def test_what_is_wrong_is_said_in_plain_words(products: CheckedClient) -> None:
 
 
 def test_errors_are_many_but_not_endless(products: CheckedClient) -> None:
-    body = {f"field {number}": number for number in range(1000)} | {"x" * 10_000: 1}
-    response = products.post("/products", json=body)
+    response = products.post("/products", json={"x" * 10_000 + str(n): n for n in range(5)})
+    assert len(response.text) < 2000
+    response = products.post("/products", json={f"field {number}": number for number in range(99)})
     assert len(response.json()["errors"]) == 20
-    response = products.post("/products", json={"x" * 10_000: 1})
-    assert len(response.text) < 1000
 
 
 # One product
@@ -271,6 +270,21 @@ def test_a_key_counts_a_change_of_stock_once(products: CheckedClient, lamp: dict
     assert refusal(other) == (422, "idempotency_key_reused")
 
 
+@pytest.mark.parametrize(
+    "keys", [[b"a", b"a"], [b""], [b"x" * 256], [b"a\x85"], [b"a\xadb"], [b"a\tb"]]
+)
+def test_a_key_is_one_text_of_1_to_255_printable_characters(
+    products: CheckedClient, lamp: dict[str, Any], keys: list[bytes]
+) -> None:
+    path = f"/products/{lamp['pk']}/stock"
+    headers = [(b"Idempotency-Key", key) for key in keys]
+    response = products.post(path, json={"change": 5}, headers=headers)
+    assert refusal(response) == (400, "invalid_request")
+    assert response.json()["errors"][0]["field"].lower() == "idempotency-key"
+    longest = {"Idempotency-Key": "~" * 255}
+    assert products.post(path, json={"change": 5}, headers=longest).status_code == 200
+
+
 # Reservations
 
 
@@ -323,18 +337,17 @@ def test_an_order_service_on_another_storage_is_turned_away(
     products: CheckedClient, lamp: dict[str, Any], storage: str
 ) -> None:
     path = f"/products/{lamp['pk']}/reservations/{new_pk()}"
-    other = {"X-Storage": "memory" if storage == "redis" else "redis"}
+    other = "memory" if storage == "redis" else "redis"
+    for named, status in ((other, 503), ("paper", 400), (storage, 201)):
+        answer = products.put(path, json={"quantity": 1}, headers={"X-Storage": named})
+        assert answer.status_code == status
+        assert (answer.json().get("code") == "storage_mismatch") == (status == 503)
+        assert figures(products, lamp["pk"])[2] == (status == 201)
     for response in (
-        products.put(path, json={"quantity": 1}, headers=other),
-        products.delete(path, headers=other),
-        products.post(f"{path}/ship", headers=other),
+        products.delete(path, headers={"X-Storage": other}),
+        products.post(f"{path}/ship", headers={"X-Storage": other}),
     ):
         assert refusal(response) == (503, "storage_mismatch")
-    strange = products.put(path, json={"quantity": 1}, headers={"X-Storage": "paper"})
-    assert refusal(strange) == (400, "invalid_request")
-    assert figures(products, lamp["pk"]) == (10, 10, 0, 0)
-    same = {"X-Storage": storage}
-    assert products.put(path, json={"quantity": 1}, headers=same).status_code == 201
 
 
 @pytest.mark.parametrize(("age", "status"), [(40, 401), (20, 201), (0, 201)])

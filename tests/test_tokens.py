@@ -11,8 +11,8 @@ import pytest
 from starlette.testclient import TestClient
 
 import user_service
-from tests.apps import bearer
-from tests.people import ADMINISTRATOR, CLOSED, CUSTOMER, PEOPLE, SECRET, enlist, settings
+from tests.apps import bearer, settings_of
+from tests.people import ADMINISTRATOR, CLOSED, CUSTOMER, PEOPLE, SECRET, enlist
 
 Claims = dict[str, object]
 ATTACKER = "a secret of the attacker, of more than 32 bytes"
@@ -120,7 +120,7 @@ def attacks() -> dict[str, str]:
 @pytest.fixture(scope="module")
 def users() -> Iterator[TestClient]:
     """A user service in a closed shop, where CUSTOMER is a user."""
-    with TestClient(user_service.build(settings({"USE_REDIS": "false", **CLOSED}))) as client:
+    with TestClient(user_service.build(settings_of({"USE_REDIS": "false", **CLOSED}))) as client:
         enlist(client, CUSTOMER)
         yield client
 
