@@ -18,7 +18,7 @@ from shopsphere.domain.values import MAX_ORDER_QUANTITY, Item, Order
 from shopsphere.error_answers import raises
 from shopsphere.examples import ORDER_MADE_AT, ORDER_PK, PRODUCT_PK, USER_PK, example_with
 from shopsphere.idempotency_key import REPLAY_HEADER, IdempotencyKey, show_replay
-from shopsphere.models import PK_SCHEMA, pk_of, pk_or
+from shopsphere.models import PK_SCHEMA, Amount, pk_of, pk_or
 from shopsphere.ordering.checkout import Checkout
 from shopsphere.ordering.idempotency import LEASE_MARGIN_SECONDS, IdempotentCheckout
 from shopsphere.ordering.metrics import OrderMetrics
@@ -83,8 +83,8 @@ class OrderPublic(Public):
     product_id: str = Field(validation_alias=_of_item("product_pk"), examples=[PRODUCT_PK])
     product_name: str = Field(validation_alias=_of_item("product_name"), examples=["Laptop"])
     quantity: int = Field(validation_alias=_of_item("quantity"), examples=[2])
-    unit_price: float = Field(validation_alias=_of_item("unit_price"), examples=[999.99])
-    total: float = Field(examples=[1999.98])
+    unit_price: Amount = Field(validation_alias=_of_item("unit_price_cents"), examples=[999.99])
+    total: Amount = Field(validation_alias="total_cents", examples=[1999.98])
     status: Literal["PLACED", "CANCELLED", "SHIPPED"] = Field(examples=["PLACED"])
     user_id: str | None = Field(validation_alias="user_pk", examples=[USER_PK])
     created_at: datetime = Field(examples=[ORDER_MADE_AT])

@@ -18,7 +18,7 @@ from shopsphere.domain.values import MAX_ON_HAND, MAX_ORDER_QUANTITY, Product, R
 from shopsphere.error_answers import raises
 from shopsphere.examples import ORDER_PK, PRODUCT_MADE_AT, PRODUCT_PK
 from shopsphere.idempotency_key import REPLAY_HEADER, IdempotencyKey, show_replay
-from shopsphere.models import PK_SCHEMA, Money, pk_of, pk_or, to_cents
+from shopsphere.models import PK_SCHEMA, Amount, Money, pk_of, pk_or, to_cents
 from shopsphere.paging import WITH_LINK, AnyPaging, PagingByEntry, PagingByPk, listing
 from shopsphere.records import StorageName
 from shopsphere.settings import Settings
@@ -102,7 +102,7 @@ class ReservationCreate(Body):
 class ProductPublic(Public):
     pk: str = Field(examples=[PRODUCT_PK])
     name: str = Field(examples=["Laptop"])
-    price: float = Field(examples=[999.99])
+    price: Amount = Field(validation_alias="price_cents", examples=[999.99])
     quantity: int = Field(examples=[10], description="What can be ordered now.")
     created_at: datetime = Field(examples=[PRODUCT_MADE_AT])
 
@@ -118,7 +118,7 @@ class ReservationPublic(Public):
     product_id: str = Field(validation_alias="product_pk", examples=[PRODUCT_PK])
     order_id: str = Field(validation_alias="order_pk", examples=[ORDER_PK])
     quantity: int = Field(examples=[2])
-    unit_price: float = Field(examples=[999.99])
+    unit_price: Amount = Field(validation_alias="unit_price_cents", examples=[999.99])
     product_name: str = Field(examples=["Laptop"])
 
 

@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 from shopsphere.access import is_token_optional
 from shopsphere.deadline import Deadline
 from shopsphere.domain import errors
+from shopsphere.settings import in_plain_words
 
 Responses = dict[int | str, dict[str, Any]]
 SCHEMA = "#/components/schemas/ErrorBody"
@@ -89,7 +90,7 @@ def _named(error: dict[str, Any]) -> tuple[str, str]:
         "extra_forbidden": "is not a field of this request",
         "model_attributes_type": "must be a JSON object, with Content-Type: application/json",
     }
-    message = messages.get(kind) or errors.in_plain_words(kind, error["msg"])
+    message = messages.get(kind) or in_plain_words(kind, error["msg"])
     field = ".".join(str(part) for part in loc[1:]) or str(loc[0])
     return field[:64], message[:1].lower() + message[1:]
 

@@ -57,6 +57,10 @@ Money = Annotated[
 """An amount as it comes in: a JSON number, exact to the cent."""
 
 
+Amount = Annotated[float, BeforeValidator(lambda cents: cents / 100)]
+"""Cents as the JSON number that goes out; exact, as no amount has over 15 digits."""
+
+
 def to_cents(amount: Decimal) -> int:
     """Return a `Money` in whole cents."""
     return int(amount * 100)

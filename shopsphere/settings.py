@@ -20,13 +20,29 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from shopsphere.domain.errors import CannotStart, in_plain_words
+from shopsphere.domain.errors import CannotStart
 from shopsphere.models import MAX_PASSWORD_LENGTH, MIN_PASSWORD_LENGTH, checked_email
 
 ENV_FILE = Path(
     os.environ.get("SHOPSPHERE_ENV_FILE") or Path(__file__).resolve().parent.parent / ".env"
 )
 MIN_SECRET_BYTES = 32
+
+
+_PLAINER = {
+    "int_type": "must be a whole number",
+    "int_parsing": "must be a whole number",
+    "float_parsing": "must be a number",
+    "bool_parsing": "must be true or false",
+    "string_type": "must be a text",
+}
+
+
+def in_plain_words(kind: str, message: str) -> str:
+    """Return what pydantic says of a value as the rest of a sentence that begins with its name."""
+    return _PLAINER.get(kind) or re.sub("^(Value error, |Input |String )", "", message).replace(
+        "should", "must", 1
+    )
 
 
 def _service_url(url: str) -> str:
@@ -76,11 +92,6 @@ def failures_in_seconds(limit: str) -> tuple[int, int]:
     return int(failures), int(multiple or 1) * UNIT_SECONDS[unit]
 
 
-def _login_limit(text: str) -> str:
-    failures_in_seconds(text)
-    return text
-
-
 def _metrics_token(token: SecretStr) -> SecretStr:
     if not re.fullmatch(r"[\x21-\x7e]*", token.get_secret_value()):
         raise ValueError("must be printable ASCII characters, without spaces")
@@ -119,7 +130,9 @@ class Settings(BaseSettings):
     admin_email: Annotated[str, AfterValidator(lambda text: text and checked_email(text))] = ""
     admin_password: SecretStr = SecretStr("")
     metrics_token: Annotated[SecretStr, AfterValidator(_metrics_token)] = SecretStr("")
-    login_limit: Annotated[str, AfterValidator(_login_limit)] = "10/minute"
+    login_limit: Annotated[str, AfterValidator(lambda text: failures_in_seconds(text) and text)] = (
+        "10/minute"
+    )
     log_level: Annotated[
         Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], BeforeValidator(str.upper)
     ] = "INFO"

@@ -297,7 +297,7 @@ def test_an_order_has_the_names_and_prices_of_what_is_held_for_it() -> None:
     order = applied(orders.place, record, RESERVED, "u", NOW)
 
     assert (order.pk, order.items, order.status, order.user_pk) == ("o", RESERVED, PLACED, "u")
-    assert order.total == 20.03
+    assert order.total_cents == 2003
     assert order.created_at.timestamp() == NOW
     assert applied(orders.place, OrderRecord(pk="o"), RESERVED, None, NOW).user_pk is None
 

@@ -1,7 +1,6 @@
 """Everything that can go wrong in a shop, by name; an error owns its status, code and sentence."""
 
 import math
-import re
 from typing import ClassVar, Self
 
 
@@ -211,22 +210,6 @@ class RequestTimedOut(Unavailable, code="request_timeout"):
     sentence = (
         "The request took too long and was given up. It may have taken effect all the same: if it "
         "had an Idempotency-Key, send it again with that."
-    )
-
-
-_PLAINER = {
-    "int_type": "must be a whole number",
-    "int_parsing": "must be a whole number",
-    "float_parsing": "must be a number",
-    "bool_parsing": "must be true or false",
-    "string_type": "must be a text",
-}
-
-
-def in_plain_words(kind: str, message: str) -> str:
-    """Return what pydantic says of a value as the rest of a sentence that begins with its name."""
-    return _PLAINER.get(kind) or re.sub("^(Value error, |Input |String )", "", message).replace(
-        "should", "must", 1
     )
 
 

@@ -1,7 +1,6 @@
 """What the shop tells about its things: plain values, with money in whole cents.
 
-Records (`domain.records`) are what is kept; rules change records and return values. Cents become a
-JSON number by division, which is exact, as no amount has over 15 digits.
+Records (`domain.records`) are what is kept; rules change records and return values.
 """
 
 from collections.abc import Iterable
@@ -60,10 +59,6 @@ class Product(TimedByPk):
     price_cents: int
     quantity: int
 
-    @property
-    def price(self) -> float:
-        return self.price_cents / 100
-
 
 class Stock(NamedTuple):
     """What became of all units booked in: `received = available + reserved + shipped`."""
@@ -98,10 +93,6 @@ class Reservation:
     unit_price_cents: int
     product_name: str
 
-    @property
-    def unit_price(self) -> float:
-        return self.unit_price_cents / 100
-
 
 @dataclass(frozen=True, slots=True)
 class Order:
@@ -114,8 +105,8 @@ class Order:
     created_at: datetime
 
     @property
-    def total(self) -> float:
-        return sum(item.quantity * item.unit_price_cents for item in self.items) / 100
+    def total_cents(self) -> int:
+        return sum(item.quantity * item.unit_price_cents for item in self.items)
 
 
 T = TypeVar("T")

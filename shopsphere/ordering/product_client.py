@@ -59,13 +59,6 @@ class _Refusal(BaseModel):
     available: int = 0
 
 
-class _OfThread(threading.local):
-    """One session per thread: sessions of `requests` are not thread-safe."""
-
-    def __init__(self) -> None:
-        self.session = session(NO_RETRY)
-
-
 class _Response(NamedTuple):
     """A response, read whole."""
 
@@ -99,8 +92,10 @@ class ProductClient:
         self._url = url
         self._storage = storage
         self._timeout_seconds = timeout_seconds
-        self._threads = ThreadPoolExecutor(CALLS_AT_ONCE, thread_name_prefix="product-service")
-        self._of_thread = _OfThread()
+        self._of_thread = threading.local()  # sessions of `requests` are not thread-safe
+        self._threads = ThreadPoolExecutor(
+            CALLS_AT_ONCE, "product-service", initializer=self._open_session
+        )
         self._token = lru_cache(4)(
             lambda expires: tokens.issue("order-service", Role.SERVICE, expires)
         )
@@ -110,6 +105,9 @@ class ProductClient:
 
     def __exit__(self, *_: object) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def _open_session(self) -> None:
+        self._of_thread.session = session(NO_RETRY)
 
     async def reserve(self, order_pk: str, item: Item, within: float) -> Reservation:
         """Hold the units for this order; the same again returns the same reservation.
