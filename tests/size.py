@@ -24,20 +24,16 @@ NOT_CODE = {
 
 def lines_of_code(source: str) -> int:
     """Return how many lines of a module are code; the Lua of a script counts, its comments not."""
-    docstrings: set[int] = set()
+    not_code: set[int] = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
-            docstrings.update(range(node.lineno, (node.end_lineno or node.lineno) + 1))
+            not_code.update(range(node.lineno, (node.end_lineno or node.lineno) + 1))
     lines: set[int] = set()
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         if token.type not in NOT_CODE:
             lines.update(range(token.start[0], token.end[0] + 1))
-    texts = source.splitlines()
-    return sum(
-        1
-        for line in lines - docstrings
-        if texts[line - 1].strip() and not texts[line - 1].lstrip().startswith("--")
-    )
+    texts = [text.strip() for text in source.splitlines()]
+    return sum(bool(texts[n - 1]) and not texts[n - 1].startswith("--") for n in lines - not_code)
 
 
 def place_of(path: str) -> str:
@@ -47,17 +43,15 @@ def place_of(path: str) -> str:
 
 
 def main() -> None:
-    listed = subprocess.run(
-        ["git", "ls-files", "*.py"], cwd=ROOT, capture_output=True, text=True, check=True
-    )
+    listed = subprocess.check_output(["git", "ls-files", "*.py"], cwd=ROOT, text=True)
     counts: Counter[str] = Counter()
-    for path in listed.stdout.split():
-        if (ROOT / path).exists():
-            counts[place_of(path)] += lines_of_code((ROOT / path).read_text(encoding="utf-8"))
+    for path in filter(Path.exists, map(ROOT.joinpath, listed.split())):
+        place = place_of(str(path.relative_to(ROOT)))
+        counts[place] += lines_of_code(path.read_text(encoding="utf-8"))
     for place in sorted(counts):
         print(f"{counts[place]:6,}  {place}")
+    print(f"{sum(counts[place] for place in HEART):6,}  the heart")
     besides = ("tests", "benchmarks", "docs")
-    print(f"{sum(counts[place] for place in counts if place in HEART):6,}  the heart")
     product = sum(n for place, n in counts.items() if not place.startswith(besides))
     print(f"{product:6,}  everything but tests, benchmarks and docs")
     print(f"{counts['tests']:6,}  tests")

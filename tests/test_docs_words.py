@@ -2,12 +2,11 @@
 
 import asyncio
 import inspect
-import io
 import re
 import shlex
 import signal
 from collections.abc import Iterator
-from contextlib import redirect_stdout, suppress
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -21,16 +20,13 @@ import redis
 import uvicorn
 from redis.asyncio.connection import AbstractConnection, SSLConnection
 
-import benchmarks.__main__
 import redis_clients
-import test_connection
 from redis_db import MODELS
-from shopsphere import launcher
 from shopsphere.domain.errors import CannotStart
 from shopsphere.domain.records import OrderRecord
 from shopsphere.settings import Settings
 from tests import pages
-from tests.apps import BUILD, settings_of
+from tests.apps import BUILD, resolve, settings_of
 from tests.servers import ROOT, RedisServer, free_port
 
 every_page = pytest.mark.parametrize("page", pages.PAGES, ids=lambda page: str(page.name))
@@ -101,18 +97,17 @@ def is_there(span: str, page: Path, server: RedisServer) -> bool:
         return is_address(f"redis+cluster://host:6379?ssl=true&{span}")
     if span.startswith("--"):
         return is_option(*shlex.split(span))
-    return is_accepted_by_redis(span, server) or is_name(span, page, server)
+    return is_accepted_by_redis(span, server) or is_name(span, page)
 
 
 def is_route(method: str, path: str, query: str, fields: str) -> bool:
     """Tell whether a service has the route, with these names in its query and its body."""
     asked, given = (set(re.findall(r"\w+", text)) for text in (query, fields))
     for document in map(document_of, BUILD):
-        for known, methods in document["paths"].items():
-            if shape(known) == shape(path) and method.lower() in methods:
-                route = methods[method.lower()]
-                takes = {parameter["name"] for parameter in route.get("parameters", [])}
-                return asked <= takes and (not given or given == fields_of(route, document))
+        routes = {shape(known): methods for known, methods in document["paths"].items()}
+        if route := routes.get(shape(path), {}).get(method.lower()):
+            takes = {parameter["name"] for parameter in route.get("parameters", [])}
+            return asked <= takes and (not given or given == fields_of(route, document))
     return path in ("/docs", "/redoc", "/openapi.json")
 
 
@@ -122,8 +117,7 @@ def shape(path: str) -> str:
 
 def fields_of(route: dict[str, Any], document: dict[str, Any]) -> set[str]:
     [content] = route["requestBody"]["content"].values()
-    name = content["schema"]["$ref"].rpartition("/")[2]
-    return set(document["components"]["schemas"][name]["properties"])
+    return set(resolve(content["schema"]["$ref"], document)["properties"])
 
 
 @cache
@@ -143,61 +137,48 @@ def is_address(url: str) -> bool:
     """Tell whether Redis would be looked for there; nothing listens where it is."""
     url = re.sub(r"\bhost\d?:(\d+|port)", f"127.0.0.1:{free_port()}", url)
     url = url.replace("/etc/shop/ca.pem", certifi.where())
-    try:
-        asyncio.run(redis_clients.connect(settings_of({"REDIS_URL": url})))
-    except redis_clients.NothingAnswers:
-        return True
-    except (CannotStart, pydantic.ValidationError):
-        return False
+    with suppress(CannotStart, pydantic.ValidationError):
+        try:
+            asyncio.run(redis_clients.connect(settings_of({"REDIS_URL": url})))
+        except redis_clients.NothingAnswers:
+            return True
     return False
 
 
 def is_option(name: str, *value: str) -> bool:
     """Tell whether uvicorn, with this value, or one of our programs takes this."""
-    if name in {option for each in uvicorn.main.params for option in each.opts}:
-        with suppress(click.UsageError):
-            if value:
-                uvicorn.main.make_context("uvicorn", ["product_service:app", name, *value])
-            return all((ROOT / word).exists() for word in value if "/" in word)
-    return re.search(rf"(?<![\w-]){name}(?![\w-])", help_of_ours()) is not None
-
-
-@cache
-def help_of_ours() -> str:
-    said = io.StringIO()
-    for main in (launcher.main, test_connection.main, benchmarks.__main__.main):
-        with redirect_stdout(said), suppress(SystemExit):
-            main(["--help"])
-    return said.getvalue()
+    if name not in {"--help", *(option for each in uvicorn.main.params for option in each.opts)}:
+        return is_in_the_code(f'"{name}"')
+    with suppress(click.UsageError):
+        if value:
+            uvicorn.main.make_context("uvicorn", ["product_service:app", name, *value])
+        return all((ROOT / word).exists() for word in value if "/" in word)
+    return False
 
 
 def is_accepted_by_redis(span: str, server: RedisServer) -> bool:
     """Tell whether this is a line of `redis.conf`, a part of one, or a command."""
     name, *value = shlex.split(span)
-    if value:
-        return is_set(server, name, " ".join(value))
-    is_command = bool(server.client.execute_command("COMMAND INFO", name)[0])
-    return is_command or bool(server.client.config_get(name)) or is_set(server, "appendfsync", name)
-
-
-def is_set(server: RedisServer, name: str, value: str) -> bool:
+    if not value and server.client.execute_command("COMMAND INFO", name)[0]:
+        return True
+    line = (name, " ".join(value)) if value else ("appendfsync", name)
     with suppress(redis.ResponseError):
-        return bool(server.client.config_set(name, value))
-    return False
+        return bool(server.client.config_set(*line))
+    return not value and bool(server.client.config_get(name))
 
 
-def is_name(span: str, page: Path, server: RedisServer) -> bool:
-    """Tell whether this stands in the code, or is a file, a signal, a figure or a setting."""
-    figures = re.findall(r"\b((?:http|orders)_\w+?)(?:_total|_bucket)?\b", span)
+def is_name(span: str, page: Path) -> bool:
+    """Tell whether this stands in the code, or is a file, a signal, a metric or a setting."""
+    metrics = re.findall(r"\b((?:http|orders)_\w+?)(?:_total|_bucket)?\b", span)
+    options = [*inspect.signature(AbstractConnection).parameters]
+    options += inspect.signature(SSLConnection).parameters
     return (
         any(place.exists() for place in (ROOT / span, page.parent / span))
         or is_key(span)
         or span.lower() in Settings.model_fields
         or hasattr(signal, span)
-        or any(
-            span in inspect.signature(it).parameters for it in (AbstractConnection, SSLConnection)
-        )
-        or all(is_in_the_code(figure) for figure in figures or [span])
+        or span in options
+        or all(is_in_the_code(name) for name in metrics or [span])
     )
 
 
