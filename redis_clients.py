@@ -449,7 +449,9 @@ async def _serves(client: ShopRedis, probe: str) -> bool:
                 "What listens at REDIS_URL, or REDIS_HOST, REDIS_PORT, closes our connections. Is "
                 "it for TLS (rediss://)? Has it as many clients as it takes (maxclients)?"
             ) from error
-        elif any(isinstance(cause, (ConnectionError, TimeoutError)) for cause in causes):
+        elif any(
+            isinstance(cause, (ConnectionError, TimeoutError)) for cause in causes
+        ) and not any(isinstance(cause, exceptions.ResponseError) for cause in causes):
             raise NothingAnswers from error
         else:
             raise CannotStart(

@@ -470,8 +470,9 @@ def test_redis_is_reached_over_a_unix_socket_with_the_right_password_and_databas
     for url in (f"redis://:wrong@{address}", f"redis://{address}", f"unix://:wrong@{socket}"):
         with pytest.raises(CannotStart, match="refuses us"):
             connect(url)
-    with pytest.raises(CannotStart, match="DB index"):
-        connect(f"redis://:secret@{address}/99")
+    for url in (f"redis://:secret@{address}/99", f"unix://:secret@{socket}?db=99"):
+        with pytest.raises(CannotStart, match="DB index"):
+            connect(url)
     with pytest.raises(redis_clients.NothingAnswers):
         connect(f"unix://{socket}.none")
 
