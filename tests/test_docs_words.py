@@ -67,14 +67,6 @@ def test_how_characters_of_a_password_are_written() -> None:
     assert [quote(character, safe="") for character in plain.split()] == written.split()
 
 
-def test_every_exception_is_still_printed_and_its_test_is_there() -> None:
-    printed = {span for page in pages.PAGES for span in pages.spans(page)}
-    printed |= {step.command for page in pages.PAGES for step in pages.steps(page)}
-    assert {*pages.BY_A_TEST_OF_ITS_OWN, *pages.BY_NO_TEST} <= printed
-    for name in pages.BY_A_TEST_OF_ITS_OWN.values():
-        assert (ROOT / "tests" / f"{name}.py").exists()
-
-
 def words_of_drawings(page: Path) -> list[str]:
     """Return the states, modules, ports and routes that stand in the drawings of a page."""
     text = "\n".join(text for _, text in pages.blocks(page) if pages.is_drawing(text))
