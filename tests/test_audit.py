@@ -11,8 +11,9 @@ import pytest
 import test_connection
 from shopsphere import audit
 from shopsphere.domain.pks import new_pk
+from tests.launching import three_services
 from tests.load import send
-from tests.servers import RedisServer, Service, answering, wait_until
+from tests.servers import RedisServer, answering
 from tests.shop import Shop
 
 SETTLING = {"ORDER_TIMEOUT": "2", "SETTLE_AFTER": "0.2", "SETTLE_INTERVAL": "0.1"}
@@ -220,23 +221,13 @@ def test_what_cannot_be_compared_is_not(run: Run, body: bytes, text: str) -> Non
 
 
 def test_the_exit_status_tells_whether_the_stock_adds_up_and_the_administrator_signs_in(
-    shop: Shop,
-    environment: dict[str, str],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    shop: Shop, environment: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-) -> None:
-    guarded = {
-        **environment, **ADMIN, "AUTH_REQUIRED": "true", "PRODUCT_SERVICE_URL": shop.product.url
-    }  # fmt: skip
-    user, order = (Service(name, tmp_path / name, 0, **guarded) for name in ("user", "order"))
-    for service in (user, order):
-        service.start(wait=False)
-        monkeypatch.setenv(f"{service.name.upper()}_SERVICE_URL", service.url)
-    for name, value in guarded.items():
-        monkeypatch.setenv(name, value)
-    try:
-        wait_until(lambda: user.answers() and order.answers())
+) -> None:  # fmt: skip
+    guarded = {**environment, **ADMIN, "AUTH_REQUIRED": "true"}
+    with three_services(tmp_path, **guarded) as on_the_same_storage:
+        for name, value in on_the_same_storage.order.environment.items():
+            monkeypatch.setenv(name, value)
         assert test_connection.main(["--audit"]) == 0
         hold(shop, shop.new_product(10), new_pk(), 2)
         assert test_connection.main([]) == 0
@@ -244,11 +235,7 @@ def test_the_exit_status_tells_whether_the_stock_adds_up_and_the_administrator_s
         assert test_connection.main(["--audit", "--repair", "--yes"]) == 0
         told = capsys.readouterr().err.splitlines()
         assert {line.partition(":")[0] for line in told} == {"Something is off, or under way"}
-
-        monkeypatch.delenv("ADMIN_EMAIL")
-        monkeypatch.delenv("ADMIN_PASSWORD")
+        for name in ADMIN:
+            monkeypatch.delenv(name)
         assert test_connection.main(["--audit"]) == 1
         assert "Set ADMIN_EMAIL and ADMIN_PASSWORD here" in capsys.readouterr().out
-    finally:
-        user.stop()
-        order.stop()

@@ -4,18 +4,9 @@ import json
 from html import escape
 from xml.etree import ElementTree
 
-import pytest
-
-from benchmarks.__main__ import main
 from benchmarks.report import as_svg, as_table
 from benchmarks.rows import ROWS, Result, Sample
 from tests.servers import ROOT
-
-
-def test_a_row_that_is_not_there_is_said(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        main(["raed"])
-    assert "no row is called raed" in capsys.readouterr().err
 
 
 def test_table_and_plot_hold_what_was_measured_against_its_target() -> None:

@@ -26,16 +26,14 @@ WATCHED = {*WEB, "uvicorn", "redis", "aredis_om", "requests"}
 MAY_IMPORT: dict[str, set[str]] = {
     **{service: {"storage", SHARED, *WEB} for service in SERVICES},
     "storage": {*STORAGES, *PORT, "shopsphere.settings", "shopsphere.workers"},
-    "in_memory_db": PORT,
+    **dict.fromkeys(("in_memory_db", "shopsphere.records", "shopsphere.lists"), PORT),
     "redis_db": {"redis_clients", *PORT, "aredis_om"},
     "redis_clients": {DOMAIN, "shopsphere.deadline", "shopsphere.settings", "redis"},
     DOMAIN: {DOMAIN},
-    "shopsphere.records": PORT,
-    "shopsphere.lists": PORT,
     "shopsphere.deadline": set(),
+    "shopsphere.installing": set(),
     "shopsphere.models": {DOMAIN},
     "shopsphere.settings": {DOMAIN, "shopsphere.models"},  # for CannotStart, addresses
-    "shopsphere.installing": set(),
     "shopsphere.launcher": {"shopsphere.installing"},
     "shopsphere.catalogue": {"shopsphere.catalogue", *PORT, "shopsphere.lists"},
     "shopsphere.accounts": {
