@@ -9,7 +9,7 @@ from tests import protocol_model
 from tests.protocol_model import SCENE_OF, SCENES, Scene, Walk
 
 SMALL_SCENES = (
-    SCENES["a retry, one unit"],
+    Scene("AB", enough=True),
     SCENES["a rival, nothing fails"],
     Scene("ACS"),
     Scene("BR", (3, 3), claimed=True),
