@@ -36,21 +36,21 @@ log = logging.getLogger("shopsphere.order")
 
 PORT = 8002
 DESCRIPTION = """
-Orders, which never take what is not there.
+Place and manage orders; stock is never oversold.
 
-**To try it:** add a product at the products (port 8000), copy its `pk`, and order it here with
-that in the place of `abc123`. The `pk` of your order is in the answer and in the list. Log in at
-the users (port 8001), paste the `access_token` where **Authorize** asks, and the order is yours.
+**To try it:** add a product at the product service (port 8000), copy its `pk`, and order it here:
+replace `abc123` with it. The `pk` of your order is in the response and in the list. Log in at the
+user service (port 8001), paste the `access_token` into **Authorize**, and the order is yours.
 """
 TAGS = {
-    "orders": "Placing orders, looking at them, cancelling them.",
-    "fulfilment": "For the shop: what has left, and what has to be put right.",
+    "orders": "Place, view and cancel orders.",
+    "fulfilment": "For the shop: ship orders, resolve interrupted ones.",
 }
 
 
 class OrderCreate(Body):
     product_id: str = Field(
-        examples=["abc123"], description="The `pk` of a product; put it in the place of `abc123`."
+        examples=["abc123"], description="The `pk` of a product. Replace `abc123` with it."
     )
     quantity: int = Field(ge=1, le=MAX_ORDER_QUANTITY, examples=[2])
 
@@ -163,7 +163,7 @@ async def list_orders(
 ) -> Response:
     """Your orders, oldest first: the whole list, or a page of it with `limit` and `after`.
 
-    An administrator sees those of everybody; so does whoever asks while AUTH_REQUIRED is false.
+    Administrators see everybody's; so does anyone while AUTH_REQUIRED is false.
     """
     return await listing(request, paging, partial(orders.page, caller.orders_of), ORDERS)
 
@@ -187,8 +187,8 @@ async def cancel_order(
 ) -> Order:
     """Cancel one of your orders: its stock goes back, once, however often this is called.
 
-    An administrator cancels anybody's. It also works while the product service is away; then the
-    stock follows when that is back.
+    Administrators cancel anybody's. It also works while the product service is unreachable: the
+    stock follows.
     """
     return await checkout.cancel(pk, caller.orders_of, deadline)
 
@@ -203,9 +203,9 @@ async def cancel_order(
     },
 )
 async def ship_order(pk: Pk, checkout: EndsOrders, deadline: RequestDeadline) -> Order:
-    """The order has left the house, which is final. Its units count as shipped, once.
+    """Mark an order as shipped, which is final. Its units count as shipped, once.
 
-    It also works while the product service is away; then the stock follows when that is back.
+    It also works while the product service is unreachable: the stock follows.
     """
     return await checkout.ship(pk, deadline)
 

@@ -29,23 +29,23 @@ PORT = 8000
 DESCRIPTION = """
 The catalogue, and the stock of each product.
 
-**To try it:** add a product, copy its `pk` from the answer (or from the list), and paste it where a
-`pk` is asked for; then order it at the orders (port 8002). Where tokens are required, log in as an
-administrator at the users (port 8001), and paste the `access_token` where **Authorize** asks.
+**To try it:** add a product, copy its `pk` from the response or the list, and paste it where a
+`pk` is needed; then order it from the order service (port 8002). Where tokens are required, log in as an
+administrator at the user service (port 8001), and paste the `access_token` into **Authorize**.
 """
 TAGS = {
-    "catalogue": "What there is to buy: everybody reads it, administrators write it.",
-    "stock": "How many units there are, and what became of them.",
-    "reservations": "Units held for an order. The order service calls these; a person need not.",
+    "catalogue": "The products: anyone reads them, administrators write them.",
+    "stock": "How many units there are, by what happened to them.",
+    "reservations": "Units held for orders. Called by the order service.",
 }
 MAX_NAME_LENGTH = 200
-ENOUGH_TEXT = 4 * 3 * MAX_NAME_LENGTH + 1
+MAX_NAME_INPUT = 4 * 3 * MAX_NAME_LENGTH + 1
 """What is longer is in no name: NFC makes one character of 4 at most, and folding 3 of one. Nobody
 looks at the rest, as it takes a second to normalize 30,000 accents."""
 
 
 def _name(text: str) -> str:
-    name = unicodedata.normalize("NFC", text.strip()[:ENOUGH_TEXT]).strip()
+    name = unicodedata.normalize("NFC", text.strip()[:MAX_NAME_INPUT]).strip()
     if not 1 <= len(name) <= MAX_NAME_LENGTH:
         raise ValueError("must have 1 to 200 characters, not counting spaces around it")
     if any(unicodedata.category(character) in ("Cc", "Cs") for character in name):
@@ -197,9 +197,9 @@ async def search_products(
 ) -> Response:
     """Products whose name contains the text, wherever it stands and whatever its case.
 
-    Sorted by the rest of the name, from the match on.
+    Sorted by the text from the match onward.
     """
-    search = partial(products.search_page, name[:ENOUGH_TEXT])
+    search = partial(products.search_page, name[:MAX_NAME_INPUT])
     return await listing(request, paging, search, PRODUCTS)
 
 
@@ -233,7 +233,7 @@ async def update_product(pk: Pk, body: ProductUpdate, products: Catalogue) -> Pr
     responses=raises(errors.ProductNotFound),
 )
 async def delete_product(pk: Pk, products: Catalogue) -> None:
-    """Take a product out of the catalogue. Its orders stay, and can still be cancelled."""
+    """Delete a product. Its orders stay, and can still be cancelled."""
     await products.delete(pk)
 
 
@@ -254,7 +254,7 @@ async def delete_product(pk: Pk, products: Catalogue) -> None:
 async def change_stock(
     pk: Pk, body: StockChange, products: Catalogue, key: IdempotencyKey, response: Response
 ) -> Product:
-    """Book units in, or out when negative: never below zero, nor above 1,000,000,000 on hand.
+    """Add units, or remove them if negative: never below zero, nor above 1,000,000,000 on hand.
 
     With an `Idempotency-Key` it counts once in 24 hours, however often it is sent: sent again, the
     answer is the product as it is now, with `Idempotent-Replayed: true`. The same key with another
@@ -336,7 +336,7 @@ async def release(pk: Pk, order_pk: OrderPk, products: Catalogue) -> None:
     "/ship", status_code=204, responses=raises(errors.ProductNotFound, errors.ReservationReleased)
 )
 async def ship(pk: Pk, order_pk: OrderPk, products: Catalogue) -> None:
-    """The units have left the house: `reserved` falls and `shipped` rises, once."""
+    """Mark the units as shipped: `reserved` falls and `shipped` rises, once."""
     await products.ship(pk, order_pk)
 
 

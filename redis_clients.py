@@ -8,6 +8,7 @@ import ssl
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
+from urllib.parse import unquote
 
 from redis import exceptions
 from redis._parsers import AsyncCommandsParser
@@ -15,7 +16,7 @@ from redis._parsers.socket import SERVER_CLOSED_CONNECTION_ERROR
 from redis.asyncio import BlockingConnectionPool, ConnectionPool, Redis
 from redis.asyncio.client import Pipeline
 from redis.asyncio.cluster import ClusterNode, ClusterPipeline, RedisCluster
-from redis.asyncio.connection import SSLConnection, parse_url
+from redis.asyncio.connection import AbstractConnection, Connection, SSLConnection, parse_url
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import (
     Sentinel,
@@ -91,14 +92,23 @@ def our_errors() -> Iterator[None]:
         raise
 
 
-@contextmanager
-def _connection_errors() -> Iterator[None]:
-    """Raise ConnectionError where another command's failure closed the connection, or a node is not
-    known yet: with redis-py 8.1 it is an AttributeError, or with uvloop a RuntimeError."""
-    try:
-        yield
-    except (AttributeError, RuntimeError) as error:
-        raise ConnectionError("The connection was closed meanwhile.") from error
+class _ClosedByAnother(AbstractConnection):
+    """A connection that says so when another command's failure closed it: a Cluster repeats that.
+
+    With redis-py 8.1 it is an AttributeError, or with uvloop a RuntimeError.
+    """
+
+    async def send_packed_command(self, *args: Any, **options: Any) -> None:
+        try:
+            await super().send_packed_command(*args, **options)
+        except (AttributeError, RuntimeError) as error:
+            raise ConnectionError("The connection was closed meanwhile.") from error
+
+
+class _SafeConnection(_ClosedByAnother, Connection): ...
+
+
+class _SafeTLSConnection(_ClosedByAnother, SSLConnection): ...
 
 
 class _KnownCommands(AsyncCommandsParser):
@@ -173,14 +183,14 @@ class ShopRedis(Redis):
             sending.add_done_callback(self._sending.discard)
         with our_errors():
             found = await answer
-            if isinstance(found, RedisError):
+            if isinstance(found, Exception):
                 raise found
             return found
 
     async def _ask_all(self) -> None:
         """Send the commands that wait; a new task begins in the next turn of the event loop."""
         waiting, self._waiting = self._waiting, []
-        found: list[Any] = [ConnectionError("The command was not sent.")] * len(waiting)
+        found: list[Any] = [ConnectionError("The command may not be sent.")] * len(waiting)
         try:
             if len(waiting) == 1:
                 [(args, options, _)] = waiting
@@ -190,7 +200,7 @@ class ShopRedis(Redis):
                     for args, options, _ in waiting:
                         pipe.execute_command(*args, **options)
                     found = await pipe.execute(raise_on_error=False)
-        except RedisError as error:
+        except Exception as error:  # noqa: BLE001  # raised to each who asked
             found = [error] * len(waiting)
         finally:
             for (_, _, answer), each in zip(waiting, found, strict=True):
@@ -208,6 +218,10 @@ class _AsksSentinels(SentinelManagedConnection):
 
 
 class _AsksSentinelsTLS(_AsksSentinels, SentinelManagedSSLConnection): ...
+
+
+class _SentinelPool(SentinelConnectionPool, BlockingConnectionPool):
+    """Connections to the present master; who finds none free waits, as with one Redis."""
 
 
 class ShopMaster(ShopRedis):
@@ -248,8 +262,7 @@ class _ClusterPipeline(ClusterPipeline):
 
     async def execute(self, raise_on_error: bool = True, allow_redirections: bool = True) -> Any:
         async with _turn(self._turns):
-            with _connection_errors():
-                return await super().execute(raise_on_error, allow_redirections)
+            return await super().execute(raise_on_error, allow_redirections)
 
 
 class ShopCluster(RedisCluster):
@@ -265,10 +278,19 @@ class ShopCluster(RedisCluster):
         self._commands = asyncio.Semaphore(POOL["max_connections"])
         self._pipelines = asyncio.Semaphore(POOL["max_connections"])
         self.commands_parser = _KnownCommands()  # type: ignore[assignment]  # as above
+        connection_class = _SafeTLSConnection if options.get("ssl") else _SafeConnection
+        self.connection_kwargs["connection_class"] = connection_class
+        for node in self.nodes_manager.startup_nodes.values():
+            node.connection_class = connection_class
 
-    async def _execute_command(self, *args: Any, **options: Any) -> Any:
-        with _connection_errors():  # which is repeated
-            return await super()._execute_command(*args, **options)  # type: ignore[misc]  # types-redis
+    def get_node(
+        self, host: str | None = None, port: int | None = None, node_name: str | None = None
+    ) -> ClusterNode:
+        """Return a node; one that is new to the Cluster is not known before it has slots."""
+        found = super().get_node(host, port, node_name)
+        if found is None:
+            raise exceptions.ClusterError(f"The node {node_name or port} is not known yet.")
+        return found
 
     async def aclose(self) -> None:
         """Read the layout anew: called by redis-py, which here closes what other commands use."""
@@ -362,10 +384,11 @@ def _sentinel_client(rest: str) -> ShopRedis:
     user = {"username": "default"} if login else {}
     sentinels = Sentinel(nodes, sentinel_kwargs=once | options | user | login)
     is_tls = options.pop("ssl")
-    options["max_connections"] = POOL["max_connections"]
-    connection_class = _AsksSentinelsTLS if is_tls else _AsksSentinels
-    pool: SentinelConnectionPool = SentinelConnectionPool(
-        name, sentinels, connection_class=connection_class, **CONNECTION | TCP | options | login
+    pool = _SentinelPool(
+        name,
+        sentinels,
+        connection_class=_AsksSentinelsTLS if is_tls else _AsksSentinels,
+        **POOL | CONNECTION | TCP | options | login,
     )
     _try_options(pool)
     return ShopMaster(connection_pool=pool)
@@ -389,11 +412,11 @@ def _parts(rest: str) -> tuple[list[tuple[str, int]], str, dict[str, Any], dict[
     rest, _, query = rest.partition("?")
     userinfo, _, address = rest.rpartition("@")
     nodes, _, name = address.partition("/")
-    options: dict[str, Any] = dict(parse_url(f"redis://{userinfo}@?{query}"))
+    username, _, password = (unquote(part) for part in userinfo.partition(":"))
+    given = {"username": username, "password": password}
+    login: dict[str, Any] = {key: value for key, value in given.items() if value}
+    options: dict[str, Any] = dict(parse_url(f"redis://?{query}"))
     options["ssl"] = options.get("ssl") == "true"
-    login: dict[str, Any] = {
-        key: options.pop(key) for key in ("username", "password") if key in options
-    }
     split = [node.rpartition(":") for node in nodes.split(",")]
     return [(host.strip("[]"), int(port)) for host, _, port in split], name, login, options
 

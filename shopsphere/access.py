@@ -48,6 +48,7 @@ class Rule(SecurityBase):
     def __init__(self, *roles: Role, needs_token: bool = False) -> None:
         """`needs_token`: in open mode too."""
         self._roles = roles
+        self._is_for_people = Role.USER in roles
         self.needs_token = needs_token
 
     async def __call__(self, request: Request) -> object:
@@ -65,7 +66,7 @@ class Rule(SecurityBase):
         if caller is None:
             if self.needs_token or not is_open:
                 raise InvalidToken
-        elif caller.role not in self._roles and not (is_open and Role.USER not in self._roles):
+        elif caller.role not in self._roles and (self._is_for_people or not is_open):
             raise Forbidden
 
 

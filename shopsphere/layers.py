@@ -160,7 +160,7 @@ class Cors(CORSMiddleware):
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """As starlette 1.10 does it, which costs a request without an Origin 9 % of its time."""
+        """As starlette 1.10 does it, but requests without an Origin skip it: 9 % of their time."""
 
         async def send_varying(message: Message) -> None:
             if message["type"] == "http.response.start":

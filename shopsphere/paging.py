@@ -66,7 +66,7 @@ AnyPaging = Annotated[Paging, _paging(None)]
 PagingByEntry = Annotated[
     Paging, _paging(f"{CURSOR_PATTERN}|{PK_PATTERN}", ", or the `pk` of something in this list")
 ]
-PagingByPk = Annotated[Paging, _paging(PK_PATTERN, "", pk_of("an entry of this list"))]
+PagingByPk = Annotated[Paging, _paging(PK_PATTERN, "", pk_of("an order"))]
 
 WITH_LINK: dict[int | str, dict[str, Any]] = {
     200: {

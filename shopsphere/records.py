@@ -13,7 +13,8 @@ Rs = TypeVarTuple("Rs")
 T = TypeVar("T")
 
 Rule = Callable[[float, *Rs], T | ShopError]
-"""What a record, or several of one slot, become: given the storage's time, it changes them."""
+"""A pure function that changes records of one slot, given the storage's time, and returns a value
+or an error."""
 
 StorageName = Literal["redis", "memory"]
 """Where records can be kept. An order and its stock have to be on storages of the same name."""

@@ -17,7 +17,7 @@ such address, so there it is not seen."""
 def security_hints(settings: Settings) -> Iterator[tuple[str, str]]:
     """Yield the variable and the sentence of each setting that is not for a shop others reach."""
     if len(settings.jwt_secret.get_secret_value().encode()) < MIN_SECRET_BYTES:
-        yield "JWT_SECRET", "the default, or short: whoever guesses it can make any token"
+        yield "JWT_SECRET", "the default, or short: anyone who guesses it can forge tokens"
     urls = (settings.product_service_url, settings.user_service_url, settings.order_service_url)
     reached = [url for url in urls if others_reach(url)]
     if reached and not settings.auth_required:

@@ -33,10 +33,10 @@ log = logging.getLogger("shopsphere")
 
 Resources = Callable[[State], AbstractAsyncContextManager[None]]
 
-OPERATIONS = {"operations": "For whoever runs it: is it alive, can it serve, what does it do."}
+OPERATIONS = {"operations": "Health checks and metrics."}
 
 
-FIGURES_EXAMPLE = 'http_requests_total{method="GET",route="/",status="200"} 3.0'
+METRICS_EXAMPLE = 'http_requests_total{method="GET",route="/",status="200"} 3.0'
 
 
 class Body(BaseModel):
@@ -97,12 +97,10 @@ def create_app(
                 app.state.cannot_start = str(error)
                 raise
             for variable, meant in Settings.misspelt():
-                log.warning("%s is no setting. Is %s meant?", variable, meant)
+                log.warning("Unknown setting %s. Did you mean %s?", variable, meant)
             log.info("the %s service keeps its records in %s", service, opened.storage)
             if not settings.auth_required:
-                log.warning(
-                    "AUTH_REQUIRED is false: everybody may do everything; for development only"
-                )
+                log.warning("AUTH_REQUIRED is false: anyone can do anything; development only")
             yield {"head_seconds": settings.order_timeout}  # for `slow_clients`
 
     sections = {**tags, **OPERATIONS}.items()
@@ -173,10 +171,10 @@ RequestDeadline = Annotated[Deadline, Depends(_deadline)]
 _operations = APIRouter(tags=["operations"])
 
 
-@_operations.get("/", summary="Is the process alive?")
+@_operations.get("/")
 @anyone
 async def health(request: Request, opened: OpenedStorage) -> Health:
-    """Answers whenever the process serves, also while its storage is away."""
+    """Responds whenever the process serves, even while its storage is unreachable."""
     return Health(
         service=request.app.state.service,
         status="ok",
@@ -186,27 +184,27 @@ async def health(request: Request, opened: OpenedStorage) -> Health:
     )
 
 
-@_operations.get("/ready", summary="Can it serve?", responses=raises(StoreUnavailable))
+@_operations.get("/ready", responses=raises(StoreUnavailable))
 @anyone
 async def ready(request: Request, opened: OpenedStorage) -> Health:
-    """Answers 200 when the storage does too, 503 otherwise. Other services do not count."""
+    """200 while the storage responds, 503 otherwise. Other services do not count."""
     await opened.records.ping()
     return await health(request, opened)
 
 
 @_operations.get(
     "/metrics",
-    summary="Figures for Prometheus",
     dependencies=[METRICS_READER],
     response_class=Response,
     responses={
-        200: {"content": {"text/plain": {"schema": {"type": "string"}, "example": FIGURES_EXAMPLE}}}
+        200: {"content": {"text/plain": {"schema": {"type": "string"}, "example": METRICS_EXAMPLE}}}
     },
 )
 async def metrics(request: Request) -> Response:
     """Requests, how they ended and how long they took, in the format of Prometheus.
 
-    The order service also counts orders placed, refused and settled, and those unsettled now.
+    The order service also counts orders placed, refused and settled, and the commands that were
+    pending when settling last looked.
     """
     registry = request.app.state.metrics.registry
     return Response(exposition(registry), media_type=CONTENT_TYPE)

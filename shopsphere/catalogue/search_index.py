@@ -77,5 +77,7 @@ def from_cursor(cursor: str, folded_text: str) -> str:
     except (binascii.Error, ValueError):
         suffix, pk = "", ""
     if not is_pk(pk) or not suffix.startswith(prefix(folded_text)):
-        raise InvalidRequest(("after", "is no cursor of this search; take it from a Link header"))
+        raise InvalidRequest(
+            ("after", "is not a cursor of this search; take it from a Link header")
+        )
     return f"{suffix}\0{pk}\1"

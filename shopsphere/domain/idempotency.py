@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from shopsphere.domain.errors import IdempotencyKeyReused, ShopError
-from shopsphere.domain.records import KeyRecord
+from shopsphere.domain.records import CLOCK_SECONDS, KeyRecord
 from shopsphere.domain.values import Item, by_product
 
 
@@ -39,7 +39,8 @@ def bind(
     """Bind a key to an order, with a lease, if it is new, or still bound to the order that was
     settled; return what it is bound to.
 
-    A lease with more time left than a new one has is over: the clock went back.
+    A lease with more time left than a new one has is over: the clock went back. Clocks of rules
+    differ by up to CLOCK_SECONDS.
     """
     if key.request not in ("", request):
         return IdempotencyKeyReused()
@@ -48,7 +49,7 @@ def bind(
     if key.order_pk == order_pk:
         return Binding(order_pk, now)
     left = key.lease_until - now
-    return Binding(key.order_pk, now, left if 0 < left <= lease_seconds else 0)
+    return Binding(key.order_pk, now, left if 0 < left <= lease_seconds + CLOCK_SECONDS else 0)
 
 
 def forget(_: float, key: KeyRecord, order_pk: str) -> None:

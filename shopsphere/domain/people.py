@@ -1,4 +1,4 @@
-"""The rules of users and their addresses."""
+"""The rules of users, their addresses and failed logins."""
 
 from shopsphere.domain.errors import EmailTaken, ShopError, TooManyLogins
 from shopsphere.domain.records import Address, FailedLogins, UserRecord

@@ -19,6 +19,8 @@ seconds.
 Longer than any message of theirs can be late (DESIGN section 5).
 """
 DAY = 24 * 60 * 60
+CLOCK_SECONDS = 1
+"""How far the time that a rule is given may be from the storage's clock."""
 
 
 class Record(BaseModel):
@@ -193,7 +195,7 @@ class FailedLogins(Record):
 
     def is_over(self, now: float) -> bool:
         """Tell whether the window has ended, or the clock went back so that it is from later."""
-        return not now < self.ends <= now + self.seconds
+        return not now < self.ends <= now + self.seconds + CLOCK_SECONDS
 
 
 class Address(Record):

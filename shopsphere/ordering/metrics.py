@@ -8,7 +8,8 @@ from shopsphere.metrics import CollectorRegistry, Counter, Gauge
 
 
 class OrderMetrics:
-    """The counters of this service, and how many orders are unsettled in the whole shop.
+    """The counters of this service, and how many commands were pending in the whole shop when
+    settling last looked.
 
     Each is there from the start, at 0: Prometheus sees no increase in what begins with 1.
     """

@@ -121,7 +121,7 @@ class Settling:
         order = await self.settle(PendingCommand.of(Command.PLACE, pk, [product_pk]))
         for command in (Command.CANCEL, Command.SHIP):
             if status_of(order) is ENDS_AS[command]:
-                await self.settle(PendingCommand.of(command, pk, [product_pk]))
+                await self._notifier.notify(PendingCommand.of(command, pk, [product_pk]))
         return Outcome(status_of(order).lower())
 
 
