@@ -30,8 +30,8 @@ DESCRIPTION = """
 The catalogue, and the stock of each product.
 
 **To try it:** add a product, copy its `pk` from the response or the list, and paste it where a
-`pk` is needed; then order it from the order service (port 8002). Where tokens are required, log in as an
-administrator at the user service (port 8001), and paste the `access_token` into **Authorize**.
+`pk` is needed; then order it from the order service (port 8002). Where tokens are required, log in
+as an administrator at the user service (port 8001), and paste the token into **Authorize**.
 """
 TAGS = {
     "catalogue": "The products: anyone reads them, administrators write them.",
