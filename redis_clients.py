@@ -453,9 +453,13 @@ async def _serves(client: ShopRedis, probe: str) -> bool:
         await client.ask("EVAL", PROBE, 1, probe)
     except (RedisError, RedisClusterException) as error:
         causes = list(_causes(error))
-        if any(isinstance(cause, exceptions.BusyLoadingError) for cause in causes):
+
+        def came_of(*kinds: type[Exception]) -> bool:
+            return any(isinstance(cause, kinds) for cause in causes)
+
+        if came_of(exceptions.BusyLoadingError):
             return False
-        if any(isinstance(cause, ssl.SSLError) for cause in causes):
+        if came_of(ssl.SSLError):
             raise CannotStart(
                 f"Redis cannot be trusted ({error}). Check its certificate, and ssl_ca_certs in "
                 "REDIS_URL."
@@ -472,9 +476,7 @@ async def _serves(client: ShopRedis, probe: str) -> bool:
                 "What listens at REDIS_URL, or REDIS_HOST, REDIS_PORT, closes our connections. Is "
                 "it for TLS (rediss://)? Has it as many clients as it takes (maxclients)?"
             ) from error
-        elif any(
-            isinstance(cause, (ConnectionError, TimeoutError)) for cause in causes
-        ) and not any(isinstance(cause, exceptions.ResponseError) for cause in causes):
+        elif came_of(ConnectionError, TimeoutError) and not came_of(exceptions.ResponseError):
             raise NothingAnswers from error
         else:
             raise CannotStart(

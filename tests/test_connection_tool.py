@@ -16,7 +16,7 @@ import test_connection
 from shopsphere.security_hints import others_reach, security_hints
 from shopsphere.settings import Settings
 from tests.launching import BARE_PYTHON, copy_of_the_product, ready_copy, three_services
-from tests.servers import ROOT, RedisServer, Trio, answering
+from tests.servers import ROOT, RedisServer, Trio, answering, free_port, redis_client
 
 Main = Callable[..., tuple[int, str, str]]
 Table = dict[str, tuple[str, str]]
@@ -206,18 +206,20 @@ def test_a_redis_that_is_not_there_is_as_bad_as_the_settings_say(
 
 
 def test_a_redis_that_refuses_us_is_said_and_one_that_knows_no_hello_served(
-    redis_server: RedisServer,
+    tmp_path: Path,
 ) -> None:
-    settings = settings_of(redis_port=str(redis_server.port), redis_password="a-guess")
-    redis_server.client.execute_command(
-        "ACL", "SETUSER", "default", "-hello", "resetpass", ">a-word"
-    )
+    port, without_hello = free_port(), ("--rename-command", "HELLO", "SINCE-6")
+    client = redis_client(port, protocol=2)
+    before_6 = RedisServer(tmp_path, *without_hello, port=port, client=client)
+    settings = settings_of(redis_port=str(port), redis_password="a-guess")
     try:
+        client.config_set("requirepass", "a-word")
         [refused] = test_connection.redis_lines(settings)
-        redis_server.client.execute_command("ACL", "SETUSER", "default", ">a-guess")
+        client.config_set("requirepass", "a-guess")
         served, *_ = test_connection.redis_lines(settings)
     finally:
-        redis_server.client.execute_command("ACL", "SETUSER", "default", "+hello", "nopass")
+        client.close()
+        before_6.stop()
     assert (refused.state, served.state) == ("failed", "ok")
     assert "refuses us" in refused.text
     assert "REDIS_PASSWORD" in refused.text
