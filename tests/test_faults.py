@@ -346,7 +346,7 @@ def misbehaves(connection: Connection, attempt: int) -> None:
 
 
 def test_whatever_the_network_does_to_messages_the_books_are_exact(shop: FaultyShop) -> None:
-    product = shop.new_product(20)
+    product = shop.new_product(8)
     shop.proxy.behave = misbehaves
     customers = Customers(shop, product)
     at_once(8, lambda turn: customers.order(f"{product} {turn}", turn), range(28))
