@@ -13,6 +13,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import requests
 from pydantic import BaseModel
+from tqdm import tqdm
 
 from shopsphere.records import StorageName
 from shopsphere.sessions import RETRIES, session
@@ -21,6 +22,8 @@ from shopsphere.settings import Settings
 PAGE = 1000
 TIMEOUT_SECONDS = 30
 UNKNOWN = {"received": 0, "available": 0, "reserved": 0, "shipped": 0}
+BAR: dict[str, Any] = {"leave": False, "disable": None}
+"""A progress bar goes away at its end, and shows on a terminal only."""
 TRIES = 5
 """How often a product is read at one look until its stock and its reservations fit together."""
 
@@ -201,7 +204,8 @@ class _Look(sqlite3.Connection):
         self._shop = shop
 
     def read_orders(self) -> None:
-        for orders in self._shop.pages(f"{self._shop.orders_url}/orders"):
+        pages = self._shop.pages(f"{self._shop.orders_url}/orders")
+        for orders in tqdm(pages, unit=" pages of orders", **BAR):
             self.executemany(ADD_ORDER, orders)
 
     def list_products(self) -> None:
@@ -216,7 +220,8 @@ class _Look(sqlite3.Connection):
 
     def read_stocks(self) -> None:
         """Read stock and reservations of each product, again while they change in between."""
-        for (pk,) in self.execute("SELECT pk FROM products"):
+        products = self.execute("SELECT pk FROM products")
+        for (pk,) in tqdm(products, total=self.count("products"), unit=" products", **BAR):
             for _ in range(TRIES):
                 self._read_stock(pk)
                 [sums] = self.sums(pk)

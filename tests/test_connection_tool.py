@@ -227,25 +227,26 @@ def test_a_redis_that_refuses_us_is_said_and_one_that_knows_no_hello_served(
 
 
 SAFE = {
-    "appendonly": "yes", "maxmemory": "1gb", "maxmemory-policy": "noeviction",
+    "appendonly": "yes", "maxmemory": "0", "maxmemory-policy": "noeviction",
     "min-replicas-to-write": "1",
 }  # fmt: skip
+LRU = {"maxmemory-policy": "allkeys-lru"}
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "warning"),
+    ("weakness", "warning"),
     [
-        ("appendonly", "no", "appendonly is off: what came after the last snapshot is lost"),
-        ("maxmemory-policy", "allkeys-lru", "allkeys-lru, noeviction: a full Redis throws records"),
-        ("min-replicas-to-write", "0", "min-replicas-to-write is 0: a failover can lose"),
-        ("maxmemory", "0", ""),
+        ({"appendonly": "no"}, "appendonly is off: what came after the last snapshot is lost"),
+        (LRU | {"maxmemory": "1gb"}, "allkeys-lru, noeviction: a full Redis throws records away"),
+        (LRU, ""),
+        ({"min-replicas-to-write": "0"}, "min-replicas-to-write is 0: a failover can lose"),
     ],
 )
 def test_one_part_of_redis_that_can_lose_orders_is_a_warning(
-    own_redis: RedisServer, name: str, value: str, warning: str
+    own_redis: RedisServer, weakness: dict[str, str], warning: str
 ) -> None:
     parts = []
-    for settings in (SAFE, {**SAFE, name: value}):
+    for settings in (SAFE, SAFE | weakness):
         for setting in settings.items():
             own_redis.client.config_set(*setting)
         parts.append({**own_redis.client.info(), "connected_slaves": 1})
