@@ -268,7 +268,7 @@ class _ClusterPipeline(ClusterPipeline):
 class ShopCluster(RedisCluster):
     """A client of a Redis Cluster, with our errors.
 
-    redis-py 8.1 reads the layout of the Cluster anew whenever a node fails, and is then in the way
+    redis-py 8.1 reads the layout of the Cluster again whenever a node fails, and is then in the way
     of all commands that the failure does not concern; hence the overrides below.
     """
 
@@ -293,7 +293,7 @@ class ShopCluster(RedisCluster):
         return found
 
     async def aclose(self) -> None:
-        """Read the layout anew: called by redis-py, which here closes what other commands use."""
+        """Read the layout again: called by redis-py, which here closes what other commands use."""
         self._initialize = True
 
     async def greet(self) -> None:

@@ -175,7 +175,7 @@ class Settings(BaseSettings):
 
     @classmethod
     def misspelt(cls) -> Iterator[tuple[str, str]]:
-        """Yield each variable that is no setting but looks like one, and that setting."""
+        """Yield each variable that looks like a misspelt setting, and that setting."""
         known = [name.upper() for name in cls.model_fields]
         for variable in sorted({*os.environ, *dotenv_values(ENV_FILE)}):
             for meant in get_close_matches(variable.upper(), known, 1, 0.9):
