@@ -235,12 +235,7 @@ async def _ordering(state: State) -> AsyncIterator[None]:
     if settings.settle_after <= settings.order_timeout:
         log.warning("SETTLE_AFTER is not above ORDER_TIMEOUT: orders that are only slow will fail")
 
-    with ProductClient(
-        settings.product_service_url,
-        state.opened.storage,
-        settings.product_service_timeout,
-        state.tokens,
-    ) as products:
+    with ProductClient(settings, state.opened.storage, state.tokens) as products:
         notifier = Notifier(products, metrics)
         settling = Settling(records, notifier, metrics, settings.settle_after)
         lease_seconds = settings.order_timeout + LEASE_MARGIN_SECONDS
@@ -259,13 +254,7 @@ async def _ordering(state: State) -> AsyncIterator[None]:
 def build(settings: Settings | None = None) -> FastAPI:
     """Return the app, with these settings or those of the environment."""
     app = create_app(
-        "order",
-        description=DESCRIPTION,
-        tags=TAGS,
-        routers=[ordering, fulfilment],
-        open_storage=open_storage,
-        resources=_ordering,
-        settings=settings,
+        "order", DESCRIPTION, TAGS, [ordering, fulfilment], open_storage, _ordering, settings
     )
     app.state.order_metrics = OrderMetrics(app.state.metrics.registry)
     return app

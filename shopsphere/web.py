@@ -63,12 +63,11 @@ class Health(BaseModel):
 
 def create_app(
     service: str,
-    *,
     description: str,
+    tags: Mapping[str, str],
     routers: Iterable[APIRouter],
     open_storage: Callable[[Settings], Awaitable[Opened]],
     resources: Resources,
-    tags: Mapping[str, str] = OPERATIONS,
     settings: Settings | None = None,
 ) -> FastAPI:
     """Return the app of a service.

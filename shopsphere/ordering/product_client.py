@@ -20,6 +20,7 @@ from shopsphere.logs import REQUEST_ID
 from shopsphere.models import Money, to_cents
 from shopsphere.records import NEVER, StorageName
 from shopsphere.sessions import NO_RETRY, session
+from shopsphere.settings import Settings
 from shopsphere.tokens import Tokens
 
 log = logging.getLogger("shopsphere.product_client")
@@ -69,12 +70,10 @@ class _Response(NamedTuple):
 class ProductClient:
     """Reserves stock at the product service. Every call may be sent more than once."""
 
-    def __init__(
-        self, url: str, storage: StorageName, timeout_seconds: float, tokens: Tokens
-    ) -> None:
-        self._url = url
+    def __init__(self, settings: Settings, storage: StorageName, tokens: Tokens) -> None:
+        self._url = settings.product_service_url
+        self._timeout_seconds = settings.product_service_timeout
         self._storage = storage
-        self._timeout_seconds = timeout_seconds
         self._of_thread = threading.local()  # sessions of `requests` are not thread-safe
         self._threads = ThreadPoolExecutor(
             CALLS_AT_ONCE, "product-service", initializer=self._open_session
