@@ -101,7 +101,8 @@ def create_app(
             log.info("the %s service keeps its records in %s", service, opened.storage)
             if not settings.auth_required:
                 log.warning("AUTH_REQUIRED is false: anyone can do anything; development only")
-            gc.freeze()  # what is there by now stays: looking for garbage in it takes a quarter of a read
+            # What is there by now stays: searching it for garbage costs a quarter of a read on Redis.
+            gc.freeze()
             yield {"head_seconds": settings.order_timeout}  # for `slow_clients`
 
     sections = {**tags, **OPERATIONS}.items()
