@@ -250,10 +250,10 @@ def test_one_part_of_redis_that_can_lose_orders_is_a_warning(
     own_redis: RedisServer, weakness: dict[str, str], warning: str
 ) -> None:
     own_redis.client.config_set("min-replicas-to-write", "1")
-    parts = [own_redis.client.info() | {"connected_slaves": 1}]
+    parts = [{**own_redis.client.info(), "connected_slaves": 1}]
     for setting in weakness.items():
         own_redis.client.config_set(*setting)
-    parts.append(own_redis.client.info() | {"connected_slaves": 1})
+    parts.append({**own_redis.client.info(), "connected_slaves": 1})
     lines = list(test_connection._durability_lines(parts))
     warnings = "".join(line.text for line in lines if line.state == "warning")
     assert len(lines) == 3
