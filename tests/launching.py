@@ -9,10 +9,9 @@ import subprocess
 import sys
 import sysconfig
 import venv
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 import requests
@@ -69,30 +68,30 @@ def every_python_first_runs(folder: Path, *lines: str) -> dict[str, str]:
     return {"PYTHONPATH": str(folder)}
 
 
-class Process(NamedTuple):
-    pid: int
-    parent: int
-    command: str
-
-
-def processes() -> list[Process]:
-    """Return all processes; a slim Linux has no `ps`, but it has /proc."""
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
+def processes_of(folder: Path) -> dict[int, str]:
+    """Return the pid and the command of what runs on this copy's `.venv`."""
+    found = {}
+    for place in Path("/proc").glob("[0-9]*/cmdline"):  # a slim Linux has no `ps`
         with suppress(OSError):  # it ended meanwhile
-            parent = (folder / "stat").read_text().rpartition(")")[2].split()[1]
-            command = (folder / "cmdline").read_text(errors="replace").replace("\0", " ")
-            found.append(Process(int(folder.name), int(parent), command))
+            found[int(place.parent.name)] = place.read_text(errors="replace").replace("\0", " ")
     if not found:
-        table = subprocess.check_output(["ps", "-axww", "-o", "pid=,ppid=,args="], text=True)
-        rows = (row.split(maxsplit=2) for row in table.splitlines())
-        found = [Process(int(pid), int(parent), command) for pid, parent, command in rows]
-    return found
+        table = subprocess.check_output(["ps", "-axww", "-o", "pid=,args="], text=True)
+        rows = (row.split(maxsplit=1) for row in table.splitlines())
+        found = {int(pid): command for pid, command in rows}
+    return {pid: run for pid, run in found.items() if run.startswith(f"{folder}/.venv")}
 
 
-def processes_of(folder: Path) -> list[Process]:
-    """Return what runs on the Python of this copy's `.venv`."""
-    return [found for found in processes() if found.command.startswith(f"{folder}/.venv")]
+def unread(
+    command: list[str], folder: Path, environment: Mapping[str, str] = os.environ
+) -> tuple[int, bytes]:
+    """Run a command whose output nobody reads; return its exit status and what it complains."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    with open(writing, "wb") as nobody:
+        result = subprocess.run(
+            command, cwd=folder, env=environment, stdout=nobody, stderr=subprocess.PIPE, timeout=60
+        )
+    return result.returncode, result.stderr
 
 
 def said_on_a_terminal(code: str, **environment: str) -> str:

@@ -4,36 +4,26 @@ import io
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from pathlib import Path
 
 import pytest
 
 import test_connection
 from shopsphere import audit
 from shopsphere.domain.pks import new_pk
-from tests.launching import three_services
 from tests.load import send
 from tests.servers import RedisServer, answering
 from tests.shop import Shop
 
-SETTLING = {"ORDER_TIMEOUT": "2", "SETTLE_AFTER": "0.2", "SETTLE_INTERVAL": "0.1"}
-ADMIN = {"ADMIN_EMAIL": "admin@example.com", "ADMIN_PASSWORD": "securepass123"}
 Run = Callable[..., tuple[bool, str]]
 
 
 @pytest.fixture(scope="module")
-def environment(redis_server: RedisServer) -> dict[str, str]:
-    redis_server.client.flushall()
-    return {
-        "USE_REDIS": "required", "REDIS_PORT": str(redis_server.port), "LOG_LEVEL": "WARNING",
-        "JWT_SECRET": "a secret of our own, of 32 bytes or more", **SETTLING,
-    }  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def shop(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
+def shop(redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
     """A shop in which everything adds up; a test that changes this repairs it."""
-    shop = Shop(tmp_path_factory.mktemp("shop"), environment)
+    redis_server.client.flushall()
+    settings = {"SETTLE_AFTER": "0.2", "SETTLE_INTERVAL": "0.1", "LOG_LEVEL": "WARNING"}
+    settings |= {"USE_REDIS": "required", "REDIS_PORT": str(redis_server.port)}
+    shop = Shop(tmp_path_factory.mktemp("shop"), settings)
     try:
         yield shop.start()
     finally:
@@ -218,24 +208,3 @@ def test_what_cannot_be_compared_is_not(run: Run, body: bytes, text: str) -> Non
     assert printed.startswith("audit            FAILED   ")
     assert text in printed
     assert f"FAILED   {url}/ does not respond" in run(order_service_url=url)[1]
-
-
-def test_the_exit_status_tells_whether_the_stock_adds_up_and_the_administrator_signs_in(
-    shop: Shop, environment: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
-    guarded = {**environment, **ADMIN, "AUTH_REQUIRED": "true"}
-    with three_services(tmp_path, **guarded) as on_the_same_storage:
-        for name, value in on_the_same_storage.order.environment.items():
-            monkeypatch.setenv(name, value)
-        assert test_connection.main(["--audit"]) == 0
-        hold(shop, shop.new_product(10), new_pk(), 2)
-        assert test_connection.main([]) == 0
-        assert test_connection.main(["--audit"]) == 1
-        assert test_connection.main(["--audit", "--repair", "--yes"]) == 0
-        told = capsys.readouterr().err.splitlines()
-        assert {line.partition(":")[0] for line in told} == {"Something is off, or under way"}
-        for name in ADMIN:
-            monkeypatch.delenv(name)
-        assert test_connection.main(["--audit"]) == 1
-        assert "Set ADMIN_EMAIL and ADMIN_PASSWORD here" in capsys.readouterr().out

@@ -10,7 +10,7 @@ from shopsphere import settings
 from shopsphere.domain.errors import CannotStart
 from shopsphere.settings import Settings
 from tests.apps import running
-from tests.servers import ROOT, Service
+from tests.servers import Service
 
 SECRET = "hunter2-is-a-secret"
 
@@ -81,14 +81,6 @@ def test_a_right_value_is_taken(
 ) -> None:
     monkeypatch.setenv(variable, given)
     assert getattr(Settings.load(), variable.lower()) == meant
-
-
-def test_the_example_lists_every_setting_with_its_default(env_file: Path) -> None:
-    example = (ROOT / ".env.example").read_text(encoding="utf-8")
-    lines = [line for line in example.splitlines() if line and not line.startswith("#")]
-    assert {line.partition("=")[0].lower() for line in lines} == set(Settings.model_fields)
-    env_file.write_text(example, encoding="utf-8")
-    assert Settings.load() == Settings()
 
 
 def test_a_setting_is_read_from_a_file_and_the_environment_wins(
