@@ -304,7 +304,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if wants_audit and can_audit:
         is_good = audit(settings, options.repair, options.yes, tell) and is_good
     elif wants_audit:
-        tell(Line("audit", "failed", "not done: first fix the service that FAILED"))
+        tell(Line("audit", "failed", "not done: first fix what FAILED above"))
     if options.json:
         print(as_json(lines, is_good, wants_audit))
     return 0 if is_good else 1

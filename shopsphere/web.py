@@ -101,7 +101,7 @@ def create_app(
             log.info("the %s service keeps its records in %s", service, opened.storage)
             if not settings.auth_required:
                 log.warning("AUTH_REQUIRED is false: anyone can do anything; development only")
-            # What is there by now stays: searching it for garbage costs a quarter of a read on Redis.
+            # What is there by now stays: to search it for garbage is a quarter of a read on Redis.
             gc.freeze()
             yield {"head_seconds": settings.order_timeout}  # for `slow_clients`
 
