@@ -133,7 +133,7 @@ def _filled(app: FastAPI, fill: Callable[[Any], Awaitable[None]]) -> FastAPI:
     @asynccontextmanager
     async def start_and_fill(app: FastAPI) -> AsyncIterator[Any]:
         async with start(app) as state:
-            await fill(app.state.opened.records)
+            await fill(app.state.service.opened.records)
             yield state
 
     app.router.lifespan_context = start_and_fill

@@ -9,7 +9,7 @@ import re
 import secrets
 import time
 
-from starlette.datastructures import Headers, State
+from starlette.datastructures import Headers
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
@@ -20,8 +20,7 @@ from shopsphere.domain import errors
 from shopsphere.domain.values import Role
 from shopsphere.error_answers import error_answer
 from shopsphere.logs import REQUEST_ID
-from shopsphere.metrics import RequestMetrics
-from shopsphere.settings import Settings
+from shopsphere.service import Service
 from shopsphere.tokens import Caller
 
 log = logging.getLogger("shopsphere.request")
@@ -40,11 +39,10 @@ class RequestLayer:
     cannot start, the server is given one line instead of a traceback.
     """
 
-    def __init__(self, app: ASGIApp, state: State) -> None:
+    def __init__(self, app: ASGIApp, service: Service[object]) -> None:
         self._app = app
-        self._state = state
-        self._metrics: RequestMetrics = state.metrics
-        settings: Settings = state.settings
+        self._service = service
+        settings = service.settings
         self._timeout_seconds = settings.order_timeout
         self._origins = settings.origins
         self._app_with_cors = Cors(app, settings.origins)
@@ -60,9 +58,8 @@ class RequestLayer:
 
     async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def send_one_line(message: Message) -> None:
-            line = getattr(self._state, "cannot_start", None)
-            if message["type"] == "lifespan.startup.failed" and line:
-                message = {**message, "message": line}
+            if message["type"] == "lifespan.startup.failed" and self._service.cannot_start:
+                message = {**message, "message": self._service.cannot_start}
             await send(message)
 
         await self._app(scope, receive, send_one_line)
@@ -117,7 +114,7 @@ class RequestLayer:
             await app(scope, receive, send_ours)
         seconds = time.perf_counter() - started
         scope["method"] = method
-        self._metrics.count(scope, status, seconds)
+        self._service.metrics.count(scope, status, seconds)
         path = scope["raw_path"].decode("ascii", "backslashreplace")
         fields = _fields(scope, path, status, seconds) if self._logs_fields else None
         log.info("%s %s %s in %.1f ms", method, path, status, seconds * 1000, extra=fields)

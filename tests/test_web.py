@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from shopsphere import __version__
 from shopsphere.layers import RequestLayer
+from shopsphere.metrics import RequestMetrics
 from tests.apps import (
     BUILD,
     CheckedClient,
@@ -335,8 +336,9 @@ async def test_an_answer_that_breaks_off_is_not_ended_as_if_it_were_whole() -> N
         sent.append(message)
 
     scope = {"type": "http", "headers": [], "method": "GET", "raw_path": b"/"}
-    state = BUILD["product"](settings_of(MEMORY)).state
-    await RequestLayer(app, state)(scope, Request(scope).receive, send)
+    service = BUILD["product"](settings_of(MEMORY)).state.service
+    service.metrics = RequestMetrics()
+    await RequestLayer(app, service)(scope, Request(scope).receive, send)
     assert [message["type"] for message in sent] == ["http.response.start"]
 
 
