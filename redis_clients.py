@@ -449,8 +449,8 @@ async def _serves(client: ShopRedis, probe: str) -> bool:
             raise NothingAnswers from error
         else:
             raise CannotStart(
-                f"What listens at REDIS_URL, or REDIS_HOST, REDIS_PORT, does not serve us ({error}). "
-                "Is it a Redis? Does it want TLS (rediss://), or more clients (maxclients)?"
+                f"What listens at REDIS_URL, or REDIS_HOST, REDIS_PORT, does not serve us: {error}. "
+                "Is it a Redis? Is it for TLS (rediss://)? Has it clients to spare (maxclients)?"
             ) from error
     return True
 
