@@ -82,18 +82,19 @@ def blocks(page: Path) -> list[tuple[str, str]]:
 
 
 def steps(page: Path) -> list[Step]:
-    """Return the commands in the blocks of a page, in its order."""
+    """Return the commands in the blocks of a page; what a block answers, its first command does."""
     found: list[Step] = []
+    asked = Step("")
     for language, text in blocks(page):
-        if language == "bash" and text.startswith(A_TOKEN):
-            found.append(Step(text))
-        elif language == "bash":
+        if language == "bash":
             lines = re.sub(r"(?m)(^|\s+)#.*$", "", text).replace("\\\n", "\0").splitlines()
-            found += [Step(line.replace("\0", "\\\n")) for line in lines if line]
+            commands = [line.replace("\0", "\\\n") for line in lines if line]
+            asked, *others = map(Step, [text] if text.startswith(A_TOKEN) else commands)
+            found += [asked, *others]
         elif language in LANGUAGES and not (is_drawing(text) or is_settings(text)):
-            assert found, f"{page.name} shows an answer before there is a command"
-            assert language not in found[-1].answers, f"two answers to {found[-1].command}"
-            found[-1].answers[language] = text
+            assert asked.command, f"{page.name} shows an answer before there is a command"
+            assert language not in asked.answers, f"two answers to {asked.command}"
+            asked.answers[language] = text
     return found
 
 
