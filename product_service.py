@@ -9,7 +9,6 @@ from typing import Annotated, Any, Self
 
 from fastapi import APIRouter, Depends, FastAPI, Header, Path, Query, Request, Response
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, model_validator
-from starlette.datastructures import State
 
 from shopsphere.access import ADMINISTRATOR, ADMINISTRATOR_OR_ORDER_SERVICE, ORDER_SERVICE, anyone
 from shopsphere.catalogue.products import Products
@@ -21,8 +20,9 @@ from shopsphere.idempotency_key import REPLAY_HEADER, IdempotencyKey, show_repla
 from shopsphere.models import PK_SCHEMA, Amount, Money, pk_of, pk_or, to_cents
 from shopsphere.paging import WITH_LINK, AnyPaging, PagingByEntry, PagingByPk, listing
 from shopsphere.records import StorageName
+from shopsphere.service import Service, service_of
 from shopsphere.settings import Settings
-from shopsphere.web import Body, Public, create_app, from_state, serve
+from shopsphere.web import OWN, Body, Public, create_app, serve
 from storage import open_storage
 
 PORT = 8000
@@ -133,11 +133,11 @@ async def _same_storage(
         Header(include_in_schema=False),  # where the order service keeps its orders
     ] = None,
 ) -> None:
-    if x_storage not in (None, request.app.state.opened.storage):
+    if x_storage not in (None, service_of(request).opened.storage):
         raise errors.StorageMismatch
 
 
-Catalogue = Annotated[Products, from_state("products")]
+Catalogue = Annotated[Products, OWN]
 Pk = Annotated[
     str,
     pk_or(errors.ProductNotFound),
@@ -210,7 +210,7 @@ async def search_products(
 async def get_product(pk: Pk, request: Request) -> Product:
     """One product: its name, its price, and how many can be ordered now."""
     # The route that is asked most does without a dependency, which costs 12 µs.
-    products: Products = request.app.state.products
+    products: Products = service_of(request).own
     return await products.get(pk)
 
 
@@ -341,21 +341,20 @@ async def ship(pk: Pk, order_pk: OrderPk, products: Catalogue) -> None:
 
 
 @asynccontextmanager
-async def _catalogue(state: State) -> AsyncIterator[None]:
-    state.products = Products(state.opened.records)
-    yield
+async def _catalogue(service: Service[Products]) -> AsyncIterator[Products]:
+    yield Products(service.opened.records)
 
 
 def build(settings: Settings | None = None) -> FastAPI:
     """Return the app, with these settings or those of the environment."""
     return create_app(
         "product",
-        description=DESCRIPTION,
-        tags=TAGS,
-        routers=[catalogue, stock, reservations],
-        open_storage=open_storage,
-        resources=_catalogue,
-        settings=settings,
+        DESCRIPTION,
+        TAGS,
+        [catalogue, stock, reservations],
+        open_storage,
+        _catalogue,
+        settings,
     )
 
 

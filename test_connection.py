@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 TIMEOUT_SECONDS = 5
-AUDITED = ("product service", "order service")
+AUDITED = ("product service", "order service", "storage")
 NO_PK = "0" * 26
 ASKS_FOR_A_TOKEN = {
     "product": f"/products/{NO_PK}/stock",
@@ -203,23 +203,14 @@ def check(settings: "Settings") -> Iterator[Line]:
     """Yield the whole table, line by line, as it becomes known."""
     with ThreadPoolExecutor() as threads:
         looking = {name: threads.submit(look_at, name, settings) for name in ASKS_FOR_A_TOKEN}
-        has_redis = False
-        for line in redis_lines(settings):
-            has_redis |= line.is_good and line.text.startswith(settings.redis_address)
-            yield line
+        yield from redis_lines(settings)
         found = {name: look.result() for name, look in looking.items()}
-    storages = {looked.storage for looked in found.values() if looked.storage}
-    right = "redis" if has_redis else "memory"
-    for line, storage, _ in found.values():
-        if line.is_good and len(storages) > 1 and storage != right:
-            text = f"{line.text}, not on {right}. Restart it with the USE_REDIS and the Redis "
-            line = Line(line.name, "other storage", text + "address of the others.")
-        yield line
-    if len(storages) > 1:
-        text = "the services are on different storages"
-        if found["product"].storage != found["order"].storage:
-            text += ": orders will be refused"
-        yield Line("storage", "failed", text)
+    yield from (looked.line for looked in found.values())
+    storages = {name: looked.storage for name, looked in found.items() if looked.storage}
+    if len(set(storages.values())) > 1:
+        where = ", ".join(f"{name} on {storage}" for name, storage in storages.items())
+        text = f"the services are on different storages: {where}. Restart them with the same "
+        yield Line("storage", "failed", text + "USE_REDIS and address of Redis.")
     others = [name for name, looked in found.items() if looked.has_our_secret is False]
     if others and any(looked.has_our_secret for looked in found.values()):
         text = f"differs between the {' and the '.join(others)} service and the rest, so they "
@@ -313,7 +304,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if wants_audit and can_audit:
         is_good = audit(settings, options.repair, options.yes, tell) and is_good
     elif wants_audit:
-        tell(Line("audit", "failed", "not done: first fix the service that FAILED"))
+        tell(Line("audit", "failed", "not done: first fix what FAILED above"))
     if options.json:
         print(as_json(lines, is_good, wants_audit))
     return 0 if is_good else 1

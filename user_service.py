@@ -7,7 +7,6 @@ from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, FastAPI, Request
 from pydantic import Field
-from starlette.datastructures import State
 
 from shopsphere.access import SignedIn, anyone
 from shopsphere.accounts.accounts import Accounts, Session
@@ -20,9 +19,9 @@ from shopsphere.domain.values import User
 from shopsphere.error_answers import raises
 from shopsphere.examples import USER_MADE_AT, USER_PK
 from shopsphere.models import MAX_PASSWORD_LENGTH, Email, Password
-from shopsphere.records import Records
+from shopsphere.service import Service
 from shopsphere.settings import Settings
-from shopsphere.web import Body, Public, create_app, from_state, serve
+from shopsphere.web import OWN, Body, Public, create_app, serve
 from storage import open_storage
 
 PORT = 8001
@@ -69,7 +68,7 @@ async def _client(request: Request) -> str:
     return client_of(request.client.host if request.client else "")
 
 
-AllAccounts = Annotated[Accounts, from_state("accounts")]
+AllAccounts = Annotated[Accounts, OWN]
 Client = Annotated[str, Depends(_client)]
 
 accounts = APIRouter(tags=["accounts"], responses=raises(errors.StoreUnavailable))
@@ -129,27 +128,17 @@ async def change_password(
 
 
 @asynccontextmanager
-async def _accounts(state: State) -> AsyncIterator[None]:
-    settings: Settings = state.settings
-    records: Records = state.opened.records
+async def _accounts(service: Service[Accounts]) -> AsyncIterator[Accounts]:
+    settings, records = service.settings, service.opened.records
     users, throttle = Users(records), LoginThrottle(records, settings.login_limit)
     with Passwords(settings.bcrypt_rounds) as passwords:
         await ensure_administrator(settings, users, passwords)
-        state.accounts = Accounts(users, passwords, state.tokens, throttle)
-        yield
+        yield Accounts(users, passwords, service.tokens, throttle)
 
 
 def build(settings: Settings | None = None) -> FastAPI:
     """Return the app, with these settings or those of the environment."""
-    return create_app(
-        "user",
-        description=DESCRIPTION,
-        tags=TAGS,
-        routers=[accounts, own],
-        open_storage=open_storage,
-        resources=_accounts,
-        settings=settings,
-    )
+    return create_app("user", DESCRIPTION, TAGS, [accounts, own], open_storage, _accounts, settings)
 
 
 app = build()

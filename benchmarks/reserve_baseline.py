@@ -49,8 +49,8 @@ def build() -> FastAPI:
     @asynccontextmanager
     async def start_scripted(app: FastAPI) -> AsyncIterator[Any]:
         async with start(app) as state:
-            app.state.products = await ScriptedProducts.connect(
-                app.state.settings, app.state.products
+            app.state.service.own = await ScriptedProducts.connect(
+                app.state.service.settings, app.state.service.own
             )
             yield state
 

@@ -137,13 +137,13 @@ def correct_openapi(app: FastAPI) -> None:
             if isinstance(route, APIRoute) and route.include_in_schema:
                 for method in route.methods or ():
                     operation = document["paths"][route.path_format][method.lower()]
-                    _correct(operation, is_token_optional(route, app.state.settings))
+                    _correct(operation, is_token_optional(route, app.state.service.settings))
         components = document["components"]
         components["securitySchemes"] = dict(  # Swagger's cursor is in the last, AccessToken
             sorted(components["securitySchemes"].items(), reverse=True)
         )
         schemas = components["schemas"]
-        schemas["Health"]["properties"]["service"]["examples"] = [app.state.service]
+        schemas["Health"]["properties"]["service"]["examples"] = [app.state.service.name]
         for unused in ("HTTPValidationError", "ValidationError"):
             schemas.pop(unused, None)
         schemas |= models_json_schema(

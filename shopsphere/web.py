@@ -1,18 +1,19 @@
 """What holds for every service: how it starts, its errors, its health, its docs, its layers."""
 
+import gc
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from functools import partial
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 import uvicorn
 from fastapi import APIRouter, Depends, FastAPI, Request, Response
 from fastapi.middleware.asyncexitstack import AsyncExitStackMiddleware
+from fastapi.responses import PlainTextResponse
 from fastapi.routing import APIRoute
 from fastapi_offline import FastAPIOffline
 from pydantic import BaseModel, ConfigDict, Field
-from starlette.datastructures import State
 from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.types import ASGIApp
 
@@ -21,21 +22,21 @@ from shopsphere.access import METRICS_READER, anyone, guard
 from shopsphere.deadline import Deadline
 from shopsphere.domain.errors import CannotStart, StoreUnavailable
 from shopsphere.error_answers import HANDLERS, correct_openapi, raises
-from shopsphere.layers import Cors, Limits, RequestLog
+from shopsphere.layers import RequestLayer
 from shopsphere.logs import configure_logging
 from shopsphere.metrics import CONTENT_TYPE, RequestMetrics, exposition
 from shopsphere.records import Opened, StorageName
+from shopsphere.service import Service, service_of
 from shopsphere.settings import Settings
 from shopsphere.slow_clients import PROTOCOL
 from shopsphere.tokens import Tokens
 
 log = logging.getLogger("shopsphere")
 
-Resources = Callable[[State], AbstractAsyncContextManager[None]]
+T = TypeVar("T")
+Opening = Callable[[Service[T]], AbstractAsyncContextManager[T]]
 
 OPERATIONS = {"operations": "Health checks and metrics."}
-
-
 METRICS_EXAMPLE = 'http_requests_total{method="GET",route="/",status="200"} 3.0'
 
 
@@ -62,27 +63,28 @@ class Health(BaseModel):
 
 
 def create_app(
-    service: str,
-    *,
+    name: str,
     description: str,
+    tags: Mapping[str, str],
     routers: Iterable[APIRouter],
     open_storage: Callable[[Settings], Awaitable[Opened]],
-    resources: Resources,
-    tags: Mapping[str, str] = OPERATIONS,
+    opening: Opening[T],
     settings: Settings | None = None,
 ) -> FastAPI:
     """Return the app of a service.
 
-    Its storage is opened at start and kept in `app.state.opened`; `resources` is entered then, to
-    put further things of the service into the state. `tags` are the sections of its documentation,
+    Its storage is opened at start; `opening` is entered then, and yields what this service alone
+    has: the routes get it by `OWN`. `tags` are the sections of its documentation,
     each with a sentence. Wrong settings stop the start, and so does a CannotStart of either.
     """
     problem: CannotStart | None = None
     try:
         settings = settings or Settings.load()
-        configure_logging(service, settings)
+        configure_logging(name, settings)
     except CannotStart as error:
         settings, problem = Settings.model_construct(), error
+    tokens = Tokens(settings.jwt_secret.get_secret_value(), settings.jwt_expires_minutes)
+    service = Service[T](name, settings, tokens)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, float]]:
@@ -90,22 +92,25 @@ def create_app(
             try:
                 if problem:
                     raise problem
-                app.state.opened = opened = await open_storage(settings)
-                closing.push_async_callback(opened.records.close)
-                await closing.enter_async_context(resources(app.state))
+                service.metrics = RequestMetrics(name)
+                service.opened = await open_storage(settings)
+                closing.push_async_callback(service.opened.records.close)
+                service.own = await closing.enter_async_context(opening(service))
             except CannotStart as error:
-                app.state.cannot_start = str(error)
+                service.cannot_start = str(error)
                 raise
             for variable, meant in Settings.misspelt():
                 log.warning("Unknown setting %s. Did you mean %s?", variable, meant)
-            log.info("the %s service keeps its records in %s", service, opened.storage)
+            log.info("the %s service keeps its records in %s", name, service.opened.storage)
             if not settings.auth_required:
                 log.warning("AUTH_REQUIRED is false: anyone can do anything; development only")
+            # What is there by now stays: to search it for garbage is a quarter of a read on Redis.
+            gc.freeze()
             yield {"head_seconds": settings.order_timeout}  # for `slow_clients`
 
     sections = {**tags, **OPERATIONS}.items()
     app = FastAPIOffline(
-        title=f"ShopSphere {service}s",
+        title=f"ShopSphere {name}s",
         description=description,
         version=__version__,
         openapi_tags=[{"name": name, "description": text} for name, text in sections],
@@ -115,10 +120,7 @@ def create_app(
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
         exception_handlers=HANDLERS,
     )
-    app.state.settings = settings
     app.state.service = service
-    app.state.tokens = Tokens(settings.jwt_secret.get_secret_value(), settings.jwt_expires_minutes)
-    app.state.metrics = RequestMetrics(service)
     # Not include_router: FastAPI 0.165 searches an included router twice, at each level, for each
     # request, and the hot routes would come after those of the docs.
     routes = [route for router in (*routers, _operations) for route in router.routes]
@@ -141,9 +143,7 @@ def _layers(app: FastAPI) -> ASGIApp:
     )
     for middleware in reversed(app.user_middleware):
         layers = middleware.cls(layers, *middleware.args, **middleware.kwargs)
-    settings: Settings = app.state.settings
-    limits = Limits(layers, settings.order_timeout)
-    return RequestLog(Cors(limits, settings.origins), app.state)
+    return RequestLayer(layers, app.state.service)
 
 
 def serve(app: FastAPI, port: int) -> None:
@@ -151,13 +151,12 @@ def serve(app: FastAPI, port: int) -> None:
     uvicorn.run(app, host="127.0.0.1", port=port, http=PROTOCOL, log_config=None)
 
 
-def from_state(name: str) -> object:
-    """Return the dependency on a part of the app's state, such as `opened`."""
+async def _own(request: Request) -> object:
+    return service_of(request).own
 
-    async def part(request: Request) -> object:
-        return getattr(request.app.state, name)
 
-    return Depends(part)
+OWN = Depends(_own)
+"""The dependency on what a service alone has, as its `opening` yields it."""
 
 
 async def _deadline(request: Request) -> Deadline:
@@ -165,7 +164,6 @@ async def _deadline(request: Request) -> Deadline:
     return deadline
 
 
-OpenedStorage = Annotated[Opened, from_state("opened")]
 RequestDeadline = Annotated[Deadline, Depends(_deadline)]
 
 _operations = APIRouter(tags=["operations"])
@@ -173,32 +171,31 @@ _operations = APIRouter(tags=["operations"])
 
 @_operations.get("/")
 @anyone
-async def health(request: Request, opened: OpenedStorage) -> Health:
+async def health(request: Request) -> Health:
     """Responds whenever the process serves, even while its storage is unreachable."""
+    service = service_of(request)
     return Health(
-        service=request.app.state.service,
+        service=service.name,
         status="ok",
-        storage=opened.storage,
-        fallback=opened.is_fallback,
+        storage=service.opened.storage,
+        fallback=service.opened.is_fallback,
         version=__version__,
     )
 
 
 @_operations.get("/ready", responses=raises(StoreUnavailable))
 @anyone
-async def ready(request: Request, opened: OpenedStorage) -> Health:
+async def ready(request: Request) -> Health:
     """200 while the storage responds, 503 otherwise. Other services do not count."""
-    await opened.records.ping()
-    return await health(request, opened)
+    await service_of(request).opened.records.ping()
+    return await health(request)
 
 
 @_operations.get(
     "/metrics",
     dependencies=[METRICS_READER],
-    response_class=Response,
-    responses={
-        200: {"content": {"text/plain": {"schema": {"type": "string"}, "example": METRICS_EXAMPLE}}}
-    },
+    response_class=PlainTextResponse,
+    responses={200: {"content": {"text/plain": {"example": METRICS_EXAMPLE}}}},
 )
 async def metrics(request: Request) -> Response:
     """Requests, how they ended and how long they took, in the format of Prometheus.
@@ -206,5 +203,4 @@ async def metrics(request: Request) -> Response:
     The order service also counts orders placed, refused and settled, and the commands that were
     pending when settling last looked.
     """
-    registry = request.app.state.metrics.registry
-    return Response(exposition(registry), media_type=CONTENT_TYPE)
+    return Response(exposition(service_of(request).metrics.registry), media_type=CONTENT_TYPE)

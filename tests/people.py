@@ -38,7 +38,7 @@ PEOPLE: dict[str, Headers] = {
 
 def enlist(client: TestClient, *users: User) -> None:
     """Keep users whose pks are known beforehand, at the user service of this client."""
-    records: Records = client.app.state.opened.records  # type: ignore[attr-defined]  # a FastAPI
+    records: Records = client.app.state.service.opened.records  # type: ignore[attr-defined]  # a FastAPI
 
     async def keep() -> None:
         for user in users:

@@ -34,7 +34,7 @@ from tests.people import (
 from tests.servers import ROOT, Service
 
 MODULES = (product_service, user_service, order_service)
-APPS: dict[str, FastAPI] = {each.app.state.service: each.app for each in MODULES}
+APPS: dict[str, FastAPI] = {each.app.state.service.name: each.app for each in MODULES}
 DOCS = {"GET /docs", "GET /redoc", "GET /openapi.json"}
 LET_IN = "let in"
 
@@ -74,7 +74,7 @@ class Shop:
         stack.callback(self.stock.stop)
         environment = {**environment, "PRODUCT_SERVICE_URL": self.stock.url}
         self.clients = {
-            module.app.state.service: stack.enter_context(
+            module.app.state.service.name: stack.enter_context(
                 CheckedClient(module.build(settings_of(environment)))
             )
             for module in MODULES

@@ -66,7 +66,7 @@ def test_what_is_wrong_is_told_in_one_line_that_names_it_and_tells_no_secret(
     app = user_service.build()
     with pytest.raises(CannotStart), TestClient(app):
         pass
-    line = app.state.cannot_start
+    line = app.state.service.cannot_start
     assert line.startswith(variable)
     assert "\n" not in line
     secrets = {environment.get(name) for name in ("JWT_SECRET", "ADMIN_PASSWORD")}

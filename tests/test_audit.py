@@ -194,17 +194,10 @@ def test_a_repair_asks_first(shop: Shop, run: Run, monkeypatch: pytest.MonkeyPat
         assert (adds_up, "settled" in printed) == (agrees, agrees)
 
 
-@pytest.mark.parametrize(
-    ("body", "text"),
-    [
-        (b'{"storage": "memory"}', "the product service is on redis, the order service on memory"),
-        (b"[1]", "responds with 200, but not as a ShopSphere service does"),
-    ],
-)
-def test_what_cannot_be_compared_is_not(run: Run, body: bytes, text: str) -> None:
-    with answering(body) as url:
+def test_what_cannot_be_compared_is_not(run: Run) -> None:
+    with answering(b"[1") as url:
         adds_up, printed = run(repair=True, order_service_url=url)
     assert not adds_up
     assert printed.startswith("audit            FAILED   ")
-    assert text in printed
-    assert f"FAILED   {url}/ does not respond" in run(order_service_url=url)[1]
+    assert "responds with 200, but not as a ShopSphere service does" in printed
+    assert f"FAILED   {url}/orders does not respond" in run(order_service_url=url)[1]

@@ -40,7 +40,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "shopsphere.accounts", *PORT, "shopsphere.settings", "shopsphere.tokens",
     },
     "shopsphere.ordering": ORDERING,
-    "shopsphere.ordering.product_client": {*ORDERING, "requests"},
+    "shopsphere.ordering.product_client": {*ORDERING, "shopsphere.settings", "requests"},
     SHARED: {SHARED, *WEB, "uvicorn", "requests"},
     "test_connection": {"redis_clients", SHARED, "redis", "requests"},
     "start_all_services": {"shopsphere.launcher"},

@@ -241,7 +241,7 @@ def test_a_lost_node_is_nothing_but_unavailable_and_the_others_serve_on(
             lost.start()
         living = next(pk for pk in lives if lives[pk])
         await asyncio.gather(*(products.release(living, new_pk()) for _ in range(500)))
-        assert outcomes["served"] > outcomes["interrupted"]
+        assert outcomes["served"] > 150 * outcomes["interrupted"]
 
     async def connect_and_lose_a_node() -> None:
         async with products_at(cluster.url, "shopsphere") as products:
