@@ -59,6 +59,8 @@ BY_NO_TEST = {
     "up == 0": "Prometheus makes this figure itself",
     "brand": "the field that the reader is to add",
     "review_service.py": "the file that the reader is to add",
+    "Reviews": "a class in that file",
+    "limits": "a package that is not used any more",
     "redis.conf": "a file of Redis",
 }
 """What is printed and cannot be tried, and why."""
