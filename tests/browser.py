@@ -2,17 +2,15 @@
 
 import json
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service as Driver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
+from selenium.webdriver.support.wait import WebDriverWait
 
 from tests.servers import Service, wait_until
 
@@ -28,8 +26,7 @@ OPTIONS = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Shown:
+class Shown(NamedTuple):
     """An answer as the page shows it."""
 
     status: int
@@ -60,18 +57,8 @@ class Browser:
         """Open the documentation of a service."""
         self.chrome.get(f"http://{HOST}:{service.port}/docs")
         page = Swagger(self.chrome)
-        wait_until(lambda: page.all(".opblock"), why="Swagger UI shows the routes")
+        page.find(".opblock")
         return page
-
-
-@contextmanager
-def chromium(profile: Path) -> Iterator[Browser]:
-    """Run a Chromium with a profile of its own; it has ended afterwards."""
-    browser = Browser(profile)
-    try:
-        yield browser
-    finally:
-        browser.chrome.quit()
 
 
 class Swagger:
@@ -85,24 +72,26 @@ class Swagger:
     def all(self, css: str) -> list[WebElement]:
         return self.chrome.find_elements(By.CSS_SELECTOR, css)
 
+    def find(self, css: str) -> WebElement:
+        """Return the first such element, as soon as there is one."""
+        waiting = WebDriverWait(self.chrome, 15, 0.02)
+        return waiting.until(lambda _: self.all(css), css)[0]
+
     def press(self, css: str) -> None:
-        """Press a button, when it is there."""
-        wait_until(lambda: self.all(css), why=css)
+        """Press a button, as soon as it is there."""
         leave_field_and_click = "document.activeElement.blur(); arguments[0].click()"
-        self.chrome.execute_script(leave_field_and_click, self.all(css)[0])
+        self.chrome.execute_script(leave_field_and_click, self.find(css))
 
     def write(self, css: str, text: str) -> None:
         """Paste this in the place of what stands in a field."""
-        wait_until(lambda: self.all(css), why=css)
-        self.all(css)[0].send_keys(Keys.CONTROL, "a")
+        self.find(css).send_keys(Keys.CONTROL, "a")
         self.chrome.execute_cdp_cmd("Input.insertText", {"text": text})
 
     def authorize(self, token: str) -> None:
         """Paste an access token where the cursor is when the Authorize button was pressed."""
         self.press(".btn.authorize")
         box = ".auth-container:has(input:focus)"
-        wait_until(lambda: self.all(box), why="the cursor is in a field")
-        assert "AccessToken" in self.all(box)[0].text
+        assert "AccessToken" in self.find(box).text
         self.write(f"{box} input", token)
         self.press(f"{box} button.authorize")
         wait_until(lambda: "Authorized" in self.all(".auth-container")[-1].text)
@@ -113,19 +102,14 @@ class Swagger:
         self.tried.add(f"{method} {path}")
         block = f'.opblock-{method.lower()}:has([data-path="{path}"])'
         self.press(f"{block} .opblock-summary-control")
-        wait_until(lambda: self.all(f"{block} .try-out__btn"), why=f"{method} {path} opens")
-        if not self.all(f"{block} .execute"):
-            self.press(f"{block} .try-out__btn")
+        self.press(f"{block} .try-out__btn")
         for name, value in parameters.items():
             self.write(f'{block} tr[data-param-name="{name}"] input', value)
         if body is not None:
             self.write(f"{block} textarea.body-param__text", json.dumps(body))
-        if self.all(f"{block} .btn-clear"):
-            self.press(f"{block} .btn-clear")
         self.press(f"{block} .execute")
         answer = f"{block} .live-responses-table tbody"
-        wait_until(lambda: self.all(f"{answer} .response-col_status"), why=f"{method} {path}")
-        status = self.all(f"{answer} .response-col_status")[0].text.split()[0]
+        status = self.find(f"{answer} .response-col_status").text.split()[0]
         texts = [element.text for element in self.all(f"{answer} .highlight-code code")]
         self.press(f"{block} .opblock-summary-control")  # a page with all open is slow
         return Shown(int(status), texts[0] if texts else "")

@@ -35,46 +35,6 @@ on_posix = pytest.mark.skipif(os.name == "nt", reason="runs commands as POSIX do
 # --- the commands --------------------------------------------------------------------------------
 
 
-def story() -> list[tuple[list[str], object]]:
-    """Return the curl commands of each block, and the answer shown below the block to the first."""
-    found: list[tuple[list[str], object]] = []
-    for language, text in pages.blocks(PAGE):
-        if language == "json":
-            found[-1] = (found[-1][0], json.loads(text))
-        elif not text.startswith(pages.A_TOKEN):
-            commands = re.findall(r"(?m)^curl (?:.*\\\n)*.*$", text)
-            found += [(commands, None)] if commands else []
-    return found
-
-
-@on_posix
-@pytest.mark.skipif(not shutil.which("curl"), reason="there is no curl here to run")
-def test_the_commands_run_and_print_what_is_shown(
-    redis_server: RedisServer, tmp_path: Path
-) -> None:
-    redis_server.client.flushall()
-    on_redis = {"USE_REDIS": "required", "REDIS_PORT": str(redis_server.port)}
-    assert sum(len(commands) for commands, _ in story()) == README.count("\ncurl ") - 1
-    assert sum(answer is not None for _, answer in story()) >= 6
-    with three_services(tmp_path, **on_redis) as shop:
-        pk = "abc123"
-        for commands, shown in story():
-            moved = [pages.moved(command, shop, redis_server, pk) for command in commands]
-            said, *_ = [json.loads(pages.run(command, {})) for command in moved]
-            if shown is not None:
-                assert pages.without_chance(said) == pages.without_chance(shown), commands
-            pk = said["pk"] if "/products \\" in commands[0] else pk
-        orders = shop.order.get("/orders").json()
-        assert [(order["product_id"], order["quantity"]) for order in orders] == [(pk, 2), (pk, 1)]
-        for step in pages.steps(PAGE):
-            if step.command.startswith(("curl ", pages.A_TOKEN, "uvicorn ")):
-                continue
-            if not pages.is_excepted(step.command):
-                printed = pages.run(step.command, shop.order.environment)
-                text = pages.moved(step.answers["text"], shop, redis_server, "")
-                assert pages.without_numbers(printed) == pages.without_numbers(text)
-
-
 @on_posix
 @pytest.mark.skipif(not shutil.which("curl"), reason="there is no curl here to run")
 def test_the_administrator_of_a_closed_shop_puts_products_in(
