@@ -7,7 +7,6 @@ import socketserver
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
@@ -17,19 +16,10 @@ import pytest
 
 from shopsphere.domain.pks import is_pk, new_pk
 from tests.apps import JWT_SECRET, CheckedClient, running
-from tests.bad_bodies import (
-    NOT_TEXT,
-    NOT_WHOLE,
-    refuse_bad_field,
-    refuse_missing_fields,
-)
 from tests.network import Line
-from tests.proxy import Behave, Connection, Proxy, well
 from tests.servers import RedisServer, Service, free_port, wait_until
 
 MEMORY = {"USE_REDIS": "false"}
-NO_PK = "01M88Y16NKGWHEF1SV8EAR85EK"
-"""It could be a pk, but nothing has it; always the same, as names of tests must be."""
 
 
 @dataclass(frozen=True)
@@ -117,38 +107,13 @@ def test_an_order_of_too_many_says_what_there_is_and_takes_nothing(
     assert "2" in response.json()["detail"]
     assert shop.stock(lamp["pk"])["available"] == 2
     assert orders.get("/orders").json() == []
-    assert orders.post("/order", json={"product_id": lamp["pk"], "quantity": 2}).is_success
 
 
-@pytest.mark.parametrize(
-    "product_id", ["", "abc123", NO_PK, "x" * 30_000, "../products", "a/b", "\0", "é" * 26]
-)
-def test_an_order_of_no_such_product_is_404(
-    orders: CheckedClient, shop: Shop, product_id: str
-) -> None:
-    response = orders.post("/order", json={"product_id": product_id, "quantity": 1})
-    assert refusal(response) == (404, "product_not_found")
+def test_an_order_of_no_such_product_is_404(orders: CheckedClient) -> None:
+    for product_id in ("", "abc123", new_pk(), "x" * 30_000, "../products", "a/b", "\0", "é" * 26):
+        response = orders.post("/order", json={"product_id": product_id, "quantity": 1})
+        assert refusal(response) == (404, "product_not_found"), product_id
     assert orders.get("/orders").json() == []
-
-
-def test_no_bad_body_places_an_order(orders: CheckedClient, shop: Shop) -> None:
-    lamp = shop.add()
-    good = {"product_id": f'"{lamp["pk"]}"', "quantity": "1"}
-    bad_quantities = [*NOT_WHOLE, "0", "-1", "1000001"]
-    refuse_bad_field(orders, "POST", "/order", good, "quantity", bad_quantities)
-    refuse_bad_field(orders, "POST", "/order", good, "product_id", NOT_TEXT[:7])
-    refuse_missing_fields(orders, "POST", "/order", good)
-    assert shop.stock(lamp["pk"])["available"] == 10
-
-
-# Reading
-
-
-@pytest.mark.parametrize(
-    "pk", ["x", "abc123", NO_PK, NO_PK.lower(), "0" * 10_000, "%00", "%ff" * 26, "8" * 26]
-)
-def test_an_order_that_is_not_there_is_404(orders: CheckedClient, pk: str) -> None:
-    assert refusal(orders.get(f"/orders/{pk}")) == (404, "order_not_found")
 
 
 def test_orders_are_listed_whole_or_in_pages(orders: CheckedClient, shop: Shop) -> None:
@@ -159,23 +124,6 @@ def test_orders_are_listed_whole_or_in_pages(orders: CheckedClient, shop: Shop) 
     [following] = re.findall(r'<(.+)>; rel="next"', page.headers["Link"])
     assert page.json() + orders.get(following).json() == placed
     assert orders.get(f"/orders?after={placed[1]['pk']}").json() == placed[2:]
-
-
-# Two storages
-
-
-def test_an_order_and_its_stock_must_not_live_in_different_worlds(
-    shop: Shop, request: pytest.FixtureRequest
-) -> None:
-    lamp = shop.add()
-    other = MEMORY
-    if shop.storage == "memory":
-        server: RedisServer = request.getfixturevalue("redis_server")
-        other = {"USE_REDIS": "required", "REDIS_PORT": str(server.port)}
-    with running("order", other, product_service_url=shop.products.url) as orders:
-        response = orders.post("/order", json={"product_id": lamp["pk"], "quantity": 1})
-        assert refusal(response) == (503, "storage_mismatch")
-    assert shop.stock(lamp["pk"])["available"] == 10
 
 
 # A product service that misbehaves
@@ -227,16 +175,6 @@ def asked(requests: list[bytes], method: str) -> list[bytes]:
     return [request for request in requests if request.startswith(method.encode())]
 
 
-@contextlib.contextmanager
-def proxied(shop: Shop, behave: Behave) -> Iterator[Proxy]:
-    """Put a proxy that behaves like this before the product service."""
-    proxy = Proxy()
-    proxy.behave = behave
-    proxy.start(shop.products.url)
-    yield proxy
-    proxy.stop()
-
-
 def answer(status: str, body: object, *headers: str) -> bytes:
     """Return a response as it goes over the wire."""
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
@@ -254,28 +192,20 @@ RESERVED = {
 MISBEHAVIOURS = {
     "hanging": None,
     "closing the connection": b"",
-    "no HTTP": b"hello\r\n\r\n",
     "half an answer": b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{",
     "too many headers": answer("200 OK", RESERVED, *["A: b"] * 300),
     "no gzip": answer("200 OK", b"garbage", "Content-Encoding: gzip"),
-    "500": answer("500 Oh no", {"detail": "Something went wrong.", "code": "internal_error"}),
-    "503 for an hour": answer("503 Away", b"", "Retry-After: 3600"),
     "deeply nested garbage": answer("201 Created", b"[" * 100_000),
-    "nothing of the price": answer("201 Created", {**RESERVED, "unit_price": None}),
-    "another product": answer("201 Created", {**RESERVED, "product_id": NO_PK}),
-    "another order": answer("201 Created", {**RESERVED, "order_id": NO_PK}),
+    "another product": answer("201 Created", {**RESERVED, "product_id": "another"}),
+    "another order": answer("201 Created", {**RESERVED, "order_id": "another"}),
     "another quantity": answer("201 Created", {**RESERVED, "quantity": 5}),
-    "a price of NaN": answer("201 Created", {**RESERVED, "unit_price": float("nan")}),
     "a price of half a cent": answer("201 Created", {**RESERVED, "unit_price": 0.005}),
-    "a price without end": answer(
-        "201 Created", json.dumps(RESERVED).replace("1.0", "1e5000000").encode()
-    ),
+    "a price without end": answer("201 Created", RESERVED).replace(b" 1.0", b"1e5000000"),
     "no name": answer("201 Created", {**RESERVED, "product_name": ""}),
     "an accepted": answer("202 Accepted", RESERVED),
     "a redirect": answer("307 Temporary Redirect", b"", "Location: /elsewhere"),
     "404 of another path": answer("404 Not Found", {"detail": "Not here.", "code": "not_found"}),
     "product_not_found as 400": answer("400 Bad Request", NOT_FOUND),
-    "401": answer("401 Unauthorized", {"detail": "No.", "code": "invalid_token"}),
     "an odd refusal": answer("409 Conflict", {"code": "insufficient_quantity", "available": "x"}),
 }
 
@@ -310,6 +240,7 @@ def test_a_product_service_that_never_ends_takes_no_thread(shop: Shop, endless: 
         wait_until(lambda: b"hung up" in requests, 10)
 
 
+@in_memory
 def test_while_nothing_listens_an_order_is_503_and_a_retry_that_notes_none_names_none(
     shop: Shop,
 ) -> None:
@@ -324,73 +255,8 @@ def test_while_nothing_listens_an_order_is_503_and_a_retry_that_notes_none_names
         assert orders.get("/orders").json() == []
 
 
-def test_fifty_retries_at_once_of_a_placed_order_are_all_shown_that_order(
-    orders: CheckedClient, shop: Shop
-) -> None:
-    body, key = {"product_id": shop.add()["pk"], "quantity": 4}, {"Idempotency-Key": "mine"}
-    placed = orders.post("/order", json=body, headers=key)
-    with ThreadPoolExecutor(50) as threads:
-        retries = threads.map(lambda _: orders.post("/order", json=body, headers=key), range(50))
-    for retry in retries:
-        assert (retry.status_code, retry.json()) == (201, placed.json())
-        assert retry.headers["Idempotent-Replayed"] == "true"
-    assert orders.get("/orders").json() == [placed.json()]
-
-
-def test_a_retry_after_a_lost_response_holds_nothing_of_the_first_attempt(
-    shop: Shop,
-) -> None:
-    def lost_on_its_way_back(connection: Connection, _: int) -> None:
-        connection.forward()
-        connection.drop()
-
-    lamp = shop.add()
-    body, key = {"product_id": lamp["pk"], "quantity": 4}, {"Idempotency-Key": "mine"}
-    with (
-        proxied(shop, lost_on_its_way_back) as proxy,
-        order_service(shop, proxy.url) as orders,
-    ):
-        lost = orders.post("/order", json=body, headers=key)
-        assert refusal(lost) == (503, "product_service_unavailable")
-        assert shop.stock(lamp["pk"])["reserved"] == 4
-        shop.products.request("DELETE", f"/products/{lamp['pk']}")
-        proxy.behave = well
-        again = orders.post("/order", json=body, headers=key)
-        assert refusal(again) == (404, "product_not_found")
-        assert orders.get(f"/orders/{lost.json()['order_id']}").status_code == 404
-        assert shop.stock(lamp["pk"])["available"] == 10
-
-
-def test_an_order_whose_time_is_over_is_not_there_and_never_will_be(
-    shop: Shop,
-) -> None:
-    def late(connection: Connection, _: int) -> None:
-        if connection.command == "PUT":
-            connection.keep_for_later()
-        else:
-            well(connection, 1)
-
-    lamp = shop.add()
-    quick = {"product_service_timeout": 5, "order_timeout": 0.2, "settle_after": 0.3}
-    with (
-        proxied(shop, late) as proxy,
-        order_service(shop, proxy.url, settle_interval=0.05, **quick) as orders,
-    ):
-        response = orders.post("/order", json={"product_id": lamp["pk"], "quantity": 1})
-        assert refusal(response) == (503, "request_timeout")
-        order = f"/orders/{response.json()['order_id']}"
-        assert orders.get(order).status_code == 404
-        failed = 'orders_settled_total{outcome="failed"} 1.0'
-        wait_until(lambda: failed in orders.get("/metrics").text)
-        proxy.bring_what_is_late()
-        assert orders.get(order).status_code == 404
-        assert orders.get("/orders").json() == []
-        assert shop.stock(lamp["pk"])["available"] == 10
-
-
-def test_no_reservation_is_asked_for_after_the_time_of_the_request(
-    shop: Shop,
-) -> None:
+@in_memory
+def test_no_reservation_is_asked_for_after_the_time_of_the_request(shop: Shop) -> None:
     quick = {"order_timeout": 0.15, "settle_after": 1, "settle_interval": 0.05}
     with (
         misbehaving(answer("503 Away", b"")) as (url, requests),
@@ -401,16 +267,14 @@ def test_no_reservation_is_asked_for_after_the_time_of_the_request(
         before = len(asked(requests, "PUT"))
         wait_until(lambda: asked(requests, "DELETE"))  # by when all attempts would have been made
         assert len(asked(requests, "PUT")) == before > 0
+        assert orders.get(f"/orders/{response.json()['order_id']}").status_code == 404
 
 
-@pytest.mark.parametrize("order_timeout", [5, 120])
-def test_a_reservation_says_whose_it_is_where_and_until_when(
-    shop: Shop, order_timeout: int
-) -> None:
+def test_a_reservation_says_whose_it_is_where_and_until_when(shop: Shop) -> None:
     body = {"product_id": new_pk(), "quantity": 3}
     with (
         misbehaving(answer("404 Not Found", NOT_FOUND)) as (url, requests),
-        order_service(shop, url, order_timeout=order_timeout) as orders,
+        order_service(shop, url, order_timeout=5) as orders,
     ):
         began = time.time()
         response = orders.post("/order", json=body, headers={"X-Request-ID": "passed on"})
@@ -419,13 +283,13 @@ def test_a_reservation_says_whose_it_is_where_and_until_when(
     [received] = asked(requests, "PUT")
     head, _, content = received.decode().partition("\r\n\r\n")
     path = rf"/products/{body['product_id']}/reservations/[0-9A-Z]{{26}}"
-    assert re.match(rf"PUT {path} HTTP/1.1\r\n", head)
+    assert re.match(f"PUT {path} HTTP/1.1\r\n", head)
     assert {"X-Request-ID: passed on", f"X-Storage: {shop.storage}"} <= set(head.splitlines())
     assert json.loads(content) == {"quantity": 3}
     [token] = re.findall(r"Bearer (\S+)", head)
     claims = jwt.decode(token, JWT_SECRET, algorithms=["HS256"], audience="shopsphere")
     assert (claims["sub"], claims["role"]) == ("order-service", "service")
-    assert began + order_timeout <= claims["exp"] <= ended + order_timeout + 10
+    assert began + 5 <= claims["exp"] <= ended + 15
 
 
 @pytest.mark.parametrize("shop", ["redis"], indirect=True)
@@ -448,11 +312,10 @@ def test_every_figure_of_orders_is_there_before_there_is_anything_to_count(
     orders: CheckedClient, shop: Shop
 ) -> None:
     figures = orders.get("/metrics").text
-    for labels in ('refused_total{reason="insufficient_quantity"}', "placed_total"):
-        assert f"orders_{labels} 0.0\n" in figures
-    for outcome in ("placed", "failed", "cancelled", "shipped"):
-        assert f'orders_settled_total{{outcome="{outcome}"}} 0.0\n' in figures
-
+    refused = 'orders_refused_total{reason="insufficient_quantity"}'
+    outcomes = ("placed", "failed", "cancelled", "shipped")
+    settled = [f'orders_settled_total{{outcome="{outcome}"}}' for outcome in outcomes]
+    for figure in (refused, "orders_placed_total", *settled):
+        assert f"{figure} 0.0\n" in figures
     orders.post("/order", json={"product_id": shop.add(quantity=1)["pk"], "quantity": 2})
-    figures = orders.get("/metrics").text
-    assert 'orders_refused_total{reason="insufficient_quantity"} 1.0\n' in figures
+    assert f"{refused} 1.0\n" in orders.get("/metrics").text
