@@ -20,7 +20,6 @@ from shopsphere.examples import ORDER_MADE_AT, ORDER_PK, PRODUCT_PK, USER_PK, ex
 from shopsphere.idempotency_key import REPLAY_HEADER, IdempotencyKey, show_replay
 from shopsphere.models import PK_SCHEMA, Amount, pk_of, pk_or
 from shopsphere.ordering.checkout import Checkout
-from shopsphere.ordering.idempotency import LEASE_MARGIN_SECONDS, IdempotentCheckout
 from shopsphere.ordering.metrics import OrderMetrics
 from shopsphere.ordering.notifier import Notifier
 from shopsphere.ordering.orders import Orders
@@ -35,6 +34,8 @@ from storage import open_storage
 log = logging.getLogger("shopsphere.order")
 
 PORT = 8002
+LEASE_MARGIN_SECONDS = 2
+"""How much longer than its request may run a key is held, in case its process dies."""
 DESCRIPTION = """
 Place and manage orders; stock is never oversold.
 
@@ -100,9 +101,8 @@ SettledPk = Annotated[
     pk_of("an order"),
     Path(description=OF_AN_ORDER, json_schema_extra=PK_SCHEMA),
 ]
-PlacesOrders = Annotated[IdempotentCheckout, from_state("idempotent_checkout")]
-EndsOrders = Annotated[Checkout, from_state("checkout")]
-SettlesOrders = Annotated[Settling, from_state("settling")]
+OrderCheckout = Annotated[Checkout, from_state("checkout")]
+OrderSettling = Annotated[Settling, from_state("settling")]
 
 ordering = APIRouter(tags=["orders"], responses=raises(errors.StoreUnavailable))
 fulfilment = APIRouter(tags=["fulfilment"], responses=raises(errors.StoreUnavailable))
@@ -129,7 +129,7 @@ async def place_order(
     body: OrderCreate,
     caller: Customer,
     key: IdempotencyKey,
-    checkout: PlacesOrders,
+    checkout: OrderCheckout,
     deadline: RequestDeadline,
     response: Response,
 ) -> Order:
@@ -183,7 +183,7 @@ async def get_order(caller: Customer, pk: Pk, orders: AllOrders) -> Order:
     },
 )
 async def cancel_order(
-    caller: Customer, pk: Pk, checkout: EndsOrders, deadline: RequestDeadline
+    caller: Customer, pk: Pk, checkout: OrderCheckout, deadline: RequestDeadline
 ) -> Order:
     """Cancel one of your orders: its stock goes back, once, however often this is called.
 
@@ -202,7 +202,7 @@ async def cancel_order(
         **raises(errors.OrderNotFound, errors.OrderIsCancelled),
     },
 )
-async def ship_order(pk: Pk, checkout: EndsOrders, deadline: RequestDeadline) -> Order:
+async def ship_order(pk: Pk, checkout: OrderCheckout, deadline: RequestDeadline) -> Order:
     """Mark an order as shipped, which is final. Its units count as shipped, once.
 
     It also works while the product service is unreachable: the stock follows.
@@ -217,7 +217,7 @@ async def ship_order(pk: Pk, checkout: EndsOrders, deadline: RequestDeadline) ->
         errors.InvalidRequest, errors.ProductServiceUnavailable, errors.StorageMismatch
     ),
 )
-async def settle_order(pk: SettledPk, body: Settle, settling: SettlesOrders) -> Settled:
+async def settle_order(pk: SettledPk, body: Settle, settling: OrderSettling) -> Settled:
     """Settle one order now, if no request is at work on it: for repairs after an audit.
 
     An order that was not placed never will be, and stock that the product holds for it goes back;
@@ -235,21 +235,14 @@ async def _ordering(state: State) -> AsyncIterator[None]:
     if settings.settle_after <= settings.order_timeout:
         log.warning("SETTLE_AFTER is not above ORDER_TIMEOUT: orders that are only slow will fail")
 
-    with ProductClient(
-        settings.product_service_url,
-        state.opened.storage,
-        settings.product_service_timeout,
-        state.tokens,
-    ) as products:
+    with ProductClient(settings, state.opened.storage, state.tokens) as products:
         notifier = Notifier(products, metrics)
-        checkout = Checkout(records, products, notifier, metrics)
+        settling = Settling(records, notifier, metrics, settings.settle_after)
+        lease_seconds = settings.order_timeout + LEASE_MARGIN_SECONDS
         state.orders = Orders(records)
-        state.checkout = checkout
-        state.settling = Settling(records, notifier, metrics, settings.settle_after)
-        state.idempotent_checkout = IdempotentCheckout(
-            records, checkout, state.settling, settings.order_timeout + LEASE_MARGIN_SECONDS
-        )
-        running = asyncio.create_task(state.settling.run(settings.settle_interval))
+        state.settling = settling
+        state.checkout = Checkout(records, products, notifier, settling, metrics, lease_seconds)
+        running = asyncio.create_task(settling.run(settings.settle_interval))
         try:
             yield
         finally:
@@ -261,13 +254,7 @@ async def _ordering(state: State) -> AsyncIterator[None]:
 def build(settings: Settings | None = None) -> FastAPI:
     """Return the app, with these settings or those of the environment."""
     app = create_app(
-        "order",
-        description=DESCRIPTION,
-        tags=TAGS,
-        routers=[ordering, fulfilment],
-        open_storage=open_storage,
-        resources=_ordering,
-        settings=settings,
+        "order", DESCRIPTION, TAGS, [ordering, fulfilment], open_storage, _ordering, settings
     )
     app.state.order_metrics = OrderMetrics(app.state.metrics.registry)
     return app

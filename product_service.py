@@ -350,12 +350,12 @@ def build(settings: Settings | None = None) -> FastAPI:
     """Return the app, with these settings or those of the environment."""
     return create_app(
         "product",
-        description=DESCRIPTION,
-        tags=TAGS,
-        routers=[catalogue, stock, reservations],
-        open_storage=open_storage,
-        resources=_catalogue,
-        settings=settings,
+        DESCRIPTION,
+        TAGS,
+        [catalogue, stock, reservations],
+        open_storage,
+        _catalogue,
+        settings,
     )
 
 

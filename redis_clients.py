@@ -16,7 +16,7 @@ from redis._parsers.socket import SERVER_CLOSED_CONNECTION_ERROR
 from redis.asyncio import BlockingConnectionPool, ConnectionPool, Redis
 from redis.asyncio.client import Pipeline
 from redis.asyncio.cluster import ClusterNode, ClusterPipeline, RedisCluster
-from redis.asyncio.connection import AbstractConnection, Connection, SSLConnection, parse_url
+from redis.asyncio.connection import SSLConnection, parse_url
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import (
     Sentinel,
@@ -90,25 +90,6 @@ def our_errors() -> Iterator[None]:
             log.warning("Redis cannot serve now: %s: %.300s", type(error).__name__, error)
             raise StoreUnavailable from error
         raise
-
-
-class _ClosedByAnother(AbstractConnection):
-    """A connection that says so when another command's failure closed it: a Cluster repeats that.
-
-    With redis-py 8.1 it is an AttributeError, or with uvloop a RuntimeError.
-    """
-
-    async def send_packed_command(self, *args: Any, **options: Any) -> None:
-        try:
-            await super().send_packed_command(*args, **options)
-        except (AttributeError, RuntimeError) as error:
-            raise ConnectionError("The connection was closed meanwhile.") from error
-
-
-class _SafeConnection(_ClosedByAnother, Connection): ...
-
-
-class _SafeTLSConnection(_ClosedByAnother, SSLConnection): ...
 
 
 class _KnownCommands(AsyncCommandsParser):
@@ -278,19 +259,6 @@ class ShopCluster(RedisCluster):
         self._commands = asyncio.Semaphore(POOL["max_connections"])
         self._pipelines = asyncio.Semaphore(POOL["max_connections"])
         self.commands_parser = _KnownCommands()  # type: ignore[assignment]  # as above
-        connection_class = _SafeTLSConnection if options.get("ssl") else _SafeConnection
-        self.connection_kwargs["connection_class"] = connection_class
-        for node in self.nodes_manager.startup_nodes.values():
-            node.connection_class = connection_class
-
-    def get_node(
-        self, host: str | None = None, port: int | None = None, node_name: str | None = None
-    ) -> ClusterNode:
-        """Return a node; one that is new to the Cluster is not known before it has slots."""
-        found = super().get_node(host, port, node_name)
-        if found is None:
-            raise exceptions.ClusterError(f"The node {node_name or port} is not known yet.")
-        return found
 
     async def aclose(self) -> None:
         """Read the layout again: called by redis-py, which here closes what other commands use."""
@@ -336,6 +304,10 @@ async def _turn(turns: asyncio.Semaphore) -> AsyncIterator[None]:
             raise ConnectionError("No connection available.") from None
         try:
             yield
+        except (AttributeError, RuntimeError) as error:
+            # So redis-py 8.1 has it when another command's failure closed the connection, and when
+            # a command belongs to a node that is new to the Cluster.
+            raise ConnectionError("The connection was closed meanwhile.") from error
         finally:
             turns.release()
 

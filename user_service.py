@@ -141,15 +141,7 @@ async def _accounts(state: State) -> AsyncIterator[None]:
 
 def build(settings: Settings | None = None) -> FastAPI:
     """Return the app, with these settings or those of the environment."""
-    return create_app(
-        "user",
-        description=DESCRIPTION,
-        tags=TAGS,
-        routers=[accounts, own],
-        open_storage=open_storage,
-        resources=_accounts,
-        settings=settings,
-    )
+    return create_app("user", DESCRIPTION, TAGS, [accounts, own], open_storage, _accounts, settings)
 
 
 app = build()

@@ -51,7 +51,6 @@ SECONDS_OF_PATIENCE = 15
 FAILED_START_LINES = ("Application startup failed", "Process SpawnProcess-")
 """What uvicorn 0.54 prints for a start that failed, the second above a traceback. The reloader of
 `--reload` then waits for a file to change, and keeps the port."""
-COLOURS = {"product": "36", "user": "32", "order": "35", "redis": "33"}
 
 Health = dict[str, Any]
 
@@ -151,9 +150,6 @@ class Program:
 
     def _show_lines(self) -> None:
         prefix = f"{self.name:<7} | "
-        has_colours = sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
-        if has_colours and not os.environ.get("NO_COLOR"):
-            prefix = f"\033[{COLOURS.get(self.name, '34')}m{prefix}\033[0m"
         for line in self.process.stdout or ():
             self.last_lines.append(line.rstrip())
             self.notice_failed_start(line)

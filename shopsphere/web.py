@@ -21,7 +21,7 @@ from shopsphere.access import METRICS_READER, anyone, guard
 from shopsphere.deadline import Deadline
 from shopsphere.domain.errors import CannotStart, StoreUnavailable
 from shopsphere.error_answers import HANDLERS, correct_openapi, raises
-from shopsphere.layers import Cors, Limits, RequestLog
+from shopsphere.layers import RequestLayer
 from shopsphere.logs import configure_logging
 from shopsphere.metrics import CONTENT_TYPE, RequestMetrics, exposition
 from shopsphere.records import Opened, StorageName
@@ -63,12 +63,11 @@ class Health(BaseModel):
 
 def create_app(
     service: str,
-    *,
     description: str,
+    tags: Mapping[str, str],
     routers: Iterable[APIRouter],
     open_storage: Callable[[Settings], Awaitable[Opened]],
     resources: Resources,
-    tags: Mapping[str, str] = OPERATIONS,
     settings: Settings | None = None,
 ) -> FastAPI:
     """Return the app of a service.
@@ -141,9 +140,7 @@ def _layers(app: FastAPI) -> ASGIApp:
     )
     for middleware in reversed(app.user_middleware):
         layers = middleware.cls(layers, *middleware.args, **middleware.kwargs)
-    settings: Settings = app.state.settings
-    limits = Limits(layers, settings.order_timeout)
-    return RequestLog(Cors(limits, settings.origins), app.state)
+    return RequestLayer(layers, app.state)
 
 
 def serve(app: FastAPI, port: int) -> None:

@@ -31,7 +31,6 @@ from shopsphere.domain.errors import (
 from shopsphere.domain.records import OrderRecord
 from shopsphere.domain.values import EVER_PLACED, Item, Order, OrderStatus, Reservation, Stock
 from shopsphere.ordering.checkout import Checkout
-from shopsphere.ordering.idempotency import IdempotentCheckout
 from shopsphere.ordering.metrics import OrderMetrics
 from shopsphere.ordering.notifier import Notifier
 from shopsphere.ordering.orders import SHOP
@@ -200,11 +199,10 @@ class OrderService:
 
     checkout: Checkout
     settling: Settling
-    keyed: IdempotentCheckout
     seconds_left: float
 
     async def place(self, key: str | None, *items: Item) -> Order:
-        order, _ = await self.keyed.place(key, items, None, self._deadline())
+        order, _ = await self.checkout.place(key, items, None, self._deadline())
         return order
 
     async def cancel(self, pk: str) -> Order:
@@ -282,10 +280,9 @@ class SmallShop:
         figures, records = self._figures, _wire(self.records, StoreUnavailable, noted)
         products = _wire(ProductsAtHand(self.products), ProductServiceUnavailable, noted)
         notifier = Notifier(products, figures)
-        checkout = Checkout(records, products, notifier, figures)
         settling = Settling(records, notifier, figures, settle_after)
-        keyed = IdempotentCheckout(records, checkout, settling, lease_seconds)
-        return OrderService(checkout, settling, keyed, seconds_left)
+        checkout = Checkout(records, products, notifier, settling, figures, lease_seconds)
+        return OrderService(checkout, settling, seconds_left)
 
     async def settle(self) -> None:
         """Settle all, however young."""

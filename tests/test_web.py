@@ -16,7 +16,7 @@ from starlette.testclient import TestClient
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from shopsphere import __version__
-from shopsphere.layers import Limits
+from shopsphere.layers import RequestLayer
 from tests.apps import (
     BUILD,
     CheckedClient,
@@ -334,7 +334,9 @@ async def test_an_answer_that_breaks_off_is_not_ended_as_if_it_were_whole() -> N
     async def send(message: Message) -> None:
         sent.append(message)
 
-    await Limits(app, 10)({"type": "http", "headers": []}, Request({"type": "http"}).receive, send)
+    scope = {"type": "http", "headers": [], "method": "GET", "raw_path": b"/"}
+    state = BUILD["product"](settings_of(MEMORY)).state
+    await RequestLayer(app, state)(scope, Request(scope).receive, send)
     assert [message["type"] for message in sent] == ["http.response.start"]
 
 
