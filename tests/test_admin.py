@@ -3,15 +3,12 @@
 import asyncio
 import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from unittest.mock import patch
 
 import pytest
 from httpx2 import Response
 from starlette.testclient import TestClient
 
-import user_service
 from shopsphere.accounts.administrator import ensure_administrator
 from shopsphere.accounts.passwords import Passwords
 from shopsphere.accounts.users import Users
@@ -20,20 +17,13 @@ from shopsphere.domain.values import Role, User
 from shopsphere.settings import Settings
 from shopsphere.tokens import Caller
 from storage import open_storage
-from tests.apps import bearer, settings_of
+from tests.apps import bearer, running, settings_of
 from tests.people import CLOSED, TOKENS
 from tests.servers import RedisServer
 
 EMAIL, PASSWORD = "boss@example.com", "the boss's password"
 ADMIN = {"ADMIN_EMAIL": EMAIL, "ADMIN_PASSWORD": PASSWORD}
 ANOTHER_PASSWORD = "another password"
-
-
-@contextmanager
-def user_service_with(environment: dict[str, str]) -> Iterator[TestClient]:
-    """Run a user service of a closed shop."""
-    with TestClient(user_service.build(settings_of({**environment, **CLOSED}))) as client:
-        yield client
 
 
 def log_in(users: TestClient, password: str) -> Response:
@@ -82,16 +72,16 @@ def test_a_right_setting_is_taken() -> None:
 def test_where_the_administrator_cannot_be_made_the_service_does_not_start(
     own_redis: RedisServer,
 ) -> None:
-    redis = {"USE_REDIS": "required", "REDIS_PORT": str(own_redis.port)}
+    redis = {"USE_REDIS": "required", "REDIS_PORT": str(own_redis.port), **CLOSED}
     own_redis.client.config_set("min-replicas-to-write", 1)
     cannot = pytest.raises(CannotStart, match="The administrator of ADMIN_EMAIL cannot be made")
-    with cannot, user_service_with({**redis, **ADMIN}):
+    with cannot, running("user", {**redis, **ADMIN}):
         pass
 
 
 def test_somebody_who_registers_is_no_administrator(storage_environment: dict[str, str]) -> None:
     account = {"email": "ada@example.com", "password": ANOTHER_PASSWORD}
-    with user_service_with({**storage_environment, **ADMIN}) as users:
+    with running("user", {**storage_environment, **CLOSED, **ADMIN}) as users:
         again = users.post("/register", json={**account, "email": EMAIL.upper()})
         assert again.json()["code"] == "email_taken"
         assert users.post("/register", json={**account, "role": "admin"}).status_code == 400
@@ -101,9 +91,9 @@ def test_somebody_who_registers_is_no_administrator(storage_environment: dict[st
 
 @pytest.fixture
 def redis_environment(redis_server: RedisServer) -> dict[str, str]:
-    """The settings for Redis, where things outlive a service."""
+    """The settings of a closed shop on Redis, where things outlive a service."""
     redis_server.client.flushall()
-    return {"USE_REDIS": "required", "REDIS_PORT": str(redis_server.port)}
+    return {"USE_REDIS": "required", "REDIS_PORT": str(redis_server.port), **CLOSED}
 
 
 def test_the_administrator_is_as_the_settings_of_the_last_start_that_named_one_say(
@@ -115,7 +105,7 @@ def test_the_administrator_is_as_the_settings_of_the_last_start_that_named_one_s
         ({}, PASSWORD),
         ({**ADMIN, "ADMIN_PASSWORD": ANOTHER_PASSWORD}, ANOTHER_PASSWORD),
     ):
-        with user_service_with({**redis_environment, **settings}) as users:
+        with running("user", {**redis_environment, **settings}) as users:
             callers.append(caller_of(log_in(users, password)))
             other = PASSWORD if password == ANOTHER_PASSWORD else ANOTHER_PASSWORD
             assert log_in(users, other).status_code == 401
@@ -126,10 +116,10 @@ def test_who_registered_the_address_before_is_no_administrator(
     redis_environment: dict[str, str],
 ) -> None:
     account = {"email": EMAIL, "password": ANOTHER_PASSWORD}
-    with user_service_with(redis_environment) as users:
+    with running("user", redis_environment) as users:
         pk = users.post("/register", json=account).json()["pk"]
         theirs = log_in(users, ANOTHER_PASSWORD)
-    with user_service_with({**redis_environment, **ADMIN}) as users:
+    with running("user", {**redis_environment, **ADMIN}) as users:
         assert log_in(users, ANOTHER_PASSWORD).status_code == 401
         assert caller_of(log_in(users, PASSWORD)) == Caller(pk, Role.ADMIN)
         body = {"current_password": ANOTHER_PASSWORD, "password": "taken back again"}
