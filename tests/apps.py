@@ -98,6 +98,11 @@ def check_answer(service: str, method: str, path: str, answer: httpx2.Response) 
             assert shown == set(body) - {"order_id"}, f"example differs: {said}"
 
 
+def refusal(answer: httpx2.Response) -> tuple[int, str]:
+    """Return status and code of a refusal."""
+    return answer.status_code, answer.json()["code"]
+
+
 def check_error(answer: httpx2.Response, said: str) -> None:
     """Fail unless this is an error as every service answers it."""
     assert answer.headers["Content-Type"] == "application/json", said

@@ -1,4 +1,4 @@
-"""Logging in and changing the password: same answers, same work, and only so many attempts."""
+"""Registering, logging in and changing the password: only so many attempts, on each storage."""
 
 import threading
 from collections.abc import Iterator
@@ -49,6 +49,40 @@ def log_in(
 
 def statuses(answers: list[Response]) -> list[int]:
     return [answer.status_code for answer in answers]
+
+
+def test_who_registers_and_logs_in_gets_a_token_that_tells_who_one_is(users: TestClient) -> None:
+    account = {"email": "anna@example.com", "password": PASSWORD}
+    anna = users.post("/register", json=account).json()
+    assert set(anna) == {"pk", "email", "created_at"}
+    assert (anna["email"], anna["created_at"][-1]) == ("anna@example.com", "Z")
+    taken = users.post("/register", json={**account, "email": "ANNA@example.com"})
+    assert (taken.status_code, taken.json()["code"]) == (400, "email_taken")
+    session = users.post("/login", json=account).json()
+    assert session == {**session, "token_type": "bearer", "expires_in": 3600}
+    me = users.get("/me", headers=bearer(session["access_token"]))
+    assert (me.status_code, me.json()) == (200, anna)
+
+
+def test_an_address_is_kept_in_lower_case(users: TestClient) -> None:
+    for given, kept in (
+        ("User@Example.COM", "user@example.com"),
+        ("  padded@example.com\n", "padded@example.com"),
+        ("first.last+tag@sub.example.co.uk", "first.last+tag@sub.example.co.uk"),
+        ("jürgen@bücher.example.com", "jürgen@bücher.example.com"),
+        ("someone@example.test", "someone@example.test"),
+    ):
+        made = users.post("/register", json={"email": given, "password": PASSWORD})
+        assert made.json()["email"] == kept
+        logins = [log_in(users, email=email) for email in (given, kept.upper())]
+        assert statuses(logins) == [200, 200]
+
+
+@pytest.mark.parametrize("password", ["a" * 8, "a" * 128, "💶" * 128, "\0" * 8])
+def test_a_password_has_8_to_128_characters_of_any_kind(users: TestClient, password: str) -> None:
+    users.post("/register", json={"email": "anna@example.com", "password": password})
+    logins = [log_in(users, each, "anna@example.com") for each in (password, password[:-1])]
+    assert statuses(logins) == [200, 401]
 
 
 def test_a_wrong_password_and_an_unknown_address_get_the_same_answer_for_the_same_work(

@@ -21,6 +21,7 @@ from tests.apps import (
     check_error,
     complaints,
     openapi_of,
+    refusal,
     running,
     settings_of,
 )
@@ -160,7 +161,7 @@ def test_an_unknown_path_or_a_slash_too_many_is_404(client: CheckedClient, servi
     known = [*openapi_of(service)["paths"], "/docs", "/redoc", "/openapi.json"]
     for path in [f"/{each}" for each in unknown] + [f"{each}/" for each in known if each != "/"]:
         answer = client.get(path)
-        assert (answer.status_code, answer.json()["code"]) == (404, "not_found"), path
+        assert refusal(answer) == (404, "not_found"), path
 
 
 def test_another_method_is_405_and_names_those_there_are(
@@ -168,7 +169,7 @@ def test_another_method_is_405_and_names_those_there_are(
 ) -> None:
     for path, operations in openapi_of(service)["paths"].items():
         answer = client.request("TRACE", path)
-        assert (answer.status_code, answer.json()["code"]) == (405, "method_not_allowed"), path
+        assert refusal(answer) == (405, "method_not_allowed"), path
         with_head = {*operations, "head"} if "get" in operations else operations
         assert answer.headers["Allow"] == ", ".join(sorted(with_head)).upper(), path
 
@@ -210,7 +211,7 @@ def test_what_nobody_foresaw_or_takes_too_long_is_an_error_in_our_shape(
         ):
             headers = {"X-Request-ID": f"id of {path}", "Origin": "http://shop.example"}
             answer = client.get(path, headers=headers)
-            assert (answer.status_code, answer.json()["code"]) == (status, code)
+            assert refusal(answer) == (status, code)
             check_error(answer, answer.text)
             assert "secret" not in answer.text
             assert answer.headers["X-Request-ID"] == f"id of {path}"
@@ -247,26 +248,21 @@ async def test_an_answer_that_breaks_off_is_not_ended_as_if_it_were_whole() -> N
 def test_middleware_and_exception_handlers_can_be_added() -> None:
     app = BUILD["product"](settings_of(MEMORY))
 
-    class Nonsense(Exception): ...
-
     @app.middleware("http")
     async def mark(request: Request, call_next: Any) -> Response:
-        if "nonsense" in request.headers:
-            return Response("from the middleware")
         response: Response = await call_next(request)
         response.headers["X-Marked"] = "yes"
         return response
 
     @app.get("/raises")
     async def raises() -> None:
-        raise Nonsense
+        raise ZeroDivisionError
 
-    app.add_exception_handler(Nonsense, lambda *_: Response("handled", 418))
+    app.add_exception_handler(ZeroDivisionError, lambda *_: Response("handled", 418))
     with TestClient(app) as client:
-        raised, health = client.get("/raises"), client.get("/")
-        assert (raised.status_code, raised.text) == (418, "handled")
-        assert raised.headers["X-Marked"] == health.headers["X-Marked"] == "yes"
-        assert client.get("/", headers={"Nonsense": "1"}).text == "from the middleware"
+        raised = client.get("/raises")
+    assert (raised.status_code, raised.text) == (418, "handled")
+    assert raised.headers["X-Marked"] == "yes"
 
 
 # CORS
