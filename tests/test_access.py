@@ -13,8 +13,6 @@ from httpx2 import Response
 
 from shopsphere.access import guard
 from shopsphere.domain.pks import new_pk
-from shopsphere.domain.values import Role
-from shopsphere.tokens import Tokens
 from tests.apps import BUILD, bearer, running, settings_of
 from tests.people import (
     ANOTHER,
@@ -235,17 +233,3 @@ def test_nobody_reads_the_metrics_of_a_closed_shop_without_a_metrics_token() -> 
     with running("user", environment) as client:
         for headers in (*PEOPLE.values(), bearer("")):
             assert client.get("/metrics", headers=headers).status_code == 403
-
-
-@closed
-def test_an_order_service_with_another_secret_says_in_its_log_what_is_wrong(
-    shop: Shop, capsys: pytest.CaptureFixture[str]
-) -> None:
-    secret = f"another {SECRET}"
-    others = CLOSED | {"JWT_SECRET": secret, "PRODUCT_SERVICE_URL": shop.stock.url}
-    token = Tokens(secret, 60).issue(CUSTOMER.pk, Role.USER)
-    body = {"product_id": new_pk(), "quantity": 1}
-    with running("order", {"USE_REDIS": "false"} | others) as orders:
-        answer = orders.post("/order", headers=bearer(token), json=body)
-    assert (answer.status_code, answer.json()["code"]) == (503, "product_service_unavailable")
-    assert "JWT_SECRET has to be the same" in capsys.readouterr().err

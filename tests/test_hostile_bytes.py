@@ -186,7 +186,6 @@ def test_a_request_that_says_two_things_at_once_is_refused(service: Service, wha
     assert "/smuggled" not in service.log.read_text()
 
 
-@pytest.mark.parametrize("name", ["X-Request-ID", "Idempotency-Key"])
 @pytest.mark.parametrize(
     "value",
     [
@@ -194,12 +193,10 @@ def test_a_request_that_says_two_things_at_once_is_refused(service: Service, wha
         b"\xff\xfe", b"", b"x" * 60_000, b"%0d%0aX: y",
     ],
 )  # fmt: skip
-def test_no_header_can_be_put_into_another(service: Service, name: str, value: bytes) -> None:
-    body = b'{"name": "Lamp", "price": 1, "quantity": -1}'
-    sent = head(f"Content-Length: {len(body)}", "Connection: close")
-    header = b"\r\n%s: %s\r\nHost: x\r\n" % (name.encode(), value)
-    received = talk(service, [sent.replace(b"\r\nHost: x\r\n", header) + body])
-    assert statuses(received) in ([400], [503])  # 503: of a folded line, h11 makes one with a space
+def test_no_header_can_be_put_into_another(service: Service, value: bytes) -> None:
+    sent = b"GET /ready HTTP/1.1\r\nX-Request-ID: %s\r\nHost: x\r\nConnection: close\r\n\r\n"
+    received = talk(service, [sent % value])
+    assert statuses(received) in ([200], [400])
     assert b"set-cookie" not in received.lower().partition(b"\r\n\r\n")[0].replace(b" set-", b"")
 
 

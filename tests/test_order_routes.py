@@ -111,16 +111,6 @@ def test_an_order_of_no_such_product_is_404(orders: CheckedClient) -> None:
     assert orders.get("/orders").json() == []
 
 
-def test_orders_are_listed_whole_or_in_pages(orders: CheckedClient, shop: Shop) -> None:
-    body = {"product_id": shop.add()["pk"], "quantity": 1}
-    placed = [orders.post("/order", json=body).json() for _ in range(3)]
-    whole, page = orders.get("/orders"), orders.get("/orders?limit=2")
-    assert (whole.json(), "Link" in whole.headers) == (placed, False)
-    [following] = re.findall(r'<(.+)>; rel="next"', page.headers["Link"])
-    assert page.json() + orders.get(following).json() == placed
-    assert orders.get(f"/orders?after={placed[1]['pk']}").json() == placed[2:]
-
-
 # A product service that misbehaves
 
 
@@ -202,6 +192,7 @@ MISBEHAVIOURS = {
     "a redirect": answer("307 Temporary Redirect", b"", "Location: /elsewhere"),
     "404 of another path": answer("404 Not Found", {"detail": "Not here.", "code": "not_found"}),
     "product_not_found as 400": answer("400 Bad Request", NOT_FOUND),
+    "401": answer("401 Unauthorized", {"detail": "No.", "code": "invalid_token"}),
     "an odd refusal": answer("409 Conflict", {"code": "insufficient_quantity", "available": "x"}),
 }
 
@@ -209,7 +200,7 @@ MISBEHAVIOURS = {
 @in_memory
 @pytest.mark.parametrize("name", MISBEHAVIOURS)
 def test_whatever_the_product_service_does_wrong_the_outcome_is_unknown_and_503(
-    shop: Shop, name: str
+    shop: Shop, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with (
         misbehaving(MISBEHAVIOURS[name]) as (url, requests),
@@ -222,6 +213,7 @@ def test_whatever_the_product_service_does_wrong_the_outcome_is_unknown_and_503(
         assert orders.get(f"/orders/{order_id}").status_code == 404
         assert orders.get("/orders").json() == []
         wait_until(lambda: b"hung up" in requests)  # so that no thread waits for ever
+    assert ("JWT_SECRET has to be the same" in capsys.readouterr().err) == (name == "401")
 
 
 @in_memory
