@@ -112,7 +112,6 @@ def check_error(answer: httpx2.Response, said: str) -> None:
     if body["code"] == "invalid_request":
         assert answer.status_code == 400, said
         assert body["errors"], said
-        assert all(set(each) == {"field", "message"} for each in body["errors"]), said
     if answer.status_code == 503:
         assert int(answer.headers["Retry-After"]) > 0, said
     if "order_id" in body:
@@ -120,8 +119,6 @@ def check_error(answer: httpx2.Response, said: str) -> None:
         may_be_placed = body["code"] in ("storage_unavailable", "request_timeout")
         assert (f"GET /orders/{body['order_id']}." in body["detail"]) == may_be_placed, said
         assert not (may_be_placed and "Try again" in body["detail"]), said  # it could order twice
-    if answer.status_code == 405:
-        assert answer.headers["Allow"], said
     if body["code"] == "invalid_token":
         assert answer.headers["WWW-Authenticate"] == "Bearer", said
 

@@ -186,20 +186,6 @@ def test_a_request_that_says_two_things_at_once_is_refused(service: Service, wha
     assert "/smuggled" not in service.log.read_text()
 
 
-@pytest.mark.parametrize(
-    "value",
-    [
-        b"a\nSet-Cookie: x=1", b"a\rSet-Cookie: x=1", b"a\r\n\tSet-Cookie: x=1", b"a\x1fb", b"\x7f",
-        b"\xff\xfe", b"", b"x" * 60_000, b"%0d%0aX: y",
-    ],
-)  # fmt: skip
-def test_no_header_can_be_put_into_another(service: Service, value: bytes) -> None:
-    sent = b"GET /ready HTTP/1.1\r\nX-Request-ID: %s\r\nHost: x\r\nConnection: close\r\n\r\n"
-    received = talk(service, [sent % value])
-    assert statuses(received) in ([200], [400])
-    assert b"set-cookie" not in received.lower().partition(b"\r\n\r\n")[0].replace(b" set-", b"")
-
-
 @pytest.mark.parametrize(("key", "status"), [("no key", 400), ("dGhlIHNhbXBsZSBub25jZQ==", 404)])
 def test_a_websocket_finds_nothing_and_its_headers_are_in_no_log(
     service: Service, key: str, status: int

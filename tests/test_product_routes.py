@@ -127,9 +127,8 @@ def test_units_are_added_and_removed_between_zero_and_a_billion(
         response = products.send_text("POST", path, f'{{"change": {written}}}')
         assert refusal(response) == (400, code), written
         assert response.json().get("available") == available
-    for change, quantity in ((-10, 0), (0, 0), (BILLION, BILLION)):
-        changed = products.post(path, json={"change": change}).json()
-        assert changed == {**lamp, "quantity": quantity}
+    changed = products.post(path, json={"change": BILLION - 10})
+    assert (changed.status_code, changed.json()) == (200, {**lamp, "quantity": BILLION})
 
 
 def test_a_key_of_1_to_255_printable_characters_counts_a_change_of_stock_once(

@@ -50,23 +50,17 @@ def attacks() -> dict[str, str]:
     nested = base64.urlsafe_b64encode(b"[" * 5000).decode()
     return {
         "no algorithm": forge(secret="", algorithm="none"),
-        "no algorithm, but a signature": forge(secret="", algorithm="none") + signature,
         "HS384 with the right secret": forge(algorithm="HS384"),
-        "HS512 with the right secret": forge(algorithm="HS512"),
         "another secret": forge(secret=ATTACKER),
         "no signature": f"{header}.{payload}",
-        "an empty signature": f"{header}.{payload}.",
         "a signature cut short": forge()[:-6],
         "an elevated role, signed as before": f"{forge(admin).rpartition('.')[0]}.{signature}",
         "a kid of the attacker": forge(admin, ATTACKER, kid="attacker"),
         "a jwk of the attacker": forge(admin, ATTACKER, jwk=jwk),
         "a critical extension": forge(crit=["shop"], shop="open"),
         "a payload that is a list": forge([good()]),
-        "a payload that is a text": forge("admin"),
         "a header nested deeply": f"{nested}.{payload}.{signature}",
         "no token at all": "nothing",
-        "three dots": "...",
-        "two tokens": f"{forge()} {forge()}",
         **{f"no {claim}": forge({c: good()[c] for c in good() if c != claim}) for claim in good()},
     }
 
