@@ -450,7 +450,7 @@ async def _serves(client: ShopRedis, probe: str) -> bool:
         else:
             raise CannotStart(
                 "What listens at REDIS_URL, or REDIS_HOST, REDIS_PORT, does not serve us: "
-                f"{error}. Is it a Redis? Is it for TLS (rediss://)? Has it clients to spare (maxclients)?"
+                f"{error}. Is it a Redis? Is it for TLS (rediss://)? Has it too many clients?"
             ) from error
     return True
 
