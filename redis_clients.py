@@ -443,16 +443,14 @@ async def _serves(client: ShopRedis, probe: str) -> bool:
             ) from error
         if is_there and _cannot_serve(error):
             log.warning("Redis answers, but cannot write now: %s", error)
-        elif any(_was_closed(cause) for cause in causes):
-            raise CannotStart(
-                "What listens at REDIS_URL, or REDIS_HOST, REDIS_PORT, closes our connections. Is "
-                "it for TLS (rediss://)? Has it as many clients as it takes (maxclients)?"
-            ) from error
-        elif came_of(ConnectionError, TimeoutError) and not came_of(exceptions.ResponseError):
+        elif came_of(ConnectionError, TimeoutError) and not (
+            came_of(exceptions.ResponseError) or any(_was_closed(cause) for cause in causes)
+        ):
             raise NothingAnswers from error
         else:
             raise CannotStart(
-                f"What answers is not the Redis of REDIS_URL, or REDIS_HOST, REDIS_PORT: {error}."
+                f"What listens at REDIS_URL, or REDIS_HOST, REDIS_PORT, does not serve us: {error}. "
+                "Is it a Redis? Is it for TLS (rediss://)? Has it clients to spare (maxclients)?"
             ) from error
     return True
 
