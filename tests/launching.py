@@ -23,8 +23,8 @@ BARE_PYTHON = getattr(sys, "_base_executable", sys.executable)
 """The Python that the environment of the tests was made with: it has no packages of ours."""
 
 
-needs_quick_start_ports = pytest.mark.quick_start_ports
-"""Mark a test that needs the ports 8000, 8001 and 8002 for itself; `conftest` sees to it."""
+needs_quick_start_ports = pytest.mark.usefixtures("quick_start_ports")
+"""Mark a test that needs the ports 8000, 8001 and 8002 for itself."""
 
 
 def is_free(port: int) -> bool:

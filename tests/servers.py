@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 import redis
@@ -91,6 +91,13 @@ class RedisServer:
         except AssertionError:
             self.stop(signal.SIGKILL)
             raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.client.close()
+        self.stop()
 
     def start(self, *options: str, wait: bool = True) -> None:
         """Start it, and wait until it answers unless told otherwise."""
@@ -199,14 +206,11 @@ class Trio:
     def __init__(self, folder: Path, **environment: str) -> None:
         ports = {name: free_port() for name in ("product", "user", "order")}
         urls = {f"{name.upper()}_SERVICE_URL": f"http://127.0.0.1:{ports[name]}" for name in ports}
-        for name, port in ports.items():
-            service = Service(name, folder / f"{name}.log", port, **urls, **environment)
-            setattr(self, name, service)
-        self.services: list[Service] = [self.product, self.user, self.order]
-
-    product: Service
-    user: Service
-    order: Service
+        self.services = [
+            Service(name, folder / f"{name}.log", port, **urls, **environment)
+            for name, port in ports.items()
+        ]
+        self.product, self.user, self.order = self.services
 
     def start(self) -> "Trio":
         """Start all three at once, and wait until all answer."""

@@ -218,16 +218,12 @@ def test_a_redis_that_refuses_us_is_said_and_one_that_knows_no_hello_served(
 ) -> None:
     port, without_hello = free_port(), ("--rename-command", "HELLO", "SINCE-6")
     client = redis_client(port, protocol=2)
-    before_6 = RedisServer(tmp_path, *without_hello, port=port, client=client)
     settings = settings_of({"REDIS_PORT": str(port), "REDIS_PASSWORD": "a-guess"})
-    try:
+    with RedisServer(tmp_path, *without_hello, port=port, client=client):
         client.config_set("requirepass", "a-word")
         [refused] = test_connection.redis_lines(settings)
         client.config_set("requirepass", "a-guess")
         served, *_ = test_connection.redis_lines(settings)
-    finally:
-        client.close()
-        before_6.stop()
     assert (refused.state, served.state) == ("failed", "ok")
     assert "refuses us" in refused.text
     assert "REDIS_PASSWORD" in refused.text

@@ -55,10 +55,8 @@ with_curl = pytest.mark.skipif(not shutil.which("curl"), reason="there is no cur
 @pytest.fixture(scope="module")
 def own_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
     """A Redis that keeps its data."""
-    server = RedisServer(tmp_path_factory.mktemp("redis"), "--appendonly", "yes")
-    yield server
-    server.client.close()
-    server.stop()
+    with RedisServer(tmp_path_factory.mktemp("redis"), "--appendonly", "yes") as server:
+        yield server
 
 
 @pytest.fixture(scope="module")

@@ -29,14 +29,12 @@ from tests.launching import (
     needs_quick_start_ports,
     processes_of,
     ready_copy,
-    said_on_a_terminal,
     unread,
 )
 from tests.servers import ROOT, RedisServer, free_port, wait_until
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="uses the signals of POSIX")
 CANNOT_RUN = "ShopSphere cannot run: "
-LAMP = {"name": "Lamp", "price": 5, "quantity": 1}
 
 
 @pytest.fixture
@@ -88,20 +86,27 @@ def run(
 def test_it_shows_where_each_service_is_names_each_line_and_ends_all_three_in_order(
     copy: Path, log: Path, redis_server: RedisServer
 ) -> None:
+    host = "127.0.0.88" if sys.platform == "linux" else "localhost"
     on_redis = {"USE_REDIS": "required", "REDIS_PORT": str(redis_server.port)}
     a_dead_proxy = {"http_proxy": f"http://127.0.0.1:{free_port()}", "no_proxy": ""}
-    with launched(copy, log, **on_redis, **a_dead_proxy) as launcher:
-        wait_until_all_run(launcher)
+    with launched(copy, log, "--host", host, **on_redis, **a_dead_proxy) as launcher:
+        launcher.wait_for("test_connection.py\n")
         table = launcher.output.partition("ShopSphere runs. Ctrl-C ends it.\n\n")[2].splitlines()
         assert [" ".join(row.split()) for row in table[:3]] == [
-            f"{name} http://127.0.0.1:{port} docs http://127.0.0.1:{port}/docs storage: redis"
+            f"{name} http://{host}:{port} docs http://{host}:{port}/docs storage: redis"
             for name, port in PORTS.items()
         ]
+        [hint] = re.findall("To check them: (.*)", launcher.output)
         for name, port in PORTS.items():
-            assert requests.get(f"http://127.0.0.1:{port}/docs", timeout=5).ok
+            assert f"{name.upper()}_SERVICE_URL=http://{host}:{port}" in hint
+            assert requests.get(f"http://{host}:{port}/docs", timeout=5).ok
             line = rf"(?m)^{name:<7} \| .* GET /docs 200 "
             wait_until(partial(launcher.has, line), why=line)
-        assert error_of(copy).endswith(
+        lamp = {"name": "Lamp", "price": 5, "quantity": 1}
+        product = requests.post(f"http://{host}:8000/products", json=lamp, timeout=10).json()
+        order = {"product_id": product["pk"], "quantity": 1}
+        assert requests.post(f"http://{host}:8002/order", json=order, timeout=10).ok
+        assert error_of(copy, "--host", host).endswith(
             "ShopSphere is already running there: use it, or end it, then start again.\n"
         )
         assert len(processes_of(copy)) == 3
@@ -112,13 +117,10 @@ def test_it_shows_where_each_service_is_names_each_line_and_ends_all_three_in_or
 
 
 @needs_quick_start_ports
-@pytest.mark.parametrize("name", ["SIGINT", "SIGHUP"])
-def test_a_signal_while_the_services_are_starting_leaves_nothing(
-    name: str, copy: Path, log: Path
-) -> None:
+def test_a_signal_while_the_services_are_starting_leaves_nothing(copy: Path, log: Path) -> None:
     with launched(copy, log) as launcher:
         wait_until(lambda: processes_of(copy), why="a service is starting")
-        assert launcher.end(getattr(signal, name)) == 0
+        assert launcher.end(signal.SIGINT) == 0
     assert "Traceback" not in launcher.output
     assert "ShopSphere runs" not in launcher.output
 
@@ -212,21 +214,6 @@ def test_open_to_others_in_memory_it_says_so_and_a_service_that_dies_ends_the_ot
     assert f"{CANNOT_RUN}the user service ended (SIGKILL)" in launcher.output
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has all of 127.0.0.0/8")
-def test_with_another_host_the_services_still_find_each_other(copy: Path, log: Path) -> None:
-    host = "127.0.0.88"
-    with launched(copy, log, "--host", host) as launcher:
-        wait_until_all_run(launcher)
-        product = requests.post(f"http://{host}:8000/products", json=LAMP, timeout=10).json()
-        order = {"product_id": product["pk"], "quantity": 1}
-        assert requests.post(f"http://{host}:8002/order", json=order, timeout=10).ok
-        launcher.wait_for("test_connection.py\n")
-        [hint] = re.findall("To check them: (.*)", launcher.output)
-        for name, port in PORTS.items():
-            assert f"{name.upper()}_SERVICE_URL=http://{host}:{port}" in hint
-        assert launcher.end() == 0
-
-
 @needs_quick_start_ports
 def test_a_shop_with_its_own_redis_has_its_products_and_orders_again_and_ends_with_it(
     copy: Path, log: Path
@@ -240,7 +227,7 @@ def test_a_shop_with_its_own_redis_has_its_products_and_orders_again_and_ends_wi
         ] == products
         body = {"product_id": products[0]["pk"], "quantity": 1}
         order = requests.post("http://127.0.0.1:8002/order", json=body, timeout=10).json()
-        assert launcher.end() == 0
+        assert launcher.end(signal.SIGHUP) == 0
     assert processes_of(copy) == {}
     with launched(copy, log, "--redis") as launcher:
         wait_until_all_run(launcher)
@@ -266,26 +253,6 @@ def test_the_lines_of_a_start_are_held_back_and_those_of_json_are_shown_as_they_
         with program.process:
             program.make_sure_it_ended(time.monotonic() + 10)
     assert capfd.readouterr().out == 'order   | a line\n{"level": "INFO"}\n'
-
-
-@pytest.mark.parametrize(
-    ("name", "environment", "shown"),
-    [
-        ("order", {"NO_COLOR": ""}, "\033[35morder   | \033[0ma line\n"),
-        ("review", {"NO_COLOR": ""}, "\033[34mreview  | \033[0ma line\n"),  # of the reader's own
-        ("order", {"NO_COLOR": "1"}, "order   | a line\n"),
-        ("order", {"TERM": "dumb"}, "order   | a line\n"),
-    ],
-)
-def test_a_terminal_shows_the_services_in_colours_unless_told_not_to(
-    name: str, environment: dict[str, str], shown: str
-) -> None:
-    code = (
-        "import os; from shopsphere.launcher import Program, Screen;"
-        "screen = Screen(); screen.open();"
-        f"Program({name!r}, ['echo', 'a line'], os.environ, screen).make_sure_it_ended(9e9)"
-    )
-    assert said_on_a_terminal(code, **environment) == shown
 
 
 def test_what_does_not_end_when_asked_is_killed() -> None:

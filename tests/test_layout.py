@@ -145,11 +145,3 @@ def test_redis_is_imported_where_it_is_used_and_models_where_it_answers(
     names = ["asyncio", "storage", "shopsphere.settings", *sorted(SERVICES)]
     opened = f"asyncio.run(storage.open_storage(shopsphere.settings.Settings({settings})))"
     assert {"redis", "aredis_om"} & set(loaded_after(names, opened).split()) == loaded
-
-
-def test_no_module_is_called_utils() -> None:
-    assert not {name for name in MODULES if name.rpartition(".")[2] in ("utils", "helpers")}
-
-
-def test_pytest_collects_only_what_is_in_tests(pytestconfig: pytest.Config) -> None:
-    assert pytestconfig.getini("testpaths") == ["tests"]
