@@ -1,6 +1,7 @@
 """Metrics for Prometheus, of this process, or of all workers of a service that share a folder."""
 
 import os
+from typing import Any
 
 from shopsphere.workers import METRICS_FOLDER, shared_metrics_folder
 
@@ -30,9 +31,7 @@ class RequestMetrics:
         self._seconds = prometheus.Histogram(
             "http_request_duration_seconds", "Response time.", labels, registry=registry
         )
-        self._known: dict[
-            tuple[str, str, int], tuple[prometheus.Counter, prometheus.Histogram]
-        ] = {}
+        self._known: dict[tuple[str, str, int], tuple[Any, Any]] = {}
 
     def count(self, method: str, route: str, status: int, seconds: float) -> None:
         """Count one answered request."""
