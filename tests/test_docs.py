@@ -32,7 +32,7 @@ from shopsphere.domain.records import OrderRecord
 from shopsphere.settings import MIN_SECRET_BYTES, Settings
 from tests import pages
 from tests.apps import BUILD, openapi_of, resolve, settings_of
-from tests.launching import PORTS, copy_of_the_product, started, three_services
+from tests.launching import PORTS, Started, copy_of_the_product, three_services
 from tests.servers import ROOT, RedisServer, Service, Trio, free_port, wait_until
 
 OPERATING_PAGE, EXTENDING_PAGE = (
@@ -130,7 +130,7 @@ def test_the_line_for_several_workers_starts_them_and_all_may_log_in_json(
     [option] = re.findall(r"`(--log-config [^`]+)`", OPERATING)
     command = shlex.split(f"{sys.executable} -m {line.replace('8002', str(free_port()))} {option}")
     on_redis = {"USE_REDIS": "required", "REDIS_PORT": str(own_server.port), "LOG_FORMAT": "json"}
-    with started(command, ROOT, tmp_path / "log", **on_redis) as order:
+    with Started(command, ROOT, tmp_path / "log", **on_redis) as order:
         wait_until(lambda: order.output.count("startup complete") == 2, 30, order.output)
         order.end()
     said = [json.loads(line) for line in order.output.splitlines()]
@@ -206,7 +206,7 @@ def test_the_fourth_service_is_one_of_the_family(tmp_path: Path) -> None:
     (copy / "review_service.py").write_text(code.replace("8003", port), encoding="utf-8")
     start, *others = pages.steps(EXTENDING_PAGE)
     command = [sys.executable, *shlex.split(start.command)[1:]]
-    with started(command, copy, tmp_path / "log") as service:
+    with Started(command, copy, tmp_path / "log") as service:
         url = f"http://127.0.0.1:{port}"
         assert service.wait_for_answer(url).json()["service"] == "review"
         assert [len(step.answers) for step in others] == [1, 1, 1]

@@ -10,7 +10,6 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 from socket import create_server, gethostname
 
@@ -100,8 +99,7 @@ def test_it_shows_where_each_service_is_names_each_line_and_ends_all_three_in_or
         for name, port in PORTS.items():
             assert f"{name.upper()}_SERVICE_URL=http://{host}:{port}" in hint
             assert requests.get(f"http://{host}:{port}/docs", timeout=5).ok
-            line = rf"(?m)^{name:<7} \| .* GET /docs 200 "
-            wait_until(partial(launcher.has, line), why=line)
+            launcher.wait_for(rf"(?m)^{name:<7} \| .* GET /docs 200 ")
         lamp = {"name": "Lamp", "price": 5, "quantity": 1}
         product = requests.post(f"http://{host}:8000/products", json=lamp, timeout=10).json()
         order = {"product_id": product["pk"], "quantity": 1}

