@@ -9,7 +9,7 @@ import subprocess
 import sys
 import sysconfig
 import venv
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Self
@@ -82,10 +82,9 @@ def processes_of(folder: Path) -> dict[int, str]:
     return {pid: run for pid, run in found.items() if run.startswith(f"{folder}/.venv")}
 
 
-def unread(
-    command: list[str], folder: Path, environment: Mapping[str, str] = os.environ
-) -> tuple[int, bytes]:
+def unread(command: list[str], folder: Path, **environment: str) -> tuple[int, bytes]:
     """Run a command whose output nobody reads; return its exit status and what it complains."""
+    environment = {**os.environ, **environment}
     reading, writing = os.pipe()
     os.close(reading)
     with open(writing, "wb") as nobody:

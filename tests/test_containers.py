@@ -90,9 +90,7 @@ def test_what_the_image_copies_is_not_kept_from_it() -> None:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="a container runs on Linux")
-def test_the_image_serves_checks_the_shop_and_is_healthy_only_while_redis_is_there(
-    own_redis: RedisServer, tmp_path: Path
-) -> None:
+def test_the_image_is_healthy_while_redis_is_there(own_redis: RedisServer, tmp_path: Path) -> None:
     folder = tmp_path / "shop"
     folder.mkdir()
     for path in copied():

@@ -122,9 +122,7 @@ def logged_line(service: Service, request_id: str) -> dict[str, object]:
 
 
 @on_posix
-def test_the_line_for_several_workers_starts_them_and_all_may_log_in_json(
-    own_server: RedisServer, tmp_path: Path
-) -> None:
+def test_the_line_for_several_workers_starts_them(own_server: RedisServer, tmp_path: Path) -> None:
     commands = [step.command for step in pages.steps(OPERATING_PAGE)]
     [line] = [command for command in commands if command.startswith("uvicorn ")]
     [option] = re.findall(r"`(--log-config [^`]+)`", OPERATING)
@@ -164,9 +162,7 @@ def test_a_command_in_the_text_runs(
 
 
 @pytest.mark.parametrize("command", MEASURING)
-def test_a_measurement_in_the_text_is_understood(
-    command: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_measurement_in_the_text_is_known(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     _, _, module, *arguments = shlex.split(command)
     monkeypatch.setenv("PATH", "")  # so it stops where it needs wrk
     if module == "benchmarks":
@@ -356,13 +352,12 @@ def is_name(span: str, page: Path) -> bool:
 
 def is_key(span: str) -> bool:
     """Tell whether records of a kind are kept under such keys, or such a slot is in the code."""
-    if slot := re.fullmatch(r"\{(\w+)\}", span):
-        return is_in_the_code(f'"{slot[1]}"')
+    if name := re.fullmatch(r"\{(\w+)\}", span):
+        return is_in_the_code(f'"{name[1]}"')
     key = re.sub("<kind>", OrderRecord.kind, span).removeprefix("<prefix>:")
-    kind, _, pk = re.sub(r"<[\w ]+>", "x", key).partition(":")
-    if kind not in MODELS:
-        return False
-    return bool(MODELS[kind].make_primary_key(re.sub("[{}]", "", pk)) == f"{kind}:{pk}")
+    kind, _, slot = re.sub(r"<[\w ]+>", "x", key).partition(":")
+    pk = re.sub("[{}]", "", slot)
+    return kind in MODELS and bool(MODELS[kind].make_primary_key(pk) == f"{kind}:{slot}")
 
 
 @cache

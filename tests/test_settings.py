@@ -80,18 +80,14 @@ def test_a_right_value_is_taken(
     assert getattr(Settings.load(), variable.lower()) == meant
 
 
-def test_a_setting_is_read_from_a_file_and_the_environment_wins(
-    monkeypatch: pytest.MonkeyPatch, env_file: Path
-) -> None:
+def test_the_environment_wins_over_a_file(monkeypatch: pytest.MonkeyPatch, env_file: Path) -> None:
     env_file.write_text("REDIS_PREFIX=from-file\nREDIS_HOST=from-file\n", encoding="utf-8")
     monkeypatch.setenv("REDIS_HOST", "from-environment")
     loaded = Settings.load()
     assert (loaded.redis_prefix, loaded.redis_host) == ("from-file", "from-environment")
 
 
-def test_a_file_that_cannot_be_read_is_refused_in_one_line(
-    monkeypatch: pytest.MonkeyPatch, env_file: Path
-) -> None:
+def test_a_file_that_cannot_be_read(monkeypatch: pytest.MonkeyPatch, env_file: Path) -> None:
     with pytest.raises(CannotStart, match="SHOPSPHERE_ENV_FILE names a file that is not there"):
         Settings.load()
     env_file.write_text("USE_REDIS=false\n", encoding="utf-16")  # as `>` of PowerShell 5.1 does
@@ -129,9 +125,7 @@ def test_a_file_of_somebody_else_is_refused(env_file: Path) -> None:
         (f"unix:///run/redis.sock?db=1&password=a@{SECRET}", "unix:///run/redis.sock"),
     ],
 )
-def test_the_address_of_redis_is_shown_without_its_password(
-    monkeypatch: pytest.MonkeyPatch, url: str, address: str
-) -> None:
+def test_passwords_are_not_shown(monkeypatch: pytest.MonkeyPatch, url: str, address: str) -> None:
     monkeypatch.setenv("REDIS_URL", url)
     assert Settings.load().redis_address == address
 
