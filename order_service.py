@@ -121,7 +121,7 @@ fulfilment = APIRouter(tags=["fulfilment"], responses=raises(errors.StoreUnavail
     response_model=OrderPublic,
     status_code=201,
     responses={
-        201: {"headers": REPLAY_HEADER},
+        201: REPLAY_HEADER,
         **raises(
             errors.InsufficientQuantity,
             errors.ProductNotFound,

@@ -242,7 +242,7 @@ async def delete_product(pk: Pk, products: Catalogue) -> None:
     response_model=ProductPublic,
     dependencies=[ADMINISTRATOR],
     responses={
-        200: {"headers": REPLAY_HEADER},
+        200: REPLAY_HEADER,
         **raises(
             errors.InsufficientQuantity,
             errors.StockLimit,

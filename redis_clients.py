@@ -449,8 +449,8 @@ async def _serves(client: ShopRedis, probe: str) -> bool:
             raise NothingAnswers from error
         else:
             raise CannotStart(
-                f"What listens at REDIS_URL, or REDIS_HOST, REDIS_PORT, does not serve us: {error}. "
-                "Is it a Redis? Is it for TLS (rediss://)? Has it clients to spare (maxclients)?"
+                "What listens at REDIS_URL, or REDIS_HOST, REDIS_PORT, does not serve us: "
+                f"{error}. Is it a Redis? Is it for TLS (rediss://)? Has it too many clients?"
             ) from error
     return True
 

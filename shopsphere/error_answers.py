@@ -96,13 +96,10 @@ def _named(error: dict[str, Any]) -> tuple[str, str]:
 
 
 async def _on_framework_error(request: Request, error: HTTPException) -> Response:
-    ours = errors.ShopError()
-    if error.status_code < 500:
-        ours = errors.InvalidRequest(("body", "cannot be read as JSON in UTF-8"))
-    for kind in (errors.NoSuchPath, errors.MethodNotAllowed, errors.BodyTooLarge):
-        if error.status_code == kind.status:
-            ours = kind()
-    answer = error_answer(ours)
+    kinds = (errors.NoSuchPath, errors.MethodNotAllowed, errors.BodyTooLarge, errors.ShopError)
+    unreadable = errors.InvalidRequest(("body", "cannot be read as JSON in UTF-8"))
+    ours = {kind.status: kind() for kind in kinds}
+    answer = error_answer(ours.get(min(error.status_code, 500), unreadable))
     answer.headers.update(error.headers or {})
     if error.status_code == 405 and "route" in request.scope:
         answer.headers["Allow"] = _allowed(request)

@@ -114,7 +114,8 @@ class RequestLayer:
             await app(scope, receive, send_ours)
         seconds = time.perf_counter() - started
         scope["method"] = method
-        self._service.metrics.count(scope, status, seconds)
+        route = getattr(scope.get("route"), "path", "unmatched")
+        self._service.metrics.count(method, route, status, seconds)
         path = scope["raw_path"].decode("ascii", "backslashreplace")
         fields = _fields(scope, path, status, seconds) if self._logs_fields else None
         log.info("%s %s %s in %.1f ms", method, path, status, seconds * 1000, extra=fields)

@@ -12,6 +12,7 @@ from pydantic.config import JsonDict
 
 from shopsphere.domain.pks import PK_PATTERN
 from shopsphere.domain.values import Page
+from shopsphere.examples import header
 from shopsphere.lists import CURSOR_PATTERN
 from shopsphere.models import pk_of
 
@@ -69,14 +70,7 @@ PagingByEntry = Annotated[
 PagingByPk = Annotated[Paging, _paging(PK_PATTERN, "", pk_of("an order"))]
 
 WITH_LINK: dict[int | str, dict[str, Any]] = {
-    200: {
-        "headers": {
-            "Link": {
-                "description": 'The next page, `<url>; rel="next"`, while there is more.',
-                "schema": {"type": "string"},
-            }
-        }
-    }
+    200: header("Link", 'The next page, `<url>; rel="next"`, while there is more.')
 }
 """For the `responses` of a route that lists."""
 

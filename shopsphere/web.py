@@ -24,7 +24,7 @@ from shopsphere.domain.errors import CannotStart, StoreUnavailable
 from shopsphere.error_answers import HANDLERS, correct_openapi, raises
 from shopsphere.layers import RequestLayer
 from shopsphere.logs import configure_logging
-from shopsphere.metrics import CONTENT_TYPE, RequestMetrics, exposition
+from shopsphere.metrics import RequestMetrics, exposition, prometheus
 from shopsphere.records import Opened, StorageName
 from shopsphere.service import Service, service_of
 from shopsphere.settings import Settings
@@ -203,4 +203,6 @@ async def metrics(request: Request) -> Response:
     The order service also counts orders placed, refused and settled, and the commands that were
     pending when settling last looked.
     """
-    return Response(exposition(service_of(request).metrics.registry), media_type=CONTENT_TYPE)
+    return Response(
+        exposition(service_of(request).metrics.registry), media_type=prometheus.CONTENT_TYPE_LATEST
+    )

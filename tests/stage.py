@@ -4,13 +4,12 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Self
 
 from shopsphere.domain.errors import ShopError, Unavailable
 from shopsphere.domain.values import Order
 from tests.small_shop import Call, OrderService, SmallShop
 
-TIME_TO_ARRIVE = 5
+TIME_TO_ARRIVE = 6
 """Rounds of the event loop in which every actor comes to its next call."""
 INTERRUPTIONS = 2
 """How often an actor is interrupted that could go on. Few more faults would be found by more
@@ -43,43 +42,30 @@ class Stage:
         """What was called by whom, in order."""
         self.answered: list[Order] = []
         self.refused: list[ShopError] = []
-        self._actors: dict[str, asyncio.Task[None]] = {}
+        self._actors: list[asyncio.Task[None]] = []
         self._waiting: list[Turn] = []
         self._has_fallen = False
 
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self._has_fallen = True
-        for turn in self._waiting:
-            turn.comes.set()
-        await asyncio.gather(*self._actors.values(), return_exceptions=True)
-
     def service(self, actor: str) -> OrderService:
         """Return the order service of an actor. Leases are over and notes are old at once."""
-        return self.shop.service(partial(self._hold, actor), lease_seconds=0, settle_after=0)
+        return self.shop.service(partial(self.hold, actor), lease_seconds=0, settle_after=0)
 
-    async def enter(self, actor: str, act: Coroutine[object, object, Order | None]) -> None:
+    async def enter(self, act: Coroutine[object, object, object]) -> None:
         """Have an actor begin; it waits before its first call."""
 
         async def run() -> None:
             try:
-                if order := await act:
+                if isinstance(order := await act, Order):
                     self.answered.append(order)
             except ShopError as error:
                 self.refused.append(error)
 
-        self._actors[actor] = asyncio.create_task(run())
-        await self._arrives(actor, 0)
+        self._actors.append(asyncio.create_task(run()))
+        await self._arrive()
 
-    async def happens(self, name: str, make: Callable[[], Awaitable[object]]) -> None:
+    async def happens(self, name: str, what: Awaitable[object]) -> None:
         """Have something happen that is one step, when its turn comes."""
-
-        async def happen() -> None:
-            await self._hold(name, Call(name, (), Unavailable, make))
-
-        await self.enter(name, happen())
+        await self.enter(self.hold(name, Call(name, (), Unavailable, lambda: what)))
 
     def actors(self) -> list[str]:
         """Return who waits for a turn: first who acted last, if it goes on."""
@@ -87,20 +73,17 @@ class Stage:
         waiting = {turn.actor for turn in self._waiting}
         return sorted(waiting, key=lambda actor: (actor != last, actor))
 
-    async def go_on(self, actor: str, calls: int = 1) -> None:
-        """Let an actor make so many calls, or as many as it has left."""
-        for _ in range(calls):
-            turn = next((turn for turn in self._waiting if turn.actor == actor), None)
-            if turn is None:
-                return
-            self._waiting.remove(turn)
-            self.calls.append(f"{actor}: {turn.call}")
-            others = self._turns_of(actor)
-            turn.comes.set()
-            await turn.is_over.wait()
-            await self._arrives(actor, others)
+    async def go_on(self, actor: str) -> None:
+        """Let an actor make its next call."""
+        turn = next(turn for turn in self._waiting if turn.actor == actor)
+        self._waiting.remove(turn)
+        self.calls.append(f"{actor}: {turn.call}")
+        turn.comes.set()
+        await turn.is_over.wait()
+        await self._arrive()
 
-    async def _hold(self, actor: str, call: Call) -> object:
+    async def hold(self, actor: str, call: Call) -> object:
+        """Make this call when its turn comes."""
         turn = Turn(actor, call.name)
         self._waiting.append(turn)
         if not self._has_fallen:
@@ -112,19 +95,16 @@ class Stage:
         finally:
             turn.is_over.set()
 
-    def _turns_of(self, actor: str) -> int:
-        return sum(turn.actor == actor for turn in self._waiting)
+    async def fall(self) -> None:
+        """End the play."""
+        self._has_fallen = True
+        for turn in self._waiting:
+            turn.comes.set()
+        await asyncio.gather(*self._actors, return_exceptions=True)
 
-    async def _arrives(self, actor: str, others: int) -> None:
-        """Wait until an actor is at its next call, or at its end.
-
-        Where it does several things at once, `others` of its calls wait already.
-        """
+    async def _arrive(self) -> None:
         for _ in range(TIME_TO_ARRIVE):
             await asyncio.sleep(0)
-            if self._actors[actor].done() or self._turns_of(actor) > others:
-                break
-        await asyncio.sleep(0)
 
 
 async def every_order(
@@ -138,20 +118,22 @@ async def every_order(
     while ahead:
         path = ahead.pop()
         shop.clear()
-        async with Stage(shop) as stage:
-            try:
-                await begin(stage)
-                interruptions, step = 0, 0
-                while actors := stage.actors():
-                    goes_on = stage.calls[-1:] and stage.calls[-1].startswith(f"{actors[0]}:")
-                    if step == len(path):
-                        if not goes_on or interruptions < INTERRUPTIONS:
-                            ahead += [(*path, other) for other in range(1, len(actors))]
-                        path = (*path, 0)
-                    interruptions += bool(goes_on and path[step])
-                    await stage.go_on(actors[path[step]])
-                    step += 1
-                await end(stage)
-            except BaseException as error:
-                error.add_note("\n".join(stage.calls))
-                raise
+        stage = Stage(shop)
+        try:
+            await begin(stage)
+            interruptions, step = 0, 0
+            while actors := stage.actors():
+                goes_on = stage.calls[-1:] and stage.calls[-1].startswith(f"{actors[0]}:")
+                if step == len(path):
+                    if not goes_on or interruptions < INTERRUPTIONS:
+                        ahead += [(*path, other) for other in range(1, len(actors))]
+                    path = (*path, 0)
+                interruptions += bool(goes_on and path[step])
+                await stage.go_on(actors[path[step]])
+                step += 1
+            await end(stage)
+        except BaseException as error:
+            error.add_note("\n".join(stage.calls))
+            raise
+        finally:
+            await stage.fall()

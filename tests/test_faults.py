@@ -15,8 +15,7 @@ import pytest
 
 from redis_clients import connect
 from redis_db import RedisRecords
-from shopsphere.domain.pks import new_pk
-from shopsphere.domain.records import TEN_MINUTES, OrderRecord
+from shopsphere.domain.records import OrderRecord
 from shopsphere.settings import Settings
 from tests.customers import Customers
 from tests.load import Answer, at_once, send
@@ -42,35 +41,33 @@ SETTINGS = {
 class FaultyShop(Shop):
     """A shop with a Redis of its own and a proxy before its product service."""
 
-    def __init__(self, folder: Path, storage: str) -> None:
-        self.redis: RedisServer | None = None
-        environment = {**SETTINGS, "USE_REDIS": "false"}
-        if server := {"redis": RedisServer, "movable redis": MovableRedis}.get(storage):
-            self.redis = server(folder, "--appendonly", "yes", "--appendfsync", "always")
-            port = str(self.redis.port)
-            environment |= {"USE_REDIS": "required", "REDIS_PORT": port}
+    def __init__(self, folder: Path, server: type[RedisServer]) -> None:
+        self.redis = server(folder, "--appendonly", "yes", "--appendfsync", "always")
         self.proxy = Proxy()
+        environment = {"USE_REDIS": "required", "REDIS_PORT": str(self.redis.port), **SETTINGS}
         super().__init__(folder, environment, products_seen_at=self.proxy.url)
         self.proxy.start(self.product.url)
-
-    def heal(self) -> None:
-        """Have whatever is stopped or dead run again; in memory, where one lost all, all anew."""
-        if not self.redis and any(service.process.poll() is not None for service in self.services):
-            super().stop()
-        super().heal()
 
     def order_log(self) -> str:
         return self.order.log.read_text()
 
+    def metric(self, name: str) -> float:
+        """Return a figure of the order service."""
+        metrics = self.order.get("/metrics").text.splitlines()
+        [line] = [line for line in metrics if line.startswith(f"{name} ")]
+        return float(line.split()[1])
+
+    def wait_until_settled(self) -> None:
+        wait_until(lambda: self.metric("orders_unsettled") == 0, SETTLED, "all is settled")
+
     def stop(self) -> None:
         super().stop()
         self.proxy.stop()
-        if self.redis:
-            self.redis.client.close()
-            self.redis.stop()
+        self.redis.client.close()
+        self.redis.stop()
 
 
-@pytest.fixture(scope="module", params=["memory", "redis"])
+@pytest.fixture(scope="module", params=[RedisServer])
 def faulty_shop(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[FaultyShop]:
@@ -87,19 +84,9 @@ def shop(faulty_shop: FaultyShop) -> FaultyShop:
     """The shop with all its services up, exact, and nothing in its way."""
     faulty_shop.proxy.behave = well
     faulty_shop.heal()
-    wait_until(lambda: unsettled(faulty_shop) == 0, SETTLED, "all is settled")
+    faulty_shop.wait_until_settled()
     faulty_shop.wait_until_exact(1)
     return faulty_shop
-
-
-@pytest.fixture
-def redis(shop: FaultyShop) -> RedisServer:
-    assert shop.redis
-    return shop.redis
-
-
-on_redis = pytest.mark.parametrize("faulty_shop", ["redis"], indirect=True)
-on_movable_redis = pytest.mark.parametrize("faulty_shop", ["movable redis"], indirect=True)
 
 
 def assert_unavailable(answer: Answer) -> None:
@@ -107,15 +94,17 @@ def assert_unavailable(answer: Answer) -> None:
     assert int(answer.headers["retry-after"]) >= 1
 
 
-@on_redis
 @pytest.mark.parametrize("victim", ["order", "product", "redis"])
-def test_after_a_kill_under_load_every_201_is_an_order_and_all_is_exact(
-    shop: FaultyShop, redis: RedisServer, victim: str
+def test_scripts_that_redis_forgets_are_sent_again_and_after_a_kill_every_201_is_an_order(
+    shop: FaultyShop, victim: str
 ) -> None:
-    server = {"order": shop.order, "product": shop.product}.get(victim, redis)
+    server = getattr(shop, victim)
     product = shop.new_product(10_000)
     with Customers(shop, product) as customers:
-        customers.wait_for(20)
+        for _ in range(20):
+            shop.redis.client.script_flush()
+            customers.wait_for(1)
+        assert 503 not in {answer.status for answer in customers.answers}
         server.stop(signal.SIGKILL)
         server.start()
         customers.wait_for(20)
@@ -123,25 +112,9 @@ def test_after_a_kill_under_load_every_201_is_an_order_and_all_is_exact(
     customers.assert_served()
 
 
-@on_redis
-def test_scripts_that_redis_forgets_under_load_are_sent_again(
-    shop: FaultyShop, redis: RedisServer
-) -> None:
-    product = shop.new_product(10_000)
-
-    with Customers(shop, product) as customers:
-        for _ in range(50):
-            redis.client.script_flush()
-            customers.wait_for(1)
-    shop.wait_until_exact(SETTLED)
-    customers.assert_served()
-    assert 503 not in {answer.status for answer in customers.answers}
-
-
-@on_movable_redis
-@pytest.mark.parametrize("is_sent_again", [False, True])
+@pytest.mark.parametrize("faulty_shop", [MovableRedis], indirect=True)
 def test_after_a_crash_and_a_clock_that_goes_back_nothing_waits_for_the_hour(
-    shop: FaultyShop, redis: MovableRedis, is_sent_again: bool
+    shop: FaultyShop,
 ) -> None:
     doomed, slow, other = (shop.new_product(units) for units in (10, 10_000, 10_000))
     is_over = Event()
@@ -153,20 +126,18 @@ def test_after_a_crash_and_a_clock_that_goes_back_nothing_waits_for_the_hour(
     def outlasts_a_round(connection: Connection, attempt: int) -> None:
         if slow in connection.path and attempt == 1:
             is_over.wait(10)
-        connection.answer(*connection.forward())
+        well(connection, attempt)
 
     shop.proxy.behave = dies
     assert shop.place(doomed, 3, doomed).status == 0
     assert shop.stock(doomed) == (10, 7, 3, 0)
     shop.proxy.behave = outlasts_a_round
-    redis.move_clock(-3600)
+    assert isinstance(shop.redis, MovableRedis)
+    shop.redis.move_clock(-3600)
     shop.order.start()
     with Customers(shop, other) as customers:
-        if is_sent_again:
-            wait_until(lambda: shop.place(doomed, 3, doomed).status == 201, SETTLED, "it is placed")
-            assert shop.stock(doomed) == (10, 7, 3, 0)
-        else:
-            wait_until(lambda: shop.stock(doomed) == (10, 10, 0, 0), SETTLED, "it is given back")
+        wait_until(lambda: shop.stock(doomed) == (10, 10, 0, 0), SETTLED, "it is given back")
+        assert shop.place(doomed, 3, doomed).status == 201
         customers.wait_for(20)
         wait_until(lambda: shop.place(slow).status == 201, SETTLED, "it is not disturbed")
     is_over.set()
@@ -175,42 +146,24 @@ def test_after_a_crash_and_a_clock_that_goes_back_nothing_waits_for_the_hour(
     assert "order_given_up" not in {answer.code for answer in customers.answers}
 
 
-@on_movable_redis
-def test_a_refusal_is_final_for_ten_minutes_and_leaves_nothing_then(
-    shop: FaultyShop, redis: MovableRedis
-) -> None:
-    product = shop.new_product(0)
-    reservation = f"{shop.product.url}/products/{product}/reservations/{new_pk()}"
-    assert shop.place(product).code == "insufficient_quantity"
-    assert send("PUT", reservation, {"quantity": 1}).code == "insufficient_quantity"
-    assert shop.change_stock(product, 5).status == 200
-    redis.move_clock(TEN_MINUTES - 60)
-    assert send("PUT", reservation, {"quantity": 1}).code == "insufficient_quantity"
-    redis.move_clock(120)
-    assert not list(redis.client.scan_iter(f"*:reservation:*{product}*"))
-    assert send("PUT", reservation, {"quantity": 1}).status == 201
-    assert send("DELETE", reservation).status == 204
-
-
-@on_redis
 def test_a_cancellation_that_redis_lost_is_an_inconsistency_that_no_note_waits_for(
-    shop: FaultyShop, redis: RedisServer
+    shop: FaultyShop,
 ) -> None:
     """As after a failover of Sentinel to a replica that had heard of the release only."""
     product = shop.new_product(10)
     order = shop.placed(product, 3)
     assert shop.cancel(order).status == 200
-    redis.client.hset(key := f"shopsphere:order:{{{order}}}", "status", "PLACED")
-    redis.client.hset(key, "version", "of the replica")
-    counted = figure(shop, "orders_inconsistent_total")
+    shop.redis.client.hset(key := f"shopsphere:order:{{{order}}}", "status", "PLACED")
+    shop.redis.client.hset(key, "version", "of the replica")
+    counted = shop.metric("orders_inconsistent_total")
     try:
         assert shop.ship(order).status == 200
         assert f"inconsistent: order {order}, product {product}" in shop.order_log()
-        assert figure(shop, "orders_inconsistent_total") == counted + 1
-        assert unsettled(shop) == 0
+        assert shop.metric("orders_inconsistent_total") == counted + 1
+        assert shop.metric("orders_unsettled") == 0
         assert shop.findings() == ["shipped is 0, 3 too few for its SHIPPED orders"]
     finally:
-        redis.client.flushall()
+        shop.redis.client.flushall()
 
 
 def test_while_the_product_service_stands_still_every_answer_comes_in_time(
@@ -242,7 +195,6 @@ def test_while_the_product_service_stands_still_every_answer_comes_in_time(
     assert shop.stock(product) == (100, 96, 0, 4)
 
 
-@on_redis
 @pytest.mark.parametrize(
     ("unable", "able"),
     [
@@ -252,7 +204,7 @@ def test_while_the_product_service_stands_still_every_answer_comes_in_time(
     ],
 )
 def test_a_redis_that_cannot_serve_means_503_and_nothing_is_lost(
-    shop: FaultyShop, redis: RedisServer, unable: str, able: str
+    shop: FaultyShop, unable: str, able: str
 ) -> None:
     product = shop.new_product(100)
     cancelled, shipped = shop.placed(product, 3), shop.placed(product, 4)
@@ -269,57 +221,19 @@ def test_a_redis_that_cannot_serve_means_503_and_nothing_is_lost(
     ]
     with Customers(shop, product) as customers:
         customers.wait_for(1)
-        redis.client.execute_command(*unable.split())
+        shop.redis.client.execute_command(*unable.split())
         try:
             for answer in at_once(len(calls), lambda call: call(), calls):
                 assert_unavailable(answer)
         finally:
-            wait_until(redis.answers, why="the pause is over")
-            redis.client.execute_command(*able.split())
+            wait_until(shop.redis.answers, why="the pause is over")
+            shop.redis.client.execute_command(*able.split())
         customers.wait_for(1)
     shop.wait_until_exact(SETTLED)
     customers.assert_served()
     # What was given up may have claimed the key later; then it is free again with its lease.
     wait_until(lambda: shop.place(product, 2, key).status == 201, ORDER_TIMEOUT + 3, "it is placed")
     assert shop.cancel(cancelled).status == 200
-
-
-@on_redis
-def test_a_product_service_on_the_other_storage_settles_nothing(shop: FaultyShop) -> None:
-    product = shop.new_product(100)
-    cancelled, shipped = shop.placed(product, 3), shop.placed(product, 4)
-    right = shop.product.environment
-    shop.product.stop()
-    shop.product.environment = {**right, "USE_REDIS": "false"}
-    shop.product.start()
-    try:
-        answer = shop.place(product)
-        assert_unavailable(answer)
-        assert answer.code == "storage_mismatch"
-        assert shop.cancel(cancelled).status == 200
-        assert shop.ship(shipped).status == 200
-        refused = "cannot be settled yet: storage_mismatch"
-        wait_until(lambda: refused in shop.order_log(), why="settling is refused")
-        assert unsettled(shop) == 3
-    finally:
-        shop.product.stop()
-        shop.product.environment = right
-        shop.product.start()
-    wait_until(lambda: unsettled(shop) == 0, SETTLED, "all is settled")
-    shop.wait_until_exact(1)
-    assert shop.stock(product) == (100, 96, 0, 4)
-
-
-def unsettled(shop: Shop) -> float:
-    """Return how many orders the order service says are unsettled."""
-    return figure(shop, "orders_unsettled")
-
-
-def figure(shop: Shop, name: str) -> float:
-    """Return a figure of the order service."""
-    metrics = shop.order.get("/metrics").text.splitlines()
-    [line] = [line for line in metrics if line.startswith(f"{name} ")]
-    return float(line.split()[1])
 
 
 LONG = 6
@@ -350,7 +264,7 @@ def test_whatever_the_network_does_to_messages_the_books_are_exact(shop: FaultyS
     shop.proxy.behave = misbehaves
     customers = Customers(shop, product)
     at_once(8, lambda turn: customers.order(f"{product} {turn}", turn), range(28))
-    wait_until(lambda: unsettled(shop) == 0, SETTLED, "all is settled")
+    shop.wait_until_settled()
     assert shop.change_stock(product, 100).status == 200  # now there would be enough for all
     shop.proxy.bring_what_is_late()
     shop.wait_until_exact(1)
@@ -376,9 +290,8 @@ async def test_what_is_cancelled_while_it_asks_redis_ends_at_once(
             for _ in range(moment):
                 await asyncio.sleep(0)
             asking.cancel()
-            await asyncio.wait([asking], timeout=1)
-            is_over = asking.done()
+            _, still_asking = await asyncio.wait([asking], timeout=1)
             asking.cancel()
-            assert is_over, moment
+            assert not still_asking, moment
     finally:
         await records.close()

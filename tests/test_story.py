@@ -1,17 +1,14 @@
-"""A customer's story from end to end: real services on a Redis that goes away and comes back."""
+"""The story of a shop from end to end: real services on a Redis that goes away and comes back."""
 
 from functools import partial
 from pathlib import Path
-
-import requests
+from typing import Any
 
 from tests.launching import three_services
 from tests.servers import RedisServer, Service, Trio, wait_until
 
-
-def order(shop: Trio, product: str, quantity: int, **headers: str) -> requests.Response:
-    body = {"product_id": product, "quantity": quantity}
-    return shop.order.post("/order", body, headers=headers)
+ACCOUNT = {"email": "Ada@Example.com", "password": "correct horse"}
+LAMP = {"name": "Desk Lamp", "price": 24.99, "quantity": 10}
 
 
 def stock(shop: Trio, product: str) -> tuple[int, ...]:
@@ -19,34 +16,57 @@ def stock(shop: Trio, product: str) -> tuple[int, ...]:
     return tuple(counts[kind] for kind in ("received", "available", "reserved", "shipped"))
 
 
+def whole_story(shop: Trio) -> Any:
+    """Do everything that a shop can do; return the receipt of an order of 7 out of 10 lamps."""
+    user = shop.user.post("/register", ACCOUNT).json()
+    assert shop.user.post("/register", ACCOUNT).json()["code"] == "email_taken"
+    wrong = shop.user.post("/login", {**ACCOUNT, "password": "wrong"}).json()
+    assert wrong["code"] == "invalid_credentials"
+    token = shop.user.post("/login", ACCOUNT).json()["access_token"]
+    bearer = {"Authorization": f"Bearer {token}"}
+    assert shop.user.get("/me", headers=bearer).json() == user
+
+    lamp, chair, table = [shop.product.post("/products", LAMP).json()["pk"] for _ in range(3)]
+    shop.product.request("PATCH", f"/products/{chair}", json={"name": "Chair"})
+    assert [one["pk"] for one in shop.product.get("/products/search?name=CHAIR").json()] == [chair]
+    assert shop.product.request("DELETE", f"/products/{table}").status_code == 204
+    first_page = shop.product.get("/products?limit=1")
+    rest = shop.product.get(first_page.links["next"]["url"].removeprefix(shop.product.url))
+    assert [one["pk"] for one in first_page.json() + rest.json()] == [lamp, chair]
+
+    body, key = {"product_id": lamp, "quantity": 7}, {"Idempotency-Key": "mine", **bearer}
+    receipt, again = (shop.order.post("/order", body, headers=key) for _ in range(2))
+    assert (again.json(), again.headers["Idempotent-Replayed"]) == (receipt.json(), "true")
+    assert (receipt.json()["user_id"], receipt.json()["total"]) == (user["pk"], 174.93)
+    assert shop.order.post("/order", body).json()["available"] == 3
+    body = {"product_id": chair, "quantity": 2}
+    cancelled, shipped = (shop.order.post("/order", body).json()["pk"] for _ in range(2))
+    assert shop.order.post(f"/orders/{cancelled}/cancel").json()["status"] == "CANCELLED"
+    assert shop.order.post(f"/orders/{shipped}/ship").json()["status"] == "SHIPPED"
+    settled = shop.order.post(f"/orders/{cancelled}/settle", {"product_id": chair})
+    assert settled.json()["outcome"] == "cancelled"
+    orders = [order["pk"] for order in shop.order.get("/orders").json()]
+    assert orders == [receipt.json()["pk"], cancelled, shipped]
+    assert (stock(shop, lamp), stock(shop, chair)) == ((10, 3, 7, 0), (10, 8, 0, 2))
+    return receipt.json()
+
+
 def test_a_customer_orders_until_it_is_gone_though_redis_was_away(
     own_redis: RedisServer, tmp_path: Path
 ) -> None:
     on_redis = {"USE_REDIS": "required", "REDIS_PORT": str(own_redis.port)}
     with three_services(tmp_path, **on_redis) as shop:
-        account = {"email": "Ada@Example.com", "password": "correct horse"}
-        user = shop.user.post("/register", account).json()
-        token = shop.user.post("/login", account).json()["access_token"]
-        bearer = {"Authorization": f"Bearer {token}"}
-        assert shop.user.get("/me", headers=bearer).json() == user
-        body = {"name": "Desk Lamp", "price": 24.99, "quantity": 10}
-        lamp = shop.product.post("/products", body).json()["pk"]
-        receipt = order(shop, lamp, 7, **bearer).json()
-        assert (receipt["user_id"], receipt["total"]) == (user["pk"], 174.93)
-        assert stock(shop, lamp) == (10, 3, 7, 0)
-
-        item = {"product_id": lamp, "quantity": 1}
-        bodies = {"/products": body, "/order": item, "/register": account}
+        receipt = whole_story(shop)
+        order, item = f"/orders/{receipt['pk']}", {"product_id": receipt["product_id"]}
         own_redis.stop()
-        for service, path, method in (
-            (shop.product, f"/products/{lamp}", "GET"),
-            (shop.product, "/products", "POST"),
-            (shop.order, f"/orders/{receipt['pk']}", "GET"),
-            (shop.order, "/order", "POST"),
-            (shop.user, "/register", "POST"),
-            *((service, "/ready", "GET") for service in shop.services),
+        for service, method, path, body in (
+            (shop.product, "POST", "/products", LAMP),
+            (shop.order, "GET", order, None),
+            (shop.order, "POST", "/order", {**item, "quantity": 1}),
+            (shop.user, "POST", "/register", ACCOUNT),
+            *((service, "GET", "/ready", None) for service in shop.services),
         ):
-            answer = service.request(method, path, json=bodies.get(path))
+            answer = service.request(method, path, json=body)
             assert (answer.status_code, answer.json()["code"]) == (503, "storage_unavailable")
             assert int(answer.headers["Retry-After"]) >= 1
         assert all(service.get("/").json()["storage"] == "redis" for service in shop.services)
@@ -54,10 +74,10 @@ def test_a_customer_orders_until_it_is_gone_though_redis_was_away(
         own_redis.start()
         for service in shop.services:
             wait_until(partial(is_ready, service), why=f"{service.name} is ready again")
-        assert shop.order.get(f"/orders/{receipt['pk']}").json() == receipt
-        assert order(shop, lamp, 3).status_code == 201
-        assert order(shop, lamp, 1).status_code == 400
-        assert stock(shop, lamp) == (10, 0, 10, 0)
+        assert shop.order.get(order).json() == receipt
+        assert shop.order.post("/order", {**item, "quantity": 3}).status_code == 201
+        assert shop.order.post("/order", {**item, "quantity": 1}).status_code == 400
+        assert stock(shop, receipt["product_id"]) == (10, 0, 10, 0)
 
 
 def is_ready(service: Service) -> bool:

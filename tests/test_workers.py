@@ -97,7 +97,7 @@ def metrics_of(service: str, folder: Path) -> "subprocess.CompletedProcess[str]"
     """Count one request of a service whose workers are to share this folder."""
     code = (
         f"from shopsphere.metrics import *; metrics = RequestMetrics({service!r});"
-        "metrics.count({'method': 'GET'}, 200, 0.1); print(exposition(metrics.registry).decode())"
+        "metrics.count('GET', '/', 200, 0.1); print(exposition(metrics.registry).decode())"
     )
     environment = {**os.environ, METRICS_FOLDER: str(folder)}
     return subprocess.run(

@@ -147,8 +147,8 @@ class Products:
     async def reservations_page(self, pk: str, after: str | None, limit: int) -> Page[Reservation]:
         """Return the live reservations (neither released nor shipped), in the order of order pks.
 
-        There are fewer while orders end. `after` is the pk of an order. Raise ProductNotFound; those of a deleted product are still
-        there.
+        There are fewer while orders end. `after` is the pk of an order. Raise ProductNotFound;
+        those of a deleted product are still there.
         """
         await self.stock(pk)
         holds = await self._records.live(Hold, pk, after or "", limit + 1)
