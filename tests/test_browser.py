@@ -36,9 +36,7 @@ def nothing_from_elsewhere_and_nothing_in_red(browser: Browser) -> Iterator[None
     assert browser.complaints() == []
 
 
-def test_every_example_of_a_fresh_shop_works_as_it_stands_with_a_real_pk(
-    browser: Browser, shop: Trio
-) -> None:
+def test_every_example_of_a_fresh_shop_works_with_a_real_pk(browser: Browser, shop: Trio) -> None:
     users = browser.open(shop.user)
     registered = users.try_out("POST", "/register")
     token = users.try_out("POST", "/login").body["access_token"]

@@ -85,9 +85,7 @@ def test_all_is_well_and_json_says_so(shop: Trio, redis_server: RedisServer, mai
     assert set(json.loads(main("--json")[1])) == {"ok", "lines"}
 
 
-def test_the_exit_status_tells_whether_the_stock_adds_up_and_the_administrator_signs_in(
-    shop: Trio, main: Main
-) -> None:
+def test_the_exit_status_tells_whether_the_stock_adds_up(shop: Trio, main: Main) -> None:
     lamp = {"name": "Lamp", "price": 5, "quantity": 10}
     product = shop.product.post("/products", lamp, headers=PEOPLE["administrator"]).json()["pk"]
     held = f"/products/{product}/reservations/{new_pk()}"
@@ -120,12 +118,10 @@ def test_what_it_cannot_do_is_said_in_a_line(shop: Trio, main: Main) -> None:
 
 def test_it_ends_quietly_when_nobody_reads_on(shop: Trio) -> None:
     command = [sys.executable, "test_connection.py"]
-    assert unread(command, ROOT, shop.user.environment) == (1, b"")
+    assert unread(command, ROOT, **shop.user.environment) == (1, b"")
 
 
-def test_it_finds_the_packages_of_the_launcher_or_says_how_to_get_them(
-    shop: Trio, tmp_path: Path
-) -> None:
+def test_it_finds_the_packages_of_the_launcher_or_says_how(shop: Trio, tmp_path: Path) -> None:
     def run(copy: Path, *options: str) -> "subprocess.CompletedProcess[str]":
         command = [BARE_PYTHON, *options, str(copy / "test_connection.py")]
         environment = shop.user.environment
@@ -204,16 +200,14 @@ def test_what_hangs_is_told_from_what_does_not_run(
         ({"REDIS_URL": "redis://:hush-hush@localhost:port/0"}, "failed", "REDIS_URL"),
     ],
 )
-def test_a_redis_that_is_not_there_is_as_bad_as_the_settings_say(
-    given: dict[str, str], state: str, text: str
-) -> None:
+def test_no_redis_is_as_bad_as_settings_say(given: dict[str, str], state: str, text: str) -> None:
     [line] = test_connection.redis_lines(settings_of(given))
     assert line.state == state
     assert text in line.text
     assert "hush-hush" not in line.text
 
 
-def test_a_redis_that_refuses_us_is_said_and_one_that_knows_no_hello_served(
+def test_a_redis_that_refuses_us_is_said_and_one_without_hello_served(
     tmp_path: Path,
 ) -> None:
     port, without_hello = free_port(), ("--rename-command", "HELLO", "SINCE-6")
@@ -282,9 +276,7 @@ ON_REDIS = {"USE_REDIS": "required"}
         ({**ON_REDIS, "REDIS_URL": "redis://[::1:6379"}, set()),
     ],
 )
-def test_what_others_can_reach_or_guess_is_a_warning(
-    given: dict[str, str], warned: set[str]
-) -> None:
+def test_what_others_reach_or_guess_is_a_warning(given: dict[str, str], warned: set[str]) -> None:
     urls = {f"{service}_SERVICE_URL": NOWHERE for service in ("PRODUCT", "USER", "ORDER")}
     hints = dict(security_hints(settings_of({"USE_REDIS": "false", **urls, **given})))
     assert set(hints) == warned

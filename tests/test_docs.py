@@ -32,7 +32,7 @@ from shopsphere.domain.records import OrderRecord
 from shopsphere.settings import MIN_SECRET_BYTES, Settings
 from tests import pages
 from tests.apps import BUILD, openapi_of, resolve, settings_of
-from tests.launching import PORTS, copy_of_the_product, started, three_services
+from tests.launching import PORTS, Started, copy_of_the_product, three_services
 from tests.servers import ROOT, RedisServer, Service, Trio, free_port, wait_until
 
 OPERATING_PAGE, EXTENDING_PAGE = (
@@ -122,15 +122,13 @@ def logged_line(service: Service, request_id: str) -> dict[str, object]:
 
 
 @on_posix
-def test_the_line_for_several_workers_starts_them_and_all_may_log_in_json(
-    own_server: RedisServer, tmp_path: Path
-) -> None:
+def test_the_line_for_several_workers_starts_them(own_server: RedisServer, tmp_path: Path) -> None:
     commands = [step.command for step in pages.steps(OPERATING_PAGE)]
     [line] = [command for command in commands if command.startswith("uvicorn ")]
     [option] = re.findall(r"`(--log-config [^`]+)`", OPERATING)
     command = shlex.split(f"{sys.executable} -m {line.replace('8002', str(free_port()))} {option}")
     on_redis = {"USE_REDIS": "required", "REDIS_PORT": str(own_server.port), "LOG_FORMAT": "json"}
-    with started(command, ROOT, tmp_path / "log", **on_redis) as order:
+    with Started(command, ROOT, tmp_path / "log", **on_redis) as order:
         wait_until(lambda: order.output.count("startup complete") == 2, 30, order.output)
         order.end()
     said = [json.loads(line) for line in order.output.splitlines()]
@@ -164,9 +162,7 @@ def test_a_command_in_the_text_runs(
 
 
 @pytest.mark.parametrize("command", MEASURING)
-def test_a_measurement_in_the_text_is_understood(
-    command: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_measurement_in_the_text_is_known(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     _, _, module, *arguments = shlex.split(command)
     monkeypatch.setenv("PATH", "")  # so it stops where it needs wrk
     if module == "benchmarks":
@@ -206,7 +202,7 @@ def test_the_fourth_service_is_one_of_the_family(tmp_path: Path) -> None:
     (copy / "review_service.py").write_text(code.replace("8003", port), encoding="utf-8")
     start, *others = pages.steps(EXTENDING_PAGE)
     command = [sys.executable, *shlex.split(start.command)[1:]]
-    with started(command, copy, tmp_path / "log") as service:
+    with Started(command, copy, tmp_path / "log") as service:
         url = f"http://127.0.0.1:{port}"
         assert service.wait_for_answer(url).json()["service"] == "review"
         assert [len(step.answers) for step in others] == [1, 1, 1]
@@ -356,13 +352,12 @@ def is_name(span: str, page: Path) -> bool:
 
 def is_key(span: str) -> bool:
     """Tell whether records of a kind are kept under such keys, or such a slot is in the code."""
-    if slot := re.fullmatch(r"\{(\w+)\}", span):
-        return is_in_the_code(f'"{slot[1]}"')
+    if name := re.fullmatch(r"\{(\w+)\}", span):
+        return is_in_the_code(f'"{name[1]}"')
     key = re.sub("<kind>", OrderRecord.kind, span).removeprefix("<prefix>:")
-    kind, _, pk = re.sub(r"<[\w ]+>", "x", key).partition(":")
-    if kind not in MODELS:
-        return False
-    return bool(MODELS[kind].make_primary_key(re.sub("[{}]", "", pk)) == f"{kind}:{pk}")
+    kind, _, slot = re.sub(r"<[\w ]+>", "x", key).partition(":")
+    pk = re.sub("[{}]", "", slot)
+    return kind in MODELS and bool(MODELS[kind].make_primary_key(pk) == f"{kind}:{slot}")
 
 
 @cache

@@ -18,9 +18,9 @@ from tests import pages
 from tests.apps import openapi_of
 from tests.launching import (
     PORTS,
+    Started,
     copy_of_the_product,
     needs_quick_start_ports,
-    started,
     three_services,
 )
 from tests.servers import ROOT, RedisServer
@@ -68,7 +68,7 @@ def test_the_uvicorn_lines_start_each_service_without_the_others(tmp_path: Path)
             line = f"uvicorn {name}_service:app --reload --host 127.0.0.1 --port {PORTS[name]}"
             assert f"\n{line}\n" in README
             log = tmp_path / f"{name}.log"
-            service = started(shlex.split(line), copy, log, USE_REDIS="false", **ON_PATH)
+            service = Started(shlex.split(line), copy, log, USE_REDIS="false", **ON_PATH)
             running.append(stack.enter_context(service))
             health = running[-1].wait_for_answer(f"http://127.0.0.1:{PORTS[name]}/ready")
             assert (health.status_code, health.json()["service"]) == (200, name)
@@ -84,7 +84,7 @@ def test_the_uvicorn_lines_start_each_service_without_the_others(tmp_path: Path)
 @pytest.mark.parametrize("name", PORTS)
 def test_a_service_starts_as_a_script_too(name: str, tmp_path: Path) -> None:
     command = ["python", f"{name}_service.py"]
-    with started(command, ROOT, tmp_path / "log", USE_REDIS="false", **ON_PATH) as service:
+    with Started(command, ROOT, tmp_path / "log", USE_REDIS="false", **ON_PATH) as service:
         health = service.wait_for_answer(f"http://127.0.0.1:{PORTS[name]}/").json()
         assert (health["service"], health["storage"]) == (name, "memory")
         service.press_ctrl_c()

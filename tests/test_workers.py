@@ -24,14 +24,12 @@ TOOK = f"http_request_duration_seconds_count{{{NOT_THERE}}}"
 
 
 @contextmanager
-def two_workers(
-    name: str, folder: Path, redis: RedisServer, **environment: str
-) -> Iterator[Service]:
+def two_workers(name: str, folder: Path, redis: RedisServer, **more: str) -> Iterator[Service]:
     """Run a service with two workers on Redis that share a folder; both have started."""
     redis.client.flushall()
-    environment |= {"USE_REDIS": "required", "REDIS_PORT": str(redis.port)}
-    environment |= {METRICS_FOLDER: str(folder / "metrics" / "shop")}
-    service = Service(name, folder / f"{name}.log", 0, **environment)
+    more |= {"USE_REDIS": "required", "REDIS_PORT": str(redis.port)}
+    more |= {METRICS_FOLDER: str(folder / "metrics" / "shop")}
+    service = Service(name, folder / f"{name}.log", 0, **more)
     try:
         service.start("--workers", "2")
         wait_until_all_run(service, 2)
@@ -57,9 +55,7 @@ def metric(service: Service, line: str) -> set[float | None]:
         return set(readers.map(ask, range(40)))
 
 
-def test_the_metrics_of_two_workers_add_up_whichever_answers_and_outlive_one_that_dies(
-    redis_server: RedisServer, tmp_path: Path
-) -> None:
+def test_two_workers_count_together_and_go_on(redis_server: RedisServer, tmp_path: Path) -> None:
     with two_workers("product", tmp_path, redis_server) as products:
         with ThreadPoolExecutor(8) as customers:
             list(customers.map(lambda n: requests.get(f"{products.url}/products/{n}"), range(200)))
@@ -72,9 +68,7 @@ def test_the_metrics_of_two_workers_add_up_whichever_answers_and_outlive_one_tha
         assert metric(products, ASKED) == {200}
 
 
-def test_orders_unsettled_are_counted_once_however_many_workers_there_are(
-    redis_server: RedisServer, tmp_path: Path
-) -> None:
+def test_orders_unsettled_are_counted_once(redis_server: RedisServer, tmp_path: Path) -> None:
     settings = {"PRODUCT_SERVICE_URL": f"http://127.0.0.1:{free_port()}"}
     settings |= {"ORDER_TIMEOUT": "0.5", "SETTLE_INTERVAL": "0.2"}
     order = {"product_id": "01JDX4Q8Z6W9RVCNKE3M5T7PBA", "quantity": 1}
