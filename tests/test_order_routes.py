@@ -15,7 +15,7 @@ from shopsphere.domain.pks import is_pk, new_pk
 from tests.apps import JWT_SECRET, CheckedClient, refusal, running
 from tests.network import Line
 from tests.proxy import Behave, Connection, Proxy, well
-from tests.servers import RedisServer, Service, free_port, wait_until
+from tests.servers import RedisServer, Service, wait_until
 
 MEMORY = {"USE_REDIS": "false"}
 
@@ -207,18 +207,6 @@ def test_whatever_the_product_service_does_wrong_the_outcome_is_unknown_and_503(
         assert orders.get("/orders").json() == []
         wait_until(lambda: all(each.rfile.closed for each in asked))  # no thread waits for ever
     assert ("JWT_SECRET has to be the same" in capsys.readouterr().err) == (name == "401")
-
-
-def test_while_nothing_listens_an_order_is_503_and_a_retry_that_notes_none_names_none() -> None:
-    with order_service(f"http://127.0.0.1:{free_port()}") as orders:
-        body, key = {"product_id": new_pk(), "quantity": 1}, {"Idempotency-Key": "mine"}
-        response = orders.post("/order", json=body, headers=key)
-        assert refusal(response) == (503, "product_service_unavailable")
-        assert orders.get(f"/orders/{response.json()['order_id']}").status_code == 404
-        again = orders.post("/order", json=body, headers=key)  # it cannot release the first
-        assert refusal(again) == (503, "product_service_unavailable")
-        assert "order_id" not in again.json()
-        assert orders.get("/orders").json() == []
 
 
 def test_a_retry_after_a_lost_response_holds_nothing_of_the_first_attempt(shop: Shop) -> None:
