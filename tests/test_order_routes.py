@@ -202,7 +202,7 @@ def test_whatever_the_product_service_does_wrong_the_outcome_is_unknown_and_503(
         response = orders.post("/order", json={"product_id": new_pk(), "quantity": 1})
         assert refusal(response) == (503, "product_service_unavailable")
         order_id = response.json()["order_id"]
-        assert asked[0].path.endswith(f"/reservations/{order_id}")
+        assert all(each.path.endswith(f"/reservations/{order_id}") for each in asked)
         assert orders.get(f"/orders/{order_id}").status_code == 404
         assert orders.get("/orders").json() == []
         wait_until(lambda: all(each.rfile.closed for each in asked))  # no thread waits for ever
