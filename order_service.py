@@ -256,9 +256,8 @@ async def _ordering(service: Service[Ordering]) -> AsyncIterator[Ordering]:
 
 def build(settings: Settings | None = None) -> FastAPI:
     """Return the app, with these settings or those of the environment."""
-    return create_app(
-        "order", DESCRIPTION, TAGS, [ordering, fulfilment], open_storage, _ordering, settings
-    )
+    routers = [ordering, fulfilment]
+    return create_app("order", DESCRIPTION, TAGS, routers, open_storage, _ordering, settings)
 
 
 app = build()

@@ -347,15 +347,8 @@ async def _catalogue(service: Service[Products]) -> AsyncIterator[Products]:
 
 def build(settings: Settings | None = None) -> FastAPI:
     """Return the app, with these settings or those of the environment."""
-    return create_app(
-        "product",
-        DESCRIPTION,
-        TAGS,
-        [catalogue, reservations, stock],
-        open_storage,
-        _catalogue,
-        settings,
-    )
+    routers = [catalogue, stock, reservations]
+    return create_app("product", DESCRIPTION, TAGS, routers, open_storage, _catalogue, settings)
 
 
 app = build()
