@@ -50,13 +50,13 @@ try:
     import requests
 
     from redis_clients import NothingAnswers, connect
-    from shopsphere.audit import Audit, AuditImpossible, Finding, Health, Shop
     from shopsphere.domain.errors import CannotStart, StoreUnavailable
     from shopsphere.domain.values import Role
-    from shopsphere.security_hints import security_hints
     from shopsphere.sessions import NO_RETRY, session
     from shopsphere.settings import Settings
     from shopsphere.tokens import Tokens
+    from shopsphere.tools.audit import Audit, AuditImpossible, Finding, Health, Shop
+    from shopsphere.tools.security_hints import security_hints
 except ImportError:
     if __name__ != "__main__":
         raise

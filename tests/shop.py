@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
 
-from shopsphere import audit
 from shopsphere.settings import Settings
+from shopsphere.tools import audit
 from tests.load import Answer, close_connections, send
 from tests.servers import Service, wait_until
 

@@ -29,10 +29,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "redis_clients": {DOMAIN, "shopsphere.deadline", "shopsphere.settings", "redis"},
     DOMAIN: {DOMAIN},
     "shopsphere.deadline": set(),
-    "shopsphere.installing": set(),
+    "shopsphere.tools.installing": set(),
     "shopsphere.models": {DOMAIN},
     "shopsphere.settings": {DOMAIN, "shopsphere.models"},  # for CannotStart, addresses
-    "shopsphere.launcher": {"shopsphere.installing"},
+    "shopsphere.tools.launcher": {"shopsphere.tools.installing"},
     "shopsphere.catalogue": {"shopsphere.catalogue", *PORT, "shopsphere.lists"},
     "shopsphere.accounts": {
         "shopsphere.accounts", *PORT, "shopsphere.settings", "shopsphere.tokens",
@@ -41,8 +41,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "shopsphere.ordering.product_client": {*ORDERING, "shopsphere.settings", "requests"},
     SHARED: {SHARED, *WEB, "uvicorn", "requests"},
     "test_connection": {"redis_clients", SHARED, "redis", "requests"},
-    "start_all_services": {"shopsphere.launcher"},
-    "run_tests": {"start_all_services", "shopsphere.installing"},
+    "start_all_services": {"shopsphere.tools.launcher"},
+    "run_tests": {"start_all_services", "shopsphere.tools.installing"},
 }  # fmt: skip
 """What each module or package of ours may import of ours and of what is watched; a package stands
 for all that is in it, but for what has a line of its own."""
@@ -107,7 +107,7 @@ def test_the_domain_does_nothing_but_compute() -> None:
 
 
 def test_the_launcher_needs_nothing_but_the_standard_library() -> None:
-    for name in ("start_all_services", "run_tests", "shopsphere.launcher", "shopsphere"):
+    for name in ("start_all_services", "run_tests", "shopsphere.tools.launcher", "shopsphere"):
         others = {each.partition(".")[0] for each in imports_of(name)} - OURS
         assert others <= sys.stdlib_module_names, name
 

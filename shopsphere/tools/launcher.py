@@ -20,16 +20,8 @@ from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Any
 
-from shopsphere.installing import (
-    IS_WINDOWS,
-    ROOT,
-    LauncherError,
-    end_group,
-    run_to_end,
-    say,
-    set_up,
-    start,
-)
+from shopsphere.tools.installing import LauncherError, set_up
+from shopsphere.tools.processes import IS_WINDOWS, ROOT, end_group, run_to_end, say, start
 
 SERVICES = (("product", 8000), ("user", 8001), ("order", 8002))
 REDIS_PORT = 6379
@@ -319,7 +311,7 @@ def run(python: Path, options: argparse.Namespace) -> None:
 def add_demo_products(python: Path, host: str) -> None:
     """Add products to a shop that has none yet, and say what came of it."""
     urls = [url_of(host, port) for _, port in SERVICES[:2]]
-    _, lines = run_to_end([str(python), "-m", "shopsphere.demo", *urls])
+    _, lines = run_to_end([str(python), "-m", "shopsphere.tools.demo", *urls])
     say("\n".join(lines))
 
 
