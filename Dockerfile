@@ -9,4 +9,4 @@ USER shop
 ENV PYTHONUNBUFFERED=1 USE_REDIS=required SERVICE=product PORT=8000
 HEALTHCHECK --interval=5s --timeout=3s --start-period=10s CMD \
     python -c "import os, urllib.request as u; u.urlopen(f'http://127.0.0.1:{os.environ[\"PORT\"]}/ready', timeout=2)"
-CMD ["sh", "-c", "exec uvicorn ${SERVICE}_service:app --host 0.0.0.0 --port ${PORT} --http shopsphere.slow_clients:PROTOCOL"]
+CMD ["sh", "-c", "exec uvicorn ${SERVICE}_service:app --host 0.0.0.0 --port ${PORT} --http shopsphere.web.slow_clients:PROTOCOL"]

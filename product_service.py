@@ -10,19 +10,25 @@ from typing import Annotated, Any, Self
 from fastapi import APIRouter, Depends, FastAPI, Header, Path, Query, Request, Response
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, model_validator
 
-from shopsphere.access import ADMINISTRATOR, ADMINISTRATOR_OR_ORDER_SERVICE, ORDER_SERVICE, anyone
 from shopsphere.catalogue.products import Products
 from shopsphere.domain import errors
+from shopsphere.domain.money import Amount, Money, to_cents
 from shopsphere.domain.values import MAX_ON_HAND, MAX_ORDER_QUANTITY, Product, Reservation, Stock
-from shopsphere.error_answers import raises
-from shopsphere.examples import ORDER_PK, PRODUCT_MADE_AT, PRODUCT_PK
-from shopsphere.idempotency_key import REPLAY_HEADER, IdempotencyKey, show_replay
-from shopsphere.models import PK_SCHEMA, Amount, Money, pk_of, pk_or, to_cents
-from shopsphere.paging import WITH_LINK, AnyPaging, PagingByEntry, PagingByPk, listing
 from shopsphere.records import StorageName
-from shopsphere.service import Service, service_of
 from shopsphere.settings import Settings
-from shopsphere.web import OWN, Body, Public, create_app, serve
+from shopsphere.web.access import (
+    ADMINISTRATOR,
+    ADMINISTRATOR_OR_ORDER_SERVICE,
+    ORDER_SERVICE,
+    anyone,
+)
+from shopsphere.web.app import create_app, serve
+from shopsphere.web.error_responses import raises
+from shopsphere.web.examples import ORDER_PK, PRODUCT_MADE_AT, PRODUCT_PK
+from shopsphere.web.idempotency_key import REPLAY_HEADER, IdempotencyKey, show_replay
+from shopsphere.web.paging import WITH_LINK, AnyPaging, PagingByEntry, PagingByPk, listing
+from shopsphere.web.schemas import PK_SCHEMA, Body, Public, pk_of, pk_or
+from shopsphere.web.service import OWN, Service, service_of
 from storage import open_storage
 
 PORT = 8000

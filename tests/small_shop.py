@@ -14,7 +14,6 @@ from typing import Any, TypeVar
 from prometheus_client import CollectorRegistry
 
 from in_memory_db import MemoryRecords
-from redis_clients import connect
 from redis_db import RedisRecords
 from shopsphere.catalogue.products import Products
 from shopsphere.deadline import Deadline
@@ -28,6 +27,7 @@ from shopsphere.ordering.notifier import Notifier
 from shopsphere.ordering.orders import SHOP
 from shopsphere.ordering.settling import Settling
 from shopsphere.records import Listing, Records
+from shopsphere.redis_clients.connecting import connect
 from shopsphere.settings import Settings
 from tests.moved_clock import MovedClock
 from tests.servers import RedisServer

@@ -26,9 +26,10 @@ from redis.asyncio.connection import AbstractConnection, SSLConnection
 from uvicorn.importer import import_from_string
 
 import benchmarks.__main__
-import redis_clients
 from redis_db import MODELS
 from shopsphere.domain.records import OrderRecord
+from shopsphere.redis_clients.connecting import connect
+from shopsphere.redis_clients.errors import NothingAnswers
 from shopsphere.settings import MIN_SECRET_BYTES, Settings
 from tests import pages
 from tests.apps import BUILD, openapi_of, resolve, settings_of
@@ -310,8 +311,8 @@ def is_address(url: str) -> bool:
     """Fail unless Redis would be looked for there; nothing listens where it is."""
     url = re.sub(r"\bhost\d?:(\d+|port)", f"127.0.0.1:{free_port()}", url)
     url = url.replace("/etc/shop/ca.pem", certifi.where())
-    with pytest.raises(redis_clients.NothingAnswers):
-        asyncio.run(redis_clients.connect(settings_of({"REDIS_URL": url})))
+    with pytest.raises(NothingAnswers):
+        asyncio.run(connect(settings_of({"REDIS_URL": url})))
     return True
 
 

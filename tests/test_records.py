@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from redis.crc import key_slot
 
 from in_memory_db import MemoryRecords
-from redis_clients import connect
 from redis_db import RedisRecords
 from shopsphere.domain import errors
 from shopsphere.domain.pks import new_pk
@@ -34,6 +33,7 @@ from shopsphere.domain.records import (
 )  # fmt: skip
 from shopsphere.domain.values import OrderStatus, Role
 from shopsphere.records import Entry, Listing, Records
+from shopsphere.redis_clients.connecting import connect
 from shopsphere.settings import Settings
 from tests.lossy_wire import LossyWire, connected, wired
 from tests.moved_clock import MovedClock

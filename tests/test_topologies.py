@@ -15,13 +15,14 @@ import uvloop
 from pydantic import SecretStr
 from redis.crc import key_slot
 
-import redis_clients
 import test_connection
 from redis_db import RedisRecords
 from shopsphere.catalogue.products import Products
-from shopsphere.domain.errors import CannotStart, StoreUnavailable
+from shopsphere.domain.errors import StoreUnavailable
 from shopsphere.domain.pks import new_pk
-from shopsphere.settings import Settings
+from shopsphere.redis_clients import connecting
+from shopsphere.redis_clients.errors import NothingAnswers
+from shopsphere.settings import CannotStart, Settings
 from tests.customers import Customers
 from tests.launching import three_services
 from tests.load import send
@@ -49,7 +50,7 @@ async def with_products(
     url: str, use: Callable[[Products], Awaitable[None]], prefix: str = "shopsphere"
 ) -> None:
     """Connect as a service does at its start, and use the products there."""
-    client = await redis_clients.connect(settings_of(url))
+    client = await connecting.connect(settings_of(url))
     try:
         await use(Products(RedisRecords(client, prefix)))
     finally:
@@ -264,7 +265,7 @@ def test_a_cluster_is_found_by_any_of_its_nodes_and_a_single_redis_is_none(
 ) -> None:
     nobody = f"redis+cluster://{HOST}:{free_port()},{HOST}"
     connect(f"{nobody}:{cluster.nodes[2].port}")
-    with pytest.raises(redis_clients.NothingAnswers):
+    with pytest.raises(NothingAnswers):
         connect(f"{nobody}:{free_port()}")
     with pytest.raises(CannotStart, match="Cluster mode is not enabled"):
         connect(f"redis+cluster://{HOST}:{redis_server.port}")
@@ -371,7 +372,7 @@ def test_sentinels_that_ask_for_a_password_or_name_no_master_are_told_apart(
     ):
         with pytest.raises(CannotStart, match=refusal):
             connect(address)
-    with pytest.raises(redis_clients.NothingAnswers):
+    with pytest.raises(NothingAnswers):
         connect(f"redis+sentinel://{HOST}:{free_port()},{HOST}:{free_port()}/shop-master")
     for sentinel in watched_redis.sentinels:
         password = f">{watched_redis.password}"
@@ -414,7 +415,7 @@ def test_redis_is_reached_over_a_unix_socket_with_the_right_password_and_databas
     for url in (f"redis://:secret@{address}/99", f"unix://:secret@{socket}?db=99"):
         with pytest.raises(CannotStart, match="DB index"):
             connect(url)
-    with pytest.raises(redis_clients.NothingAnswers):
+    with pytest.raises(NothingAnswers):
         connect(f"unix://{socket}.none")
 
 

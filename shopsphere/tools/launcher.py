@@ -32,7 +32,7 @@ BECOME_REDIS = (
 )
 """`ps` then shows whose Redis it is: that of this `.venv`."""
 REDIS_VARIABLES = {"USE_REDIS", "REDIS_URL", "REDIS_HOST", "REDIS_PORT"}
-PROTOCOL = "shopsphere.slow_clients:PROTOCOL"
+PROTOCOL = "shopsphere.web.slow_clients:PROTOCOL"
 """uvicorn's protocol, but one that gives up clients which send no request."""
 DEFAULT_HOST = "127.0.0.1"
 EVERY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104
