@@ -3,7 +3,7 @@ FROM python:3.13-slim
 WORKDIR /shop
 COPY requirements.txt .
 RUN pip install --no-cache-dir -r requirements.txt && useradd --system --no-create-home shop
-COPY storage.py redis_db.py redis_clients.py in_memory_db.py test_connection.py *_service.py ./
+COPY storage.py redis_db.py in_memory_db.py test_connection.py *_service.py ./
 COPY shopsphere shopsphere
 USER shop
 ENV PYTHONUNBUFFERED=1 USE_REDIS=required SERVICE=product PORT=8000
