@@ -24,7 +24,7 @@ BARE_PYTHON = getattr(sys, "_base_executable", sys.executable)
 """The Python that the environment of the tests was made with: it has no packages of ours."""
 
 
-needs_quick_start_ports = pytest.mark.usefixtures("quick_start_ports")
+needs_fixed_ports = pytest.mark.usefixtures("quick_start_ports")
 """Mark a test that needs the ports 8000, 8001 and 8002 for itself."""
 
 
@@ -54,8 +54,7 @@ def ready_copy(folder: Path) -> Path:
     copy_of_the_product(folder)
     environment = folder / ".venv"
     venv.create(environment, symlinks=os.name != "nt")
-    packages = next(environment.glob("lib/python*/site-packages"), None)
-    packages = packages or environment / "Lib" / "site-packages"
+    packages = Path(sysconfig.get_path("purelib", "venv", {"base": str(environment)}))
     (packages / "tests.pth").write_text(sysconfig.get_path("purelib"), encoding="utf-8")
     for listed in folder.glob("requirements*.txt"):
         shutil.copy(listed, environment)
@@ -171,11 +170,11 @@ class Started:
         return self.process.wait(20)
 
 
-def launched(copy: Path, log: Path, *arguments: str, **environment: str) -> Started:
+def launched(copy: Path, *arguments: str, **environment: str) -> Started:
     """Run `start_all_services.py` of this copy, from another folder, by a Python of no packages."""
     command = [BARE_PYTHON, str(copy / "start_all_services.py"), *arguments]
     environment = {"USE_REDIS": "false", "BCRYPT_ROUNDS": "4", "PIP_NO_INDEX": "1", **environment}
-    return Started(command, copy.parent, log, **environment)
+    return Started(command, copy.parent, copy.parent / "output.txt", **environment)
 
 
 @contextmanager

@@ -11,9 +11,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Self
+from wsgiref.simple_server import make_server
+from wsgiref.types import StartResponse
 
 import pytest
 import redis
@@ -229,15 +230,11 @@ class Trio:
 def answering(body: bytes) -> Iterator[str]:
     """Yield the URL of a program that answers everything with 200 and this body."""
 
-    class Answer(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(200)
-            self.end_headers()
-            self.wfile.write(body)
+    def answer(_: object, start_response: StartResponse) -> list[bytes]:
+        start_response("200 OK", [])
+        return [body]
 
-        def log_message(self, *_: object) -> None: ...
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Answer) as server:
+    with make_server("127.0.0.1", 0, answer) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         try:
             yield f"http://127.0.0.1:{server.server_port}"

@@ -18,9 +18,7 @@ Run = Callable[..., tuple[bool, str]]
 
 
 @pytest.fixture(scope="module")
-def shop(redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
-    """A shop in which everything adds up; a test that changes this repairs it."""
-    redis_server.client.flushall()
+def running(redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
     settings = {"SETTLE_AFTER": "0.2", "SETTLE_INTERVAL": "0.1", "LOG_LEVEL": "WARNING"}
     settings |= {"USE_REDIS": "required", "REDIS_PORT": str(redis_server.port)}
     shop = Shop(tmp_path_factory.mktemp("shop"), settings)
@@ -31,10 +29,16 @@ def shop(redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 @pytest.fixture
-def run(shop: Shop, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Run the audit, with other settings if any, in pages of two; return whether all adds up, and
-    what it prints."""
+def shop(running: Shop, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> Shop:
+    """An empty shop, which an audit reads in pages of two."""
+    redis_server.client.flushall()
     monkeypatch.setattr(audit, "PAGE", 2)
+    return running
+
+
+@pytest.fixture
+def run(shop: Shop, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run the audit, with other settings if any; return whether all adds up, and what it prints."""
 
     def run(*, repair: bool = False, is_sure: bool = True, **changed: str) -> tuple[bool, str]:
         adds_up = test_connection.audit(shop.settings().model_copy(update=changed), repair, is_sure)
@@ -103,8 +107,6 @@ def test_a_placed_order_without_a_reservation_is_named_and_stays(shop: Shop, run
     assert f"product {product}: reserved is 0, 2 too few for its PLACED orders\n" in printed
     assert f"the PLACED order {order} (2) has no reservation: cancel it\n" in printed
     assert "settled" not in printed
-    assert shop.cancel(order).status == 200
-    assert run()[0]
 
 
 def test_what_is_off_only_at_the_first_look_was_under_way(shop: Shop) -> None:
@@ -117,33 +119,29 @@ def test_what_is_off_only_at_the_first_look_was_under_way(shop: Shop) -> None:
 
     with closing(audit.Shop(shop.settings())) as asked:
         assert list(audit.Audit(asked, go_on).findings()) == []
-    hold(shop, product, begun, 0)
 
 
 @pytest.mark.parametrize(
-    ("field", "value", "text", "stock"),
+    ("field", "old", "new", "text", "stock"),
     [
-        ("status", "CANCELLED", "the reservation of order {} (2) belongs to no", (10, 10, 0, 0)),
-        ("status", "SHIPPED", "the reservation of order {} (2) belongs to no", (10, 8, 0, 2)),
-        ("items_json", 5, "the PLACED order {} is of 5, its reservation of 2", (10, 8, 2, 0)),
+        ("status", "PLACED", "CANCELLED", "the reservation of order {} (2) be", (10, 10, 0, 0)),
+        ("status", "PLACED", "SHIPPED", "the reservation of order {} (2) be", (10, 8, 0, 2)),
+        ("items_json", ",2,", ",5,", "the PLACED order {} is of 5, its res", (10, 8, 2, 0)),
     ],
 )
 def test_an_order_that_changed_unheard_is_named_and_told_again_by_a_repair(
-    shop: Shop, run: Run, redis_server: RedisServer, field: str, value: object, text: str,
+    shop: Shop, run: Run, redis_server: RedisServer, field: str, old: str, new: str, text: str,
     stock: tuple[int, int, int, int],
 ) -> None:  # fmt: skip
     product = shop.new_product(10)
     order = shop.placed(product, 2)
     before = str(redis_server.client.hget(f"shopsphere:order:{{{order}}}", field))
-    changed = before.replace(",2,", f",{value},") if field == "items_json" else value
-    overwrite(redis_server, "order", order, field, changed)
+    overwrite(redis_server, "order", order, field, before.replace(old, new))
     assert text.format(order) in run()[1]
     adds_up, printed = run(repair=True)
-    is_settled = field == "status"
-    assert (adds_up, f"order {order} is {value}".lower() in printed.lower()) == (is_settled,) * 2
+    is_told = f"order {order} is {new.lower()}\n" in printed
+    assert (adds_up, is_told) == (field == "status", field == "status")
     assert shop.stock(product) == stock
-    if not is_settled:
-        overwrite(redis_server, "order", order, field, before)
 
 
 @pytest.mark.parametrize(
@@ -162,13 +160,11 @@ def test_a_figure_that_is_off_is_named_with_by_how_much(
     product = shop.new_product(10)
     shop.placed(product, 3)
     assert shop.ship(shop.placed(product, 2)).status == 200
-    right = send("GET", f"{shop.product.url}/products/{product}/stock").body[field]
     overwrite(redis_server, "product", product, field, value)
     adds_up, printed = run(repair=True)
     assert not adds_up
     assert f"product {product}: {text}\n" in printed
     assert "settled" not in printed  # there is no order to settle
-    overwrite(redis_server, "product", product, field, right)
 
 
 def test_a_repair_asks_first(shop: Shop, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,7 +26,7 @@ from tests.launching import (
     PORTS,
     every_python_first_runs,
     launched,
-    needs_quick_start_ports,
+    needs_fixed_ports,
     processes_of,
     ready_copy,
     unread,
@@ -48,11 +48,6 @@ def copy(tmp_path: Path) -> Iterator[Path]:
     assert left == {}
 
 
-@pytest.fixture
-def log(tmp_path: Path) -> Path:
-    return tmp_path / "output.txt"
-
-
 def error_of(copy: Path, *arguments: str, **environment: str) -> str:
     """Run the launcher of a copy that cannot start; return what it says."""
     result = run(copy, BARE_PYTHON, "start_all_services.py", *arguments, **environment)
@@ -71,12 +66,12 @@ def run(copy: Path, *command: str, **environment: str) -> "subprocess.CompletedP
 # --- from start to end ---------------------------------------------------------------------------
 
 
-@needs_quick_start_ports
-def test_it_shows_where_each_service_is(copy: Path, log: Path, redis_server: RedisServer) -> None:
+@needs_fixed_ports
+def test_it_shows_where_each_service_is(copy: Path, redis_server: RedisServer) -> None:
     host = "127.0.0.88" if sys.platform == "linux" else "localhost"
     on_redis = {"USE_REDIS": "required", "REDIS_PORT": str(redis_server.port)}
     a_dead_proxy = {"http_proxy": f"http://127.0.0.1:{free_port()}", "no_proxy": ""}
-    with launched(copy, log, "--host", host, **on_redis, **a_dead_proxy) as launcher:
+    with launched(copy, "--host", host, **on_redis, **a_dead_proxy) as launcher:
         launcher.wait_for("test_connection.py\n")
         table = launcher.output.partition("ShopSphere runs. Ctrl-C ends it.\n\n")[2].splitlines()
         assert [" ".join(row.split()) for row in table[:3]] == [
@@ -102,32 +97,32 @@ def test_it_shows_where_each_service_is(copy: Path, log: Path, redis_server: Red
     assert launcher.output.endswith("ShopSphere has ended.\n")
 
 
-@needs_quick_start_ports
-def test_a_signal_while_the_services_are_starting_leaves_nothing(copy: Path, log: Path) -> None:
-    with launched(copy, log) as launcher:
+@needs_fixed_ports
+def test_a_signal_while_the_services_are_starting_leaves_nothing(copy: Path) -> None:
+    with launched(copy) as launcher:
         wait_until(lambda: processes_of(copy), why="a service is starting")
         assert launcher.end(signal.SIGINT) == 0
     assert "Traceback" not in launcher.output
     assert "ShopSphere runs" not in launcher.output
 
 
-@needs_quick_start_ports
-def test_a_signal_while_pip_installs_ends_pip_too(copy: Path, log: Path) -> None:
+@needs_fixed_ports
+def test_a_signal_while_pip_installs_ends_pip_too(copy: Path) -> None:
     (copy / "requirements.txt").write_text("no-such-package\n")
     with create_server(("127.0.0.1", 0)) as silent_index:
         silent_index.settimeout(30)
         url = f"http://127.0.0.1:{silent_index.getsockname()[1]}"
         with (
-            launched(copy, log, PIP_NO_INDEX="0", PIP_INDEX_URL=url) as launcher,
+            launched(copy, PIP_NO_INDEX="0", PIP_INDEX_URL=url) as launcher,
             silent_index.accept()[0],
         ):
             assert launcher.end(signal.SIGINT) == 128 + signal.SIGINT
     assert "Traceback" not in launcher.output
 
 
-@needs_quick_start_ports
-def test_with_reload_a_broken_file_is_reported_once_until_mended(copy: Path, log: Path) -> None:
-    with launched(copy, log, "--reload") as launcher:
+@needs_fixed_ports
+def test_with_reload_a_broken_file_is_reported_once_until_mended(copy: Path) -> None:
+    with launched(copy, "--reload") as launcher:
         launcher.wait_for("  order    http")
         assert launcher.output.count("Started reloader process") == 3
         file = copy / "order_service.py"
@@ -141,7 +136,7 @@ def test_with_reload_a_broken_file_is_reported_once_until_mended(copy: Path, log
     assert launcher.output.count("The order service stopped") == 1
 
 
-@needs_quick_start_ports
+@needs_fixed_ports
 def test_it_ends_quietly_at_its_next_line_when_nobody_reads_on(copy: Path) -> None:
     command = [BARE_PYTHON, "start_all_services.py"]
     pipe = subprocess.PIPE
@@ -172,10 +167,10 @@ def test_what_nohup_ignores_stays_ignored() -> None:
 # --- what it can be asked for --------------------------------------------------------------------
 
 
-@needs_quick_start_ports
-def test_open_to_others_it_says_so_and_ends_when_a_service_dies(copy: Path, log: Path) -> None:
+@needs_fixed_ports
+def test_open_to_others_it_says_so_and_ends_when_a_service_dies(copy: Path) -> None:
     no_redis = {"USE_REDIS": "true", "REDIS_PORT": str(free_port())}
-    with launched(copy, log, "--host", "0.0.0.0", **no_redis) as launcher:
+    with launched(copy, "--host", "0.0.0.0", **no_redis) as launcher:
         launcher.wait_for("  order    http")
         assert launcher.output.count("storage: memory") == 3
         launcher.wait_for("\nIN MEMORY: no Redis responded. To keep the data, start Redis first")
@@ -189,9 +184,9 @@ def test_open_to_others_it_says_so_and_ends_when_a_service_dies(copy: Path, log:
     assert f"{CANNOT_RUN}the user service ended (SIGKILL)" in launcher.output
 
 
-@needs_quick_start_ports
-def test_its_own_redis_keeps_what_it_has_and_the_shop_ends_with_it(copy: Path, log: Path) -> None:
-    with launched(copy, log, "--redis", "--demo") as launcher:
+@needs_fixed_ports
+def test_its_own_redis_keeps_what_it_has_and_the_shop_ends_with_it(copy: Path) -> None:
+    with launched(copy, "--redis", "--demo") as launcher:
         launcher.wait_for(f"--demo added {len(demo.PRODUCTS)} products")
         assert launcher.output.count("storage: redis") == 3
         products = requests.get("http://127.0.0.1:8000/products", timeout=10).json()
@@ -202,7 +197,7 @@ def test_its_own_redis_keeps_what_it_has_and_the_shop_ends_with_it(copy: Path, l
         order = requests.post("http://127.0.0.1:8002/order", json=body, timeout=10).json()
         assert launcher.end(signal.SIGHUP) == 0
     assert processes_of(copy) == {}
-    with launched(copy, log, "--redis") as launcher:
+    with launched(copy, "--redis") as launcher:
         launcher.wait_for("  order    http")
         assert requests.get("http://127.0.0.1:8002/orders", timeout=10).json() == [order]
         [redis] = [pid for pid, run in processes_of(copy).items() if f":{REDIS_PORT}" in run]
@@ -238,7 +233,7 @@ def test_what_does_not_end_when_asked_is_killed() -> None:
 # --- what keeps it from running ------------------------------------------------------------------
 
 
-@needs_quick_start_ports
+@needs_fixed_ports
 def test_every_port_in_use_is_named_in_one_sentence_whatever_listens_there(copy: Path) -> None:
     with ExitStack() as taken:
         no_http, *_ = (
@@ -258,7 +253,7 @@ def test_every_port_in_use_is_named_in_one_sentence_whatever_listens_there(copy:
     assert error == f"{CANNOT_RUN}{'; '.join(reasons)}. {advice}\n"
 
 
-@needs_quick_start_ports
+@needs_fixed_ports
 def test_a_redis_that_cannot_be_had_is_said_in_one_sentence(copy: Path) -> None:
     with create_server(("127.0.0.1", REDIS_PORT)):
         error = error_of(copy, "--redis")
@@ -275,7 +270,7 @@ def test_an_address_of_another_machine_is_not_called_a_port_in_use(host: str, co
     assert f"{CANNOT_RUN}--host {host} is not an address of this machine" in error
 
 
-@needs_quick_start_ports
+@needs_fixed_ports
 @pytest.mark.parametrize(
     ("option", "variable", "value", "reason"),
     [
@@ -310,7 +305,7 @@ def test_a_python_that_is_too_old_is_told_so(copy: Path, tmp_path: Path) -> None
 # --- setting up ----------------------------------------------------------------------------------
 
 
-@needs_quick_start_ports
+@needs_fixed_ports
 @pytest.mark.parametrize(
     ("first", "reason"),
     [
@@ -347,7 +342,7 @@ def test_a_venv_of_another_python_or_list_is_set_up_again(copy: Path, tmp_path: 
     assert set_up().stdout == python
 
 
-@needs_quick_start_ports
+@needs_fixed_ports
 def test_why_pip_failed_is_said_each_time_it_is_tried(copy: Path) -> None:
     (copy / "requirements.txt").write_text("no-such-package==9\n")
     error = error_of(copy)
