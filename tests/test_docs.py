@@ -237,7 +237,7 @@ def test_the_administrator_of_a_closed_shop_puts_products_in(
     chosen["ADMIN_PASSWORD"] = "a-long-password"
     with three_services(tmp_path, USE_REDIS="false", **chosen) as shop:
         urls = (shop.product.url, shop.user.url)
-        refused = pages.run(f"python -m shopsphere.demo {' '.join(urls)}", {})
+        refused = pages.run(f"python -m shopsphere.tools.demo {' '.join(urls)}", {})
         assert refused.startswith("--demo added no products: only an administrator can, so set")
         for variable, value in chosen.items():
             monkeypatch.setenv(variable, value)
