@@ -26,11 +26,11 @@ from uvicorn.importer import import_from_string
 
 import benchmarks.__main__
 from redis_db import MODELS
-from shopsphere import demo
 from shopsphere.domain.records import OrderRecord
 from shopsphere.redis_clients.connecting import connect
 from shopsphere.redis_clients.errors import NothingAnswers
 from shopsphere.settings import MIN_SECRET_BYTES, Settings
+from shopsphere.tools import demo
 from tests import pages
 from tests.apps import BUILD, openapi_of, resolve, settings_of
 from tests.launching import PORTS, Started, copy_of_the_product, needs_fixed_ports, three_services

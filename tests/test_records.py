@@ -31,6 +31,7 @@ from shopsphere.domain.records import (
 )  # fmt: skip
 from shopsphere.domain.values import OrderStatus, Role
 from shopsphere.records import Listing, Records
+from shopsphere.redis_clients.connecting import connect
 from shopsphere.settings import Settings
 from tests.lossy_wire import LossyWire, connected, wired
 from tests.moved_clock import MovedClock
