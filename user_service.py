@@ -14,7 +14,7 @@ from shopsphere.accounts.passwords import Passwords
 from shopsphere.accounts.users import Session, Users
 from shopsphere.domain import errors
 from shopsphere.domain.people import MAX_PASSWORD_LENGTH
-from shopsphere.domain.values import User
+from shopsphere.domain.records import User
 from shopsphere.settings import Settings
 from shopsphere.web.access import SignedIn, anyone
 from shopsphere.web.app import create_app, serve

@@ -9,8 +9,8 @@ from shopsphere.accounts.passwords import Passwords
 from shopsphere.accounts.users import Users
 from shopsphere.domain import people
 from shopsphere.domain.pks import new_pk
-from shopsphere.domain.records import UserRecord
-from shopsphere.domain.values import Role, User
+from shopsphere.domain.records import User
+from shopsphere.domain.values import Role
 from shopsphere.records import Records
 from shopsphere.tokens import Tokens
 from tests.apps import JWT_SECRET, bearer
@@ -22,7 +22,7 @@ OPEN = {"AUTH_REQUIRED": "false", "JWT_SECRET": SECRET}
 
 TOKENS = Tokens(SECRET, 60)
 USERS = [
-    User(new_pk(), f"{who}@example.com", "no hash: nobody logs in as they", role)
+    User(pk=new_pk(), email=f"{who}@example.com", password_hash="no hash", role=role)
     for who, role in (("customer", Role.USER), ("another", Role.USER), ("boss", Role.ADMIN))
 ]
 CUSTOMER, ANOTHER, ADMINISTRATOR = USERS
@@ -53,7 +53,7 @@ def enlist(client: TestClient, *users: User) -> None:
             register = partial(
                 people.register, email=user.email, password_hash=user.password_hash, role=user.role
             )
-            await records.change(register, UserRecord(pk=user.pk))
+            await records.change(register, User(pk=user.pk))
 
     assert client.portal
     client.portal.call(keep)

@@ -27,7 +27,7 @@ from shopsphere.domain.records import (
     ProductRecord,
     ProductState,
     Record,
-    UserRecord,
+    User,
 )  # fmt: skip
 from shopsphere.domain.values import OrderStatus, Role
 from shopsphere.records import Listing, Records
@@ -55,7 +55,7 @@ FULL_RECORDS: list[Record] = [
     Applied(pk=f"{new_pk()}:x", old_name=ODD_TEXT, old_revision="true"),
     OrderRecord(pk=new_pk(), status=OrderStatus.PLACED, items_json="[]", user_pk="u", placed_ms=1),
     KeyRecord(pk="key", request="null", order_pk=new_pk(), lease_until=1_732_459_431.1234567),
-    UserRecord(pk=new_pk(), email="a@b", password_hash="$bcrypt$=,/", role=Role.ADMIN),
+    User(pk=new_pk(), email="a@b", password_hash="$bcrypt$=,/", role=Role.ADMIN),
     Address(pk="o'neill+{shop}:*@例子.广告", user_pk=new_pk()),
 ]  # fmt: skip
 

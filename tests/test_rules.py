@@ -23,7 +23,7 @@ from shopsphere.domain.records import (
     ProductRecord,
     ProductState,
     Record,
-    UserRecord,
+    User,
 )
 from shopsphere.domain.values import (
     EVER_PLACED,
@@ -112,7 +112,7 @@ def bound(order_pk: str = "first") -> KeyRecord:
 
 FOR_GOOD: list[Record] = [
     ProductRecord(pk="p", state=ProductState.DELETED), Hold(pk="p:o", state=HoldState.HELD),
-    *(OrderRecord(pk="o", status=status) for status in EVER_PLACED), UserRecord(pk="u"),
+    *(OrderRecord(pk="o", status=status) for status in EVER_PLACED), User(pk="u"),
     Address(pk="@a"),
 ]  # fmt: skip
 FOR_TEN_MINUTES: list[Record] = [

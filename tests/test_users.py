@@ -1,7 +1,6 @@
 """What `Users` promises beyond its rules, on each storage."""
 
 import asyncio
-from dataclasses import replace
 from unittest.mock import DEFAULT, AsyncMock
 
 import pytest
@@ -9,7 +8,7 @@ import pytest
 from shopsphere.domain import people
 from shopsphere.domain.errors import EmailTaken, StoreUnavailable, UserNotFound
 from shopsphere.domain.pks import new_pk
-from shopsphere.domain.records import UserRecord
+from shopsphere.domain.records import User
 from shopsphere.domain.values import Role
 from shopsphere.records import Records
 from tests.moved_clock import MovedClock
@@ -70,7 +69,7 @@ async def test_a_crash_before_the_address_is_claimed_blocks_nobody(
 
 async def test_an_email_whose_user_is_gone_can_be_registered(records: Records) -> None:
     lost = await users_in(records).register(ANNA, "hash")
-    await records.change(people.forget, UserRecord(pk=lost.pk))
+    await records.change(people.forget, User(pk=lost.pk))
 
     again = await users_in(records).register(ANNA, "another hash")
 
@@ -86,6 +85,10 @@ async def test_of_many_who_set_a_password_at_once_one_does(records: Records) -> 
 
     [winner] = [each for each, was_set in zip(passwords, outcomes, strict=True) if was_set]
     changed = await users.get(anna.pk)
-    assert changed == replace(anna, password_hash=changed.password_hash, role=Role.ADMIN)
+    assert changed == anna.model_copy(
+        update={"password_hash": changed.password_hash, "role": Role.ADMIN}
+    )
     assert await users.has_password(changed, winner)
-    assert not await users.set_password(replace(anna, pk=new_pk()), "another", Role.ADMIN)
+    assert not await users.set_password(
+        anna.model_copy(update={"pk": new_pk()}), "another", Role.ADMIN
+    )

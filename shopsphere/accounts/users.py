@@ -8,8 +8,8 @@ from shopsphere.accounts.passwords import Passwords
 from shopsphere.domain import people
 from shopsphere.domain.errors import EmailTaken, InvalidCredentials, UserNotFound
 from shopsphere.domain.pks import new_pk
-from shopsphere.domain.records import Address, UserRecord
-from shopsphere.domain.values import Role, User
+from shopsphere.domain.records import Address, User
+from shopsphere.domain.values import Role
 from shopsphere.records import Records
 from shopsphere.tokens import Tokens
 
@@ -41,34 +41,34 @@ class Users:
         The address is claimed after the user is made, so that a crash in between blocks nobody; an
         address whose user is gone is free.
         """
-        user = User(new_pk(), email, await self._passwords.hash(password), role)
+        pk, password_hash = new_pk(), await self._passwords.hash(password)
         await self._records.change(
-            partial(people.register, email=email, password_hash=user.password_hash, role=role),
-            UserRecord(pk=user.pk),
+            partial(people.register, email=email, password_hash=password_hash, role=role),
+            User(pk=pk),
         )
         [address] = await self._records.read(_address(email))
         gone_pk = "" if await self.find(email) else address.user_pk
         try:
             await self._records.change(
-                partial(people.claim, user_pk=user.pk, gone_pk=gone_pk), _address(email)
+                partial(people.claim, user_pk=pk, gone_pk=gone_pk), _address(email)
             )
         except EmailTaken:
-            await self._records.change(people.forget, UserRecord(pk=user.pk))
+            await self._records.change(people.forget, User(pk=pk))
             raise
-        return user
+        return await self.get(pk)
 
     async def get(self, pk: str) -> User:
         """Return the user with this pk; raise UserNotFound."""
-        [record] = await self._records.read(UserRecord(pk=pk))
-        if not record.email:
+        [user] = await self._records.read(User(pk=pk))
+        if not user.email:
             raise UserNotFound
-        return record.user()
+        return user
 
     async def find(self, email: str) -> User | None:
         """Return the user with exactly this (lower-case) address, or None."""
         [address] = await self._records.read(_address(email))
-        [record] = await self._records.read(UserRecord(pk=address.user_pk))
-        return record.user() if record.email else None
+        [user] = await self._records.read(User(pk=address.user_pk))
+        return user if user.email else None
 
     async def log_in(self, client: str, email: str, password: str) -> Session:
         """Return a session; raise InvalidCredentials, in the same time for an unknown address, or
@@ -106,7 +106,7 @@ class Users:
             new_hash=await self._passwords.hash(password),
             role=role,
         )
-        return await self._records.change(rule, UserRecord(pk=user.pk))
+        return await self._records.change(rule, User(pk=user.pk))
 
 
 def _address(email: str) -> Address:

@@ -3,7 +3,7 @@
 from email_validator import EmailNotValidError, validate_email
 
 from shopsphere.domain.errors import EmailTaken, ShopError, TooManyLogins
-from shopsphere.domain.records import Address, FailedLogins, UserRecord
+from shopsphere.domain.records import Address, FailedLogins, User
 from shopsphere.domain.values import Role
 
 MIN_PASSWORD_LENGTH, MAX_PASSWORD_LENGTH = 8, 128
@@ -18,12 +18,12 @@ def checked_email(text: str) -> str:
     return checked.normalized.lower()
 
 
-def register(_: float, record: UserRecord, email: str, password_hash: str, role: Role) -> None:
+def register(_: float, record: User, email: str, password_hash: str, role: Role) -> None:
     """Make a user. The address is claimed afterwards."""
     record.email, record.password_hash, record.role = email, password_hash, role
 
 
-def forget(_: float, record: UserRecord) -> None:
+def forget(_: float, record: User) -> None:
     """Remove a user whose address turned out to be another's."""
     record.email, record.password_hash, record.role = "", "", Role.USER
 
@@ -36,7 +36,7 @@ def claim(_: float, address: Address, user_pk: str, gone_pk: str = "") -> ShopEr
     return None
 
 
-def set_password(_: float, record: UserRecord, known_hash: str, new_hash: str, role: Role) -> bool:
+def set_password(_: float, record: User, known_hash: str, new_hash: str, role: Role) -> bool:
     """Set password and role if the password is still the known one; tell whether it was."""
     if record.password_hash not in (known_hash, new_hash):
         return False

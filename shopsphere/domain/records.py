@@ -10,7 +10,8 @@ from typing import ClassVar
 
 from pydantic import BaseModel, TypeAdapter
 
-from shopsphere.domain.values import Order, OrderStatus, Product, Reservation, Role, Stock, User
+from shopsphere.domain.pks import TimedByPk
+from shopsphere.domain.values import Order, OrderStatus, Product, Reservation, Role, Stock
 
 TEN_MINUTES = 10 * 60
 """How long refusals, releases, shipments, failed orders and applied commands are remembered, in
@@ -168,14 +169,13 @@ class KeyRecord(Record):
         return DAY
 
 
-class UserRecord(Record):
+class User(Record, TimedByPk):
+    """Somebody who has registered; nobody, while the address is empty."""
+
     kind = "user"
     email: str = ""
     password_hash: str = ""
     role: Role = Role.USER
-
-    def user(self) -> User:
-        return User(self.pk, self.email, self.password_hash, self.role)
 
 
 class FailedLogins(Record):

@@ -41,16 +41,6 @@ EVER_PLACED = frozenset({OrderStatus.PLACED, OrderStatus.CANCELLED, OrderStatus.
 
 
 @dataclass(frozen=True, slots=True)
-class User(TimedByPk):
-    """Somebody who has registered."""
-
-    pk: str
-    email: str
-    password_hash: str
-    role: Role
-
-
-@dataclass(frozen=True, slots=True)
 class Product(TimedByPk):
     """`quantity` is what can be ordered now."""
 
