@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI
+from prometheus_client import CollectorRegistry
 from pydantic import SecretStr
 
 import order_service
@@ -20,7 +21,6 @@ from in_memory_db import MemoryRecords
 from shopsphere.catalogue.products import Products
 from shopsphere.deadline import Deadline
 from shopsphere.domain.values import Item, Reservation
-from shopsphere.metrics import CollectorRegistry
 from shopsphere.ordering.checkout import Checkout
 from shopsphere.ordering.metrics import OrderMetrics
 from shopsphere.ordering.notifier import Notifier

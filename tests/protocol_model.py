@@ -33,13 +33,13 @@ The first takes about four minutes and 1 GB of memory.
 """
 
 import argparse
-import inspect
 import sys
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
+from itertools import product
 from typing import NamedTuple, TypeVar
 
 # Orders are named after the request that made their pk; c and d are clients that come at the end.
@@ -55,10 +55,12 @@ HOLDS = ("none", "held", "released", "shipped", "refused")
 STATUSES = ("none", "PLACED", "CANCELLED", "SHIPPED", "FAILED")
 
 # Other answers of a step; the last is added to an order
-GONE, UNKNOWN, DONE, CONFLICT, FORGOTTEN, LEASE_RUNS = 5, 6, 7, 8, 9, 16
+GONE, UNKNOWN, DONE, LEASE_RUNS = 5, 6, 7, 16
+HEARD, SLOW, UNHEARD = range(3)  # what becomes of a request to reserve
 
-# Sets, as bits: pending commands, and what can happen once to the products
-PLACING, CANCELLING, SHIPPING = COMMANDS = (1, 2, 4)
+# Sets, as bits: pending commands, with what they end as, and what can happen once to the products
+PLACING, CANCELLING, SHIPPING = 1, 2, 4
+ENDS_AS = {PLACING: FAILED, CANCELLING: CANCELLED, SHIPPING: SHIPPED}
 X_DELETED, Y_DELETED, Y_PRICE_CHANGED, Y_RESTOCKED = 1, 2, 4, 8
 RESTOCKED_UNITS = 3
 UNBOUND = 9  # the key, where it is bound to no order
@@ -91,76 +93,65 @@ class Scene:
 
 
 SCENES = {
-    "a retry, one unit": Scene("ABS", enough=True),
-    "a retry, units for two": Scene("ABS", (3, 3)),
-    "a retry, Y is restocked": Scene("ABS", (3, 0), (Y_RESTOCKED,)),
-    "a retry, Y is deleted": Scene("ABS", (3, 3), (Y_DELETED,)),
-    "a retry, X is deleted": Scene("ABS", (3, 3), (X_DELETED,)),
-    "a retry, Y changes its price": Scene("ABS", (3, 3), (Y_PRICE_CHANGED,)),
+    "one unit": Scene("ABS", enough=True),
+    "units for two": Scene("ABS", (3, 3)),
+    "Y is restocked": Scene("ABS", (3, 0), (Y_RESTOCKED,)),
+    "Y is deleted": Scene("ABS", (3, 3), (Y_DELETED,)),
+    "X is deleted": Scene("ABS", (3, 3), (X_DELETED,)),
+    "Y changes its price": Scene("ABS", (3, 3), (Y_PRICE_CHANGED,)),
     "a rival for X and Y": Scene("ARS"),
     "a rival for Y": Scene("ARS", rival_items=(Y,)),
-    "a rival, nothing fails": Scene("AR", reliable=True),
-    "cancelled and shipped": Scene("ACHS"),
-    "cancelled, two settlers": Scene("ACST"),
+    "nothing fails": Scene("AR", reliable=True),
+    "it also ships": Scene("ACHS"),
+    "two settlers": Scene("ACST"),
     "a retry, cancelled": Scene("ABCS"),
-    "a retry, timed": Scene("ABS", (3, 3), timed=True, asked_for=True),
-    "two retries after a crash": Scene("BRS", (3, 3), claimed=True),
-    "a retry, forgotten": Scene("ABS", (3, 0), (Y_RESTOCKED,), timed=True, forgets=True),
+    "timed": Scene("ABS", (3, 3), timed=True, asked_for=True),
+    "after a crash": Scene("BRS", (3, 3), claimed=True),
+    "forgotten": Scene("ABS", (3, 0), (Y_RESTOCKED,), timed=True, forgets=True),
 }
 
-# Each variant breaks one rule: what happens instead, by the scene that shows it soonest.
-VARIANTS = {
-    "a retry, one unit": {
-        "retry-trusts-note": "a retry releases nothing for an order without a note",
-    },
-    "a retry, units for two": {
-        "place-overwrites": "PLACED replaces FAILED",
-        "place-unnoted": "no note before reserving",
-        "reserve-repeats": "a repeated reservation takes the units again",
-        "release-unmarked": "a release is not remembered",
-        "release-repeats": "a repeated release gives the units back again",
-        "unknown-refused": "no response counts as a refusal",
-        "undelivered-dropped": "the note goes though a release was not delivered",
-        "fail-overwrites": "FAILED replaces PLACED",
-        "settle-unfailed": "settling releases without making the order FAILED",
-        "settle-skips-placed": "settling leaves the note of an order that was placed",
-        "replay-unlisted": "a replay does not finish the lists first",
-        "retry-waits": "a retry waits for settling",
-        "retry-continues": "a retry places the order of an earlier request",
-        "retry-unfailed": "a retry binds the key before the earlier order is FAILED",
-    },
-    "a retry, Y is restocked": {
-        "refusal-unmarked": "a refusal is not remembered",
-        "refusal-keeps": "a refusal releases nothing",
-        "forget-uncompared": "a key is forgotten whatever it is bound to by then",
-    },
-    "a rival for Y": {"refusal-unnoted": "a refusal removes the note before releasing"},
-    "a rival, nothing fails": {"unordered": "items are reserved in any order"},
-    "cancelled and shipped": {
-        "list-after-note": "the note of a placed order goes before it is listed",
-        "one-note": "one note for all commands of an order",
-        "end-unnoted": "no note before cancelling or shipping",
-        "end-overwrites": "cancelling and shipping replace each other",
-        "settle-drops-end": "settling drops the note of a cancellation not yet done",
-        "lists-move-back": "the last writer of a list wins",
-    },
-    "cancelled, two settlers": {
-        "lists-reread": "the last writer wins, but reads the record again and repeats",
-    },
-    "two retries after a crash": {
-        "bind-uncompared": "a key is bound again whatever it is bound to by then",
-    },
-    "a retry, timed": {
-        "place-late": "an order is placed after its request's time",
-        "place-checked-early": "the time is checked when reading, not when writing",
-    },
-    "a retry, forgotten": {
-        "reserve-late": "a reservation is sent after the time",
-        "arrive-late": "a reservation is accepted after the time",
-        "forget-early": "a release is forgotten within the time",
-    },
+# What happens instead where one rule is broken, and the scene that shows it soonest
+BROKEN = {
+    "retry-trusts-note": ("one unit", "a retry releases nothing for an order without a note"),
+    "place-overwrites": ("units for two", "PLACED replaces FAILED"),
+    "place-unnoted": ("units for two", "no note before reserving"),
+    "reserve-repeats": ("units for two", "a repeated reservation takes the units again"),
+    "release-unmarked": ("units for two", "a release is not remembered"),
+    "release-repeats": ("units for two", "a repeated release gives the units back again"),
+    "unknown-refused": ("units for two", "no response counts as a refusal"),
+    "undelivered-dropped": ("units for two", "the note goes though a release was not delivered"),
+    "fail-overwrites": ("units for two", "FAILED replaces PLACED"),
+    "settle-unfailed": ("units for two", "settling releases without making the order FAILED"),
+    "settle-skips-placed": (
+        "units for two",
+        "settling leaves the note of an order that was placed",
+    ),
+    "replay-unlisted": ("units for two", "a replay does not finish the lists first"),
+    "retry-waits": ("units for two", "a retry waits for settling"),
+    "retry-continues": ("units for two", "a retry places the order of an earlier request"),
+    "retry-unfailed": ("units for two", "a retry binds the key before the earlier order is FAILED"),
+    "refusal-unmarked": ("Y is restocked", "a refusal is not remembered"),
+    "refusal-keeps": ("Y is restocked", "a refusal releases nothing"),
+    "forget-uncompared": ("Y is restocked", "a key is forgotten whatever it is bound to by then"),
+    "refusal-unnoted": ("a rival for Y", "a refusal removes the note before releasing"),
+    "unordered": ("nothing fails", "items are reserved in any order"),
+    "list-after-note": ("it also ships", "the note of a placed order goes before it is listed"),
+    "one-note": ("it also ships", "one note for all commands of an order"),
+    "end-unnoted": ("it also ships", "no note before cancelling or shipping"),
+    "end-overwrites": ("it also ships", "cancelling and shipping replace each other"),
+    "settle-drops-end": ("it also ships", "settling drops the note of a cancellation not yet done"),
+    "lists-move-back": ("it also ships", "the last writer of a list wins"),
+    "lists-reread": (
+        "two settlers",
+        "the last writer wins, but reads the record again and repeats",
+    ),
+    "bind-uncompared": ("after a crash", "a key is bound again whatever it is bound to by then"),
+    "place-late": ("timed", "an order is placed after its request's time"),
+    "place-checked-early": ("timed", "the time is checked when reading, not when writing"),
+    "reserve-late": ("forgotten", "a reservation is sent after the time"),
+    "arrive-late": ("forgotten", "a reservation is accepted after the time"),
+    "forget-early": ("forgotten", "a release is forgotten within the time"),
 }
-SCENE_OF = {rule: scene for scene, rules in VARIANTS.items() for rule in rules}
 
 
 class Action(NamedTuple):
@@ -170,11 +161,7 @@ class Action(NamedTuple):
     arguments: tuple[int, ...]
 
     def __str__(self) -> str:
-        names = {"item": "XY", "order": ORDER_NAMES, "settled": ORDER_NAMES, "status": STATUSES}
-        parameters = list(inspect.signature(self.change).parameters)[1:]
-        pairs = zip(parameters, self.arguments, strict=True)
-        words = (names[name][value] if name in names else str(value) for name, value in pairs)
-        return f"{self.change.__name__}({', '.join(words)})"
+        return f"{self.change.__name__}{self.arguments}"
 
 
 class Response(NamedTuple):
@@ -188,11 +175,19 @@ class Response(NamedTuple):
 T = TypeVar("T")
 Steps = Generator[tuple[Action, ...], int, T]
 Program = Steps[Response | None]
+Step = tuple[object, ...]
+Start = tuple[Callable[..., Program], tuple[int, ...]]
+"""A program and its arguments."""
 
 
 def do(change: Callable[..., int], *arguments: int) -> tuple[Action, ...]:
     """Return one possible action; `do(...) + do(...)` is one of the two."""
     return (Action(change, arguments),)
+
+
+def hold_of(item: int, order: int) -> int:
+    """Return where the hold of an order is kept."""
+    return HOLD + item * len(ORDERS) + order
 
 
 @dataclass(frozen=True, eq=False)
@@ -208,14 +203,10 @@ class Protocol:
             return self.scene.rival_items
         return (Y, X) if order == A and "unordered" in self.broken else (X, Y)
 
-    def is_over(self, shop: bytes | bytearray, order: int) -> bool:
-        """Tell whether the time of the request that made this order is over."""
-        return self.scene.timed and bool(shop[TIME_OVER] >> order & 1)
-
     # Steps of the product service
 
     def reserve(self, shop: bytearray, item: int, order: int) -> int:
-        at = HOLD + item * len(ORDERS) + order
+        at = hold_of(item, order)
         if shop[at] in (RELEASED, SHIPPED):
             return RELEASED
         if shop[at] == REFUSED or (shop[at] == HELD and "reserve-repeats" not in self.broken):
@@ -230,7 +221,7 @@ class Protocol:
         return HELD
 
     def release(self, shop: bytearray, item: int, order: int) -> int:
-        at = HOLD + item * len(ORDERS) + order
+        at = hold_of(item, order)
         if shop[at] == HELD or (shop[at] == RELEASED and "release-repeats" in self.broken):
             shop[AVAILABLE + item] += 1
             shop[at] = NONE
@@ -239,26 +230,19 @@ class Protocol:
         return DONE
 
     def ship(self, shop: bytearray, item: int, order: int) -> int:
-        at = HOLD + item * len(ORDERS) + order
-        if shop[at] == HELD:
-            shop[at] = SHIPPED
+        if shop[hold_of(item, order)] == HELD:
+            shop[hold_of(item, order)] = SHIPPED
         return DONE
 
-    # Messages to it: one arrives, or is held up on the way, or its response is lost
-
-    def send(self, shop: bytearray, item: int, order: int) -> int:
-        if self.is_over(shop, order) and "reserve-late" not in self.broken:
+    def send(self, shop: bytearray, item: int, order: int, fate: int) -> int:
+        """Ask for a reservation within the time; it arrives late, or its response gets lost."""
+        if shop[TIME_OVER] >> order & 1 and "reserve-late" not in self.broken:
             return UNKNOWN
-        return self.reserve(shop, item, order)
-
-    def send_slowly(self, shop: bytearray, item: int, order: int) -> int:
-        if not self.is_over(shop, order) or "reserve-late" in self.broken:
+        if fate == SLOW:
             shop[LATE + item] |= 1 << order
-        return UNKNOWN
-
-    def send_unheard(self, shop: bytearray, item: int, order: int) -> int:
-        self.send(shop, item, order)
-        return UNKNOWN
+            return UNKNOWN
+        answer = self.reserve(shop, item, order)
+        return answer if fate == HEARD else UNKNOWN
 
     def send_in_vain(self, _: bytearray) -> int:
         return UNKNOWN
@@ -274,58 +258,42 @@ class Protocol:
         shop[NOTES + order] &= 0 if "one-note" in self.broken else ~command
         return DONE
 
-    def read(self, shop: bytearray, what: int, order: int) -> int:
+    def read(self, shop: bytearray, what: int, order: int = 0) -> int:
         return shop[what + order]
 
-    def check_time(self, shop: bytearray, order: int) -> int:
-        return UNKNOWN if self.is_over(shop, order) else DONE
-
-    def make_in_time(self, shop: bytearray, order: int, status: int) -> int:
-        """The same, if time is left."""
-        if self.is_over(shop, order) and "place-late" not in self.broken:
-            return shop[RECORD + order]
-        return self.make(shop, order, status)
-
-    def make(self, shop: bytearray, order: int, status: int) -> int:
+    def make(self, shop: bytearray, order: int, status: int, in_time: int = False) -> int:
         """Make a record PLACED or FAILED if there is none, CANCELLED or SHIPPED if it is PLACED;
         return what is there."""
         rule = {PLACED: "place-overwrites", FAILED: "fail-overwrites"}.get(status, "end-overwrites")
         expected = NONE if status in (PLACED, FAILED) else PLACED
-        if shop[RECORD + order] == expected or rule in self.broken:
+        is_late = in_time and shop[TIME_OVER] >> order & 1 and "place-late" not in self.broken
+        if not is_late and (shop[RECORD + order] == expected or rule in self.broken):
             shop[RECORD + order] = status
         return shop[RECORD + order]
 
     def enter_list(self, shop: bytearray, order: int, status: int) -> int:
         """Enter an order in the list of its status, but never move it back to PLACED."""
-        moves_back = self.broken & {"lists-move-back", "lists-reread"}
-        if shop[LISTED + order] in (NONE, PLACED) or moves_back:
+        if shop[LISTED + order] in (NONE, PLACED) or self.broken & {
+            "lists-move-back",
+            "lists-reread",
+        }:
             shop[LISTED + order] = status
         return DONE
 
-    # Steps of the idempotency key
-
-    def claim(self, shop: bytearray, order: int, clock_jumped: int) -> int:
-        """Bind a free key; return the order it is bound to, and whether that one's lease runs."""
-        bound = shop[KEY]
-        if bound in (UNBOUND, order):
-            return self.bind(shop, order)
-        ended = self.is_over(shop, bound) if self.scene.timed else clock_jumped
-        return bound + (LEASE_RUNS if shop[LEASE] and not ended else 0)
-
-    def bind(self, shop: bytearray, order: int) -> int:
-        shop[KEY], shop[LEASE] = order, 1
-        return order
-
-    def rebind(self, shop: bytearray, settled: int, order: int) -> int:
-        """Bind the key, if it is still bound to the order that was settled, or to none."""
-        if shop[KEY] in (UNBOUND, settled, order) or "bind-uncompared" in self.broken:
-            return self.bind(shop, order)
-        return CONFLICT
+    def bind(self, shop: bytearray, order: int, settled: int, clock_jumped: int) -> int:
+        """Bind the key if it is free, or still bound to the order that was settled; return the
+        order it is bound to, and whether that one's lease runs."""
+        is_again = settled != UNBOUND and "bind-uncompared" in self.broken
+        if shop[KEY] in (UNBOUND, settled, order) or is_again:
+            shop[KEY], shop[LEASE] = order, 1
+            return order
+        ended = shop[TIME_OVER] >> shop[KEY] & 1 if self.scene.timed else clock_jumped
+        return shop[KEY] + (LEASE_RUNS if shop[LEASE] and not ended else 0)
 
     def forget_key(self, shop: bytearray, order: int) -> int:
         if shop[KEY] == order or "forget-uncompared" in self.broken:
             shop[KEY], shop[LEASE] = UNBOUND, 0
-        return FORGOTTEN
+        return DONE
 
     def end_lease(self, shop: bytearray, order: int) -> int:
         if shop[KEY] == order:
@@ -340,65 +308,49 @@ class Protocol:
 
     def take_key(self, order: int) -> Program:
         """Bind the key to this order, or return the response of a retry that need not place it."""
-        bound = yield do(self.claim, order, True) + do(self.claim, order, False)
+        bound = yield do(self.bind, order, UNBOUND, True) + do(self.bind, order, UNBOUND, False)
         if bound == order:
             return None
-        if bound >= LEASE_RUNS:
-            bound -= LEASE_RUNS
+        bound, lease_runs = bound % LEASE_RUNS, bound >= LEASE_RUNS
+        if lease_runs or "retry-waits" in self.broken:
             status = yield do(self.read, RECORD, bound)
             if status not in VISIBLE:
-                return Response(CONFLICT, bound)
-            return (yield from self.replay(bound, status))
-        if "retry-continues" in self.broken:
-            return (yield from self.place(bound))
-        if "retry-unfailed" not in self.broken:
-            status = yield do(self.make, bound, FAILED)
-            if status in VISIBLE:
-                return (yield from self.replay(bound, status))
-            if "retry-waits" in self.broken or not (yield from self.undo(bound)):
                 return Response(UNKNOWN, bound)
+            if "replay-unlisted" not in self.broken:
+                yield from self.list_order(bound, status)
+        elif "retry-continues" in self.broken:
+            return (yield from self.place(bound))
+        elif "retry-unfailed" in self.broken:
+            status = FAILED
+        elif "retry-trusts-note" in self.broken and not (yield do(self.read, NOTES, bound)):
+            status = yield do(self.make, bound, FAILED)
+        else:
+            status = yield from self.finish(bound, PLACING, is_settling=True)
+        if status in VISIBLE:
+            return Response(PLACED, bound)
+        if status != FAILED:
+            return Response(UNKNOWN, bound)
         # A retry that has too little time left to place the order forgets the key instead.
-        answer = yield do(self.rebind, bound, order) + do(self.forget_key, bound)
-        return None if answer == order else Response(answer, order)
-
-    def replay(self, order: int, status: int) -> Program:
-        """Respond with the order of an earlier request."""
-        if "replay-unlisted" not in self.broken:
-            yield from self.list_order(order, status)
-        return Response(PLACED, order)
-
-    def undo(self, order: int) -> Steps[bool]:
-        """Release what an earlier request may have reserved, note or not, and remove its note."""
-        if "retry-trusts-note" in self.broken and not (yield do(self.read, NOTES, order)):
-            return True
-        if not (yield from self.tell(self.release, order, self.items_of(order))):
-            return False
-        yield do(self.remove_note, order, PLACING)
-        return True
+        answer = yield do(self.bind, order, bound, False) + do(self.forget_key, bound)
+        return None if answer == order else Response(UNKNOWN, order)
 
     def place(self, order: int) -> Program:
         """Place an order of all its items, or of none."""
         yield do(self.note, order, PLACING)
-        asked: tuple[int, ...] = ()
-        for item in self.items_of(order):
-            answer = yield (
-                do(self.send, item, order)
-                + do(self.send_slowly, item, order)
-                + do(self.send_unheard, item, order)
-            )
-            if answer == GONE:
-                return (yield from self.refuse(order, (*asked, item)))
-            if answer == REFUSED or (answer == UNKNOWN and "unknown-refused" in self.broken):
-                return (yield from self.refuse(order, asked))
+        items = self.items_of(order)
+        for number, item in enumerate(items):
+            fates = [Action(self.send, (item, order, fate)) for fate in (HEARD, SLOW, UNHEARD)]
+            answer = yield tuple(fates)
+            if answer == UNKNOWN and "unknown-refused" in self.broken:
+                answer = REFUSED
+            if answer in (GONE, REFUSED):
+                return (yield from self.refuse(order, items[: number + (answer == GONE)]))
             if answer != HELD:
                 return (yield from self.give_up(order))
-            asked = (*asked, item)
-        change = self.make_in_time
-        if "place-checked-early" in self.broken:
-            if (yield do(self.check_time, order)) != DONE:
-                return (yield from self.give_up(order))
-            change = self.make
-        status = yield do(change, order, PLACED)
+        is_early = "place-checked-early" in self.broken
+        if is_early and (yield do(self.read, TIME_OVER)) >> order & 1:
+            return (yield from self.give_up(order))
+        status = yield do(self.make, order, PLACED, not is_early)
         if status not in VISIBLE:
             return (yield from self.give_up(order))
         if "list-after-note" in self.broken:
@@ -441,44 +393,35 @@ class Protocol:
     def end(self, order: int, command: int) -> Program:
         """Cancel an order, or ship it."""
         yield do(self.note, order, command)
-        return (yield from self.finish(order, command))
-
-    def finish(self, order: int, command: int) -> Program:
-        """Do what the note of a cancellation or shipment says."""
-        status = CANCELLED if command == CANCELLING else SHIPPED
-        if (yield do(self.make, order, status)) == status:
-            yield from self.list_order(order, status)
-            change = self.release if command == CANCELLING else self.ship
-            if not (yield from self.tell(change, order, self.items_of(order))):
-                return None
-        yield do(self.remove_note, order, command)
+        yield from self.finish(order, command, is_settling=False)
         return None
 
     def settle(self, order: int, command: int) -> Program:
         """Finish what a note says is pending, or undo it."""
-        if command != PLACING:
-            drops = "settle-drops-end" in self.broken
-            if drops and (yield do(self.read, RECORD, order)) == PLACED:
-                yield do(self.remove_note, order, command)
-                return None
-            return (yield from self.finish(order, command))
-        if "settle-unfailed" in self.broken:
-            status = yield do(self.read, RECORD, order)
+        drops = command != PLACING and "settle-drops-end" in self.broken
+        if drops and (yield do(self.read, RECORD, order)) == PLACED:
+            yield do(self.remove_note, order, command)
         else:
-            status = yield do(self.make, order, FAILED)
-        if status in VISIBLE:
-            if "settle-skips-placed" in self.broken:
-                return None
-            yield from self.list_order(order, status)
-        elif not (yield from self.tell(self.release, order, self.items_of(order))):
-            return None
-        yield do(self.remove_note, order, PLACING)
+            yield from self.finish(order, command, is_settling=True)
         return None
 
-
-Step = tuple[object, ...]
-Start = tuple[Callable[..., Program], tuple[int, ...]]
-"""A program and its arguments."""
+    def finish(self, order: int, command: int, *, is_settling: bool) -> Steps[int]:
+        """End an order as a command does; return its status, or UNKNOWN if not all was told."""
+        status = ENDS_AS[command]
+        if command == PLACING and "settle-unfailed" in self.broken:
+            now = yield do(self.read, RECORD, order)
+        else:
+            now = yield do(self.make, order, status)
+        if command == PLACING and now in VISIBLE and "settle-skips-placed" in self.broken:
+            return now
+        if now in VISIBLE and (is_settling or now == status):
+            yield from self.list_order(order, now)
+        change = self.ship if command == SHIPPING else self.release
+        is_told = now not in (NONE, status)
+        if not (is_told or (yield from self.tell(change, order, self.items_of(order)))):
+            return UNKNOWN
+        yield do(self.remove_note, order, command)
+        return now
 
 
 class Points:
@@ -491,12 +434,8 @@ class Points:
     def __init__(self) -> None:
         self.actions: list[tuple[Action, ...]] = [()] * FIRST_POINT
         self._histories: list[tuple[Start, tuple[int, ...]]] = []
-        self.start = cache(self._start)
+        self.start = cache(lambda start: self._reach(start, ())[0])
         self.follow = cache(self._follow)
-
-    def _start(self, start: Start) -> int:
-        """Return the first point of a program."""
-        return self._reach(start, ())[0]
 
     def _follow(self, point: int, answer: int) -> tuple[int, Response | None]:
         """Return the point that an answer leads to, or the end and its response."""
@@ -516,21 +455,20 @@ class Points:
         return len(self.actions) - 1, None
 
 
-@dataclass
-class Finding:
+class Finding(NamedTuple):
     """What a walk found: how many states, and the first failure with its trace."""
 
     states: int
     failure: str = ""
-    trace: list[str] = field(default_factory=list)
+    trace: Sequence[str] = ()
 
 
 class Walk:
     """Every state of one scene."""
 
-    def __init__(self, scene: Scene, broken: frozenset[str]) -> None:
+    def __init__(self, scene: Scene, *broken: str) -> None:
         self.scene, self.broken = scene, broken
-        self.protocol = Protocol(scene, broken)
+        self.protocol = Protocol(scene, frozenset(broken))
         self.points = {name: Points() for name in scene.processes}
         self.recovered: set[bytes] = set()
 
@@ -559,7 +497,7 @@ class Walk:
             if name in "ABR":
                 keyed = name != "R" or self.scene.claimed
                 program = self.protocol.place_under_key if keyed else self.protocol.place
-                state[PROCESS + process] = points.start((program, ("ABR".index(name),)))
+                state[PROCESS + process] = points.start((program, (process,)))
             if name not in "ST" and not self.scene.reliable:
                 state[REPEATS] |= 1 << process
         return bytes(state)
@@ -580,12 +518,14 @@ class Walk:
                         yield (name, action), following
                 if name in "ST":
                     yield (name, "crashes, and starts again"), changed(state, at, IDLE)
-        if state[LATE] or state[LATE + 1]:
-            yield from self.late_reservations(state)
+        for item, order in product(ITEMS, ORDERS) if state[LATE] or state[LATE + 1] else ():
+            if state[LATE + item] >> order & 1:
+                arrived = bytearray(changed(state, LATE + item, state[LATE + item] & ~(1 << order)))
+                self.protocol.reserve(arrived, item, order)
+                yield ("late", Action(self.protocol.reserve, (item, order))), bytes(arrived)
         for event in self.scene.events:
             if not state[EVENTS] & event:
-                happened = bytearray(state)
-                happened[EVENTS] |= event
+                happened = bytearray(changed(state, EVENTS, state[EVENTS] | event))
                 happened[AVAILABLE + Y] += RESTOCKED_UNITS if event == Y_RESTOCKED else 0
                 yield ("event", event), bytes(happened)
         for order in (A, B) if self.scene.timed else ():
@@ -597,9 +537,9 @@ class Walk:
         for order in ORDERS:
             if name in "CH" and state[RECORD + order] in VISIBLE:
                 yield self.protocol.end, (order, CANCELLING if name == "C" else SHIPPING)
-            for command in COMMANDS if name in "ST" else ():
-                young = self.scene.timed and not self.protocol.is_over(state, order)
-                if state[NOTES + order] & command and not (young and command == PLACING):
+            for command in ENDS_AS if name in "ST" else ():
+                is_young = self.scene.timed and not state[TIME_OVER] >> order & 1
+                if state[NOTES + order] & command and not (is_young and command == PLACING):
                     yield self.protocol.settle, (order, command)
 
     def outcomes(self, state: bytes, name: str, action: Action) -> Iterator[bytes]:
@@ -617,15 +557,6 @@ class Walk:
             keep_response(following, response)
         yield bytes(following)
 
-    def late_reservations(self, state: bytes) -> Iterator[tuple[Step, bytes]]:
-        for item in ITEMS:
-            for order in ORDERS:
-                if state[LATE + item] >> order & 1:
-                    following = bytearray(state)
-                    following[LATE + item] &= ~(1 << order)
-                    self.protocol.reserve(following, item, order)
-                    yield ("late", Action(self.protocol.reserve, (item, order))), bytes(following)
-
     def passing_time(self, state: bytes, order: int) -> Iterator[bytes]:
         """Yield how the time of a request ends, and what comes long after that."""
         over = state[TIME_OVER] >> order & 1
@@ -640,36 +571,31 @@ class Walk:
             for item in ITEMS:
                 if over and "arrive-late" not in self.broken:
                     following[LATE + item] &= ~(1 << order)
-                at = HOLD + item * len(ORDERS) + order
-                if state[at] in (RELEASED, REFUSED):
-                    following[at] = NONE
+                if state[hold_of(item, order)] in (RELEASED, REFUSED):
+                    following[hold_of(item, order)] = NONE
             yield bytes(following)
 
     # What has to be true
 
     def failure_in(self, state: bytes | bytearray) -> str:
         """Return what is wrong in a state, or nothing."""
-        if state[TOLD_UNLISTED]:
-            return "an order got a 201 before it was listed"
         for item in ITEMS:
-            holds = state[HOLD + item * len(ORDERS) : HOLD + (item + 1) * len(ORDERS)]
+            holds = state[hold_of(item, A) : hold_of(item + 1, A)]
             restocked = item == Y and state[EVENTS] & Y_RESTOCKED
             received = self.scene.stock[item] + (RESTOCKED_UNITS if restocked else 0)
             if received != state[AVAILABLE + item] + holds.count(HELD) + holds.count(SHIPPED):
                 return "received is not available + reserved + shipped"
-        visible = 0
-        for order in ORDERS:
-            if state[RECORD + order] in VISIBLE:
-                visible |= 1 << order
+        visible = sum(1 << order for order in ORDERS if state[RECORD + order] in VISIBLE)
         under_key = visible if self.scene.claimed else visible & ~(1 << R)
-        if under_key & (under_key - 1):
-            return "two orders under one key"
-        if visible & state[TOLD_REFUSED]:
-            return "an order was refused, and is placed"
-        if visible & state[TOLD_NEVER]:
-            return "an order was placed after its time"
-        if state[TOLD_PLACED] & ~visible:
-            return "an order got a 201, and is not there"
+        for is_wrong, failure in (
+            (state[TOLD_UNLISTED], "an order got a 201 before it was listed"),
+            (under_key & (under_key - 1), "two orders under one key"),
+            (visible & state[TOLD_REFUSED], "an order was refused, and is placed"),
+            (visible & state[TOLD_NEVER], "an order was placed after its time"),
+            (state[TOLD_PLACED] & ~visible, "an order got a 201, and is not there"),
+        ):
+            if is_wrong:
+                return failure
         settling = any(state[PROCESS + PROCESSES.index(name)] > IDLE for name in "ST")
         if settling or any(state[NOTES : NOTES + len(ORDERS)]) or state[LATE] or state[LATE + 1]:
             return ""
@@ -680,7 +606,7 @@ class Walk:
         for order in ORDERS:
             status, name = state[RECORD + order], ORDER_NAMES[order]
             for item in ITEMS:
-                hold = state[HOLD + item * len(ORDERS) + order]
+                hold = state[hold_of(item, order)]
                 wanted = status if item in self.protocol.items_of(order) else NONE
                 if (hold == HELD, hold == SHIPPED) != (wanted == PLACED, wanted == SHIPPED):
                     return f"order {name} is {STATUSES[status]}, {'XY'[item]} is {HOLDS[hold]}"
@@ -697,7 +623,7 @@ class Walk:
         """Return what ends badly if everything stops here and the network recovers."""
         shop = bytearray(state)
         shop[TOLD_PLACED:SIZE] = bytes(SIZE - TOLD_PLACED)
-        shop[TIME_OVER] = 1 << A | 1 << B
+        shop[TIME_OVER] = 1 << A | 1 << B if self.scene.timed else 0
         stopped = bytes(shop)
         if stopped in self.recovered:
             return ""
@@ -709,10 +635,9 @@ class Walk:
                 break
         else:
             return "requests under the key never get a final answer"
-        for order in ORDERS:
-            for command in COMMANDS:
-                if shop[NOTES + order] & command:
-                    run_alone(self.protocol.settle(order, command), shop)
+        for order, command in product(ORDERS, ENDS_AS):
+            if shop[NOTES + order] & command:
+                run_alone(self.protocol.settle(order, command), shop)
         if any(shop[NOTES : NOTES + len(ORDERS)]):
             return "settling never removes a note"
         shop[LATE : LATE + 2] = bytes(2)
@@ -758,43 +683,40 @@ def run_alone(program: Program, shop: bytearray) -> Response | None:
             return response
 
 
-def report(scene: str, *broken: str, is_traced: bool) -> Finding:
+def say(*lines: str) -> None:
+    sys.stdout.write("\n    ".join(lines) + "\n")
+    sys.stdout.flush()
+
+
+def walk(scene: str, *broken: str, is_traced: bool = True) -> Finding:
     """Walk a scene, and print what was found."""
     began = time.process_time()
-    finding = Walk(SCENES[scene], frozenset(broken)).run()
+    finding = Walk(SCENES[scene], *broken).run()
     seconds = time.process_time() - began
     title, verdict = ": ".join((*broken, scene)), finding.failure or "consistent"
-    lines = [f"{title}: {verdict} ({finding.states:,} states, {seconds:.1f} s)"]
-    sys.stdout.write("\n    ".join(lines + finding.trace * is_traced) + "\n")
-    sys.stdout.flush()
+    steps = finding.trace if is_traced else ()
+    say(f"{title}: {verdict} ({finding.states:,} states, {seconds:.1f} s)", *steps)
     return finding
-
-
-def walk_all() -> int:
-    """Walk every scene, then every variant; return 0 if every variant fails, and no scene."""
-    findings = [report(scene, is_traced=True) for scene in SCENES]
-    broken = [report(scene, rule, is_traced=False) for rule, scene in SCENE_OF.items()]
-    states, failed = sum(one.states for one in findings), sum(bool(one.failure) for one in findings)
-    missed = sum(not one.failure for one in broken)
-    sys.stdout.write(f"{states:,} states, {failed} scenes fail\n")
-    sys.stdout.write(f"{len(broken)} broken rules, {missed} not found\n")
-    return 1 if failed or missed else 0
 
 
 def main(arguments: Sequence[str]) -> int:
     """Walk everything, or what shows that these rules are broken; return 0 if all is well."""
-    rules = {rule: text for of in VARIANTS.values() for rule, text in of.items()}
     parser = argparse.ArgumentParser(
         prog="python -m tests.protocol_model",
-        epilog="\n".join(f"{rule:20} {text}" for rule, text in rules.items()),
+        epilog="\n".join(f"{rule:20} {text}" for rule, (_, text) in BROKEN.items()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("rules", nargs="*", choices=[[], *rules], metavar="RULE", help="to break")
+    parser.add_argument("rules", nargs="*", choices=[[], *BROKEN], metavar="RULE", help="to break")
     broken = parser.parse_args(arguments).rules
-    scenes = dict.fromkeys([*(SCENE_OF[rule] for rule in broken), *SCENES])
-    if not broken:
-        return walk_all()
-    return int(any(report(scene, *broken, is_traced=True).failure for scene in scenes))
+    if broken:
+        scenes = dict.fromkeys([*(BROKEN[rule][0] for rule in broken), *SCENES])
+        return int(any(walk(scene, *broken).failure for scene in scenes))
+    findings = [walk(scene) for scene in SCENES]
+    failed = sum(bool(finding.failure) for finding in findings)
+    found = [walk(scene, rule, is_traced=False).failure for rule, (scene, _) in BROKEN.items()]
+    say(f"{sum(finding.states for finding in findings):,} states, {failed} scenes fail")
+    say(f"{len(found)} broken rules, {found.count('')} not found")
+    return int(failed > 0 or "" in found)
 
 
 if __name__ == "__main__":

@@ -11,8 +11,8 @@ from fastapi import APIRouter, FastAPI
 from fastapi.routing import APIRoute
 from httpx2 import Response
 
-from shopsphere.access import guard
 from shopsphere.domain.pks import new_pk
+from shopsphere.web.access import guard
 from tests.apps import BUILD, bearer, running, settings_of
 from tests.people import (
     ANOTHER,

@@ -12,9 +12,8 @@ from starlette.testclient import TestClient
 from shopsphere.accounts.administrator import ensure_administrator
 from shopsphere.accounts.passwords import Passwords
 from shopsphere.accounts.users import Users
-from shopsphere.domain.errors import CannotStart
 from shopsphere.domain.values import Role
-from shopsphere.settings import Settings
+from shopsphere.settings import CannotStart, Settings
 from shopsphere.tokens import Caller
 from storage import open_storage
 from tests.apps import bearer, running, settings_of

@@ -8,8 +8,8 @@ from contextlib import closing
 import pytest
 
 import test_connection
-from shopsphere import audit
 from shopsphere.domain.pks import new_pk
+from shopsphere.tools import audit
 from tests.load import send
 from tests.servers import RedisServer, answering
 from tests.shop import Shop
@@ -18,9 +18,7 @@ Run = Callable[..., tuple[bool, str]]
 
 
 @pytest.fixture(scope="module")
-def shop(redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
-    """A shop in which everything adds up; a test that changes this repairs it."""
-    redis_server.client.flushall()
+def running(redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
     settings = {"SETTLE_AFTER": "0.2", "SETTLE_INTERVAL": "0.1", "LOG_LEVEL": "WARNING"}
     settings |= {"USE_REDIS": "required", "REDIS_PORT": str(redis_server.port)}
     shop = Shop(tmp_path_factory.mktemp("shop"), settings)
@@ -28,6 +26,14 @@ def shop(redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) ->
         yield shop.start()
     finally:
         shop.stop()
+
+
+@pytest.fixture
+def shop(running: Shop, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> Shop:
+    """An empty shop, which an audit reads in pages of two."""
+    redis_server.client.flushall()
+    monkeypatch.setattr(audit, "PAGE", 2)
+    return running
 
 
 @pytest.fixture
@@ -56,14 +62,15 @@ def overwrite(server: RedisServer, kind: str, pk: str, field: str, value: object
 
 
 def test_a_shop_with_all_kinds_of_orders_adds_up(shop: Shop, run: Run) -> None:
-    kept, deleted = shop.new_product(10), shop.new_product(10)
-    for product in (kept, deleted):
-        shop.placed(product, 1)
+    *kept, deleted = products = [shop.new_product(10) for _ in range(5)]
+    for product in products:
+        for _ in range(3):
+            shop.placed(product, 1)
         assert shop.cancel(shop.placed(product, 2)).status == 200
         assert shop.ship(shop.placed(product, 3)).status == 200
-    assert shop.place(kept, 99).status == 400
+    assert shop.place(kept[0], 99).status == 400
     assert shop.delete(deleted).status == 204
-    text = "2 products and 6 orders: the stock adds up"
+    text = "5 products and 25 orders: the stock adds up"
     assert run() == (True, f"audit            ok       {text}\n")
 
 
@@ -100,25 +107,6 @@ def test_a_placed_order_without_a_reservation_is_named_and_stays(shop: Shop, run
     assert f"product {product}: reserved is 0, 2 too few for its PLACED orders\n" in printed
     assert f"the PLACED order {order} (2) has no reservation: cancel it\n" in printed
     assert "settled" not in printed
-    assert shop.cancel(order).status == 200
-    assert run()[0]
-
-
-def test_every_page_is_read(shop: Shop, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(audit, "PAGE", 2)
-    products = [shop.new_product(10) for _ in range(3)]
-    placed = [shop.placed(products[0]) for _ in range(3)]
-    stray = new_pk()
-    hold(shop, products[0], stray, 1)
-    hold(shop, products[-1], stray, 1)
-    hold(shop, products[0], placed[-1], 0)
-    printed = run()[1]
-    for product in (products[0], products[-1]):
-        assert f"{product}: the reservation of order {stray} (1)" in printed
-    assert f"{products[0]}: the PLACED order {placed[-1]} (1) has no reservation" in printed
-    assert printed.count("\n") == 4  # of the first, one too many and one too few are held
-    assert shop.cancel(placed[-1]).status == 200
-    assert run(repair=True)[0]
 
 
 def test_what_is_off_only_at_the_first_look_was_under_way(shop: Shop) -> None:
@@ -131,33 +119,29 @@ def test_what_is_off_only_at_the_first_look_was_under_way(shop: Shop) -> None:
 
     with closing(audit.Shop(shop.settings())) as asked:
         assert list(audit.Audit(asked, go_on).findings()) == []
-    hold(shop, product, begun, 0)
 
 
 @pytest.mark.parametrize(
-    ("field", "value", "text", "stock"),
+    ("field", "old", "new", "text", "stock"),
     [
-        ("status", "CANCELLED", "the reservation of order {} (2) belongs to no", (10, 10, 0, 0)),
-        ("status", "SHIPPED", "the reservation of order {} (2) belongs to no", (10, 8, 0, 2)),
-        ("items_json", 5, "the PLACED order {} is of 5, its reservation of 2", (10, 8, 2, 0)),
+        ("status", "PLACED", "CANCELLED", "the reservation of order {} (2) be", (10, 10, 0, 0)),
+        ("status", "PLACED", "SHIPPED", "the reservation of order {} (2) be", (10, 8, 0, 2)),
+        ("items_json", ",2,", ",5,", "the PLACED order {} is of 5, its res", (10, 8, 2, 0)),
     ],
 )
 def test_an_order_that_changed_unheard_is_named_and_told_again_by_a_repair(
-    shop: Shop, run: Run, redis_server: RedisServer, field: str, value: object, text: str,
+    shop: Shop, run: Run, redis_server: RedisServer, field: str, old: str, new: str, text: str,
     stock: tuple[int, int, int, int],
 ) -> None:  # fmt: skip
     product = shop.new_product(10)
     order = shop.placed(product, 2)
     before = str(redis_server.client.hget(f"shopsphere:order:{{{order}}}", field))
-    changed = before.replace(",2,", f",{value},") if field == "items_json" else value
-    overwrite(redis_server, "order", order, field, changed)
+    overwrite(redis_server, "order", order, field, before.replace(old, new))
     assert text.format(order) in run()[1]
     adds_up, printed = run(repair=True)
-    is_settled = field == "status"
-    assert (adds_up, f"order {order} is {value}".lower() in printed.lower()) == (is_settled,) * 2
+    is_told = f"order {order} is {new.lower()}\n" in printed
+    assert (adds_up, is_told) == (field == "status", field == "status")
     assert shop.stock(product) == stock
-    if not is_settled:
-        overwrite(redis_server, "order", order, field, before)
 
 
 @pytest.mark.parametrize(
@@ -176,13 +160,11 @@ def test_a_figure_that_is_off_is_named_with_by_how_much(
     product = shop.new_product(10)
     shop.placed(product, 3)
     assert shop.ship(shop.placed(product, 2)).status == 200
-    right = send("GET", f"{shop.product.url}/products/{product}/stock").body[field]
     overwrite(redis_server, "product", product, field, value)
     adds_up, printed = run(repair=True)
     assert not adds_up
     assert f"product {product}: {text}\n" in printed
     assert "settled" not in printed  # there is no order to settle
-    overwrite(redis_server, "product", product, field, right)
 
 
 def test_a_repair_asks_first(shop: Shop, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from shopsphere.settings import Settings
-from tests.launching import started
+from tests.launching import Started
 from tests.servers import ROOT, RedisServer, Service, Trio, wait_until
 
 SERVICES = ["product", "user", "order"]
@@ -90,9 +90,7 @@ def test_what_the_image_copies_is_not_kept_from_it() -> None:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="a container runs on Linux")
-def test_the_image_serves_checks_the_shop_and_is_healthy_only_while_redis_is_there(
-    own_redis: RedisServer, tmp_path: Path
-) -> None:
+def test_the_image_is_healthy_while_redis_is_there(own_redis: RedisServer, tmp_path: Path) -> None:
     folder = tmp_path / "shop"
     folder.mkdir()
     for path in copied():
@@ -110,7 +108,7 @@ def test_the_image_serves_checks_the_shop_and_is_healthy_only_while_redis_is_the
     with ExitStack() as running:
         for service in reversed(shop.services):  # who needs another does not wait for it
             service.environment |= {"SERVICE": service.name, "PORT": str(service.port)}
-            container = started(command, folder, service.log, **service.environment)
+            container = Started(command, folder, service.log, **service.environment)
             running.enter_context(container).wait_for_answer(f"{service.url}/ready")
         checked = ["python", "test_connection.py"]
         assert not subprocess.run(checked, cwd=folder, env=shop.order.environment).returncode

@@ -1,7 +1,6 @@
 """The pages, taken at their word: commands are run, answers, names and places compared."""
 
 import asyncio
-import importlib
 import inspect
 import json
 import os
@@ -11,7 +10,7 @@ import shutil
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -22,24 +21,29 @@ import pytest
 import redis
 import requests
 import uvicorn
-from redis.asyncio.connection import AbstractConnection, SSLConnection
+from redis.asyncio.connection import SSLConnection
 from uvicorn.importer import import_from_string
 
 import benchmarks.__main__
-import redis_clients
 from redis_db import MODELS
 from shopsphere.domain.records import OrderRecord
+from shopsphere.redis_clients.connecting import connect
+from shopsphere.redis_clients.errors import NothingAnswers
 from shopsphere.settings import MIN_SECRET_BYTES, Settings
+from shopsphere.tools import demo
 from tests import pages
 from tests.apps import BUILD, openapi_of, resolve, settings_of
-from tests.launching import PORTS, copy_of_the_product, started, three_services
+from tests.launching import PORTS, Started, copy_of_the_product, needs_fixed_ports, three_services
 from tests.servers import ROOT, RedisServer, Service, Trio, free_port, wait_until
 
 OPERATING_PAGE, EXTENDING_PAGE = (
     ROOT / "docs" / f"{name}.md" for name in ("operating", "extending")
 )
 OPERATING, EXTENDING = map(pages.read, (OPERATING_PAGE, EXTENDING_PAGE))
-README = ROOT / "README.md"
+README_PAGE = ROOT / "README.md"
+README = pages.read(README_PAGE)
+ON_PATH = {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+"""With it, `uvicorn` and `python` are those of the running environment."""
 MEASURE = "python -m benchmarks"
 NOT_RUN_HERE = ("uvicorn ", pages.A_TOKEN, MEASURE)
 MEASURING = [command for command in pages.commands() if command.startswith(MEASURE)]
@@ -55,10 +59,8 @@ with_curl = pytest.mark.skipif(not shutil.which("curl"), reason="there is no cur
 @pytest.fixture(scope="module")
 def own_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
     """A Redis that keeps its data."""
-    server = RedisServer(tmp_path_factory.mktemp("redis"), "--appendonly", "yes")
-    yield server
-    server.client.close()
-    server.stop()
+    with RedisServer(tmp_path_factory.mktemp("redis"), "--appendonly", "yes") as server:
+        yield server
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +82,7 @@ def trio(own_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> I
 )
 def test_what_a_page_shows_is_what_happens(page: Path, trio: Trio, own_server: RedisServer) -> None:
     own_server.client.flushall()
-    own_server.client.config_set("appendonly", "no" if page == README else "yes")
+    own_server.client.config_set("appendonly", "no" if page == README_PAGE else "yes")
     lamp = {"name": "Lamp", "price": 5, "quantity": 10}
     pk = trio.product.post("/products", lamp).json()["pk"]
     for step in pages.steps(page):
@@ -124,15 +126,13 @@ def logged_line(service: Service, request_id: str) -> dict[str, object]:
 
 
 @on_posix
-def test_the_line_for_several_workers_starts_them_and_all_may_log_in_json(
-    own_server: RedisServer, tmp_path: Path
-) -> None:
+def test_the_line_for_several_workers_starts_them(own_server: RedisServer, tmp_path: Path) -> None:
     commands = [step.command for step in pages.steps(OPERATING_PAGE)]
     [line] = [command for command in commands if command.startswith("uvicorn ")]
     [option] = re.findall(r"`(--log-config [^`]+)`", OPERATING)
     command = shlex.split(f"{sys.executable} -m {line.replace('8002', str(free_port()))} {option}")
     on_redis = {"USE_REDIS": "required", "REDIS_PORT": str(own_server.port), "LOG_FORMAT": "json"}
-    with started(command, ROOT, tmp_path / "log", **on_redis) as order:
+    with Started(command, ROOT, tmp_path / "log", **on_redis) as order:
         wait_until(lambda: order.output.count("startup complete") == 2, 30, order.output)
         order.end()
     said = [json.loads(line) for line in order.output.splitlines()]
@@ -166,21 +166,26 @@ def test_a_command_in_the_text_runs(
 
 
 @pytest.mark.parametrize("command", MEASURING)
-def test_a_measurement_in_the_text_is_understood(
-    command: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_measurement_in_the_text_is_known(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     _, _, module, *arguments = shlex.split(command)
     monkeypatch.setenv("PATH", "")  # so it stops where it needs wrk
     if module == "benchmarks":
         assert benchmarks.__main__.main(arguments) == 1
-    assert module == "benchmarks" or hasattr(importlib.import_module(module), "main")
+    else:
+        assert import_from_string(f"{module}:main")
+
+
+def rows_of(page: str, heading: str) -> list[list[str]]:
+    """Return the cells of the tables under a heading of a page."""
+    section = page.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+    rows = re.findall(r"(?m)^\| (.*) \|$", section)
+    return [[cell.strip() for cell in row.split(" | ")] for row in rows]
 
 
 def names_in(heading: str) -> list[str]:
     """Return the names in the first column of the table under a heading of `operating`."""
-    section = OPERATING.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
-    firsts = re.findall(r"(?m)^\| (`[^|]*) \|", section)
-    return [name for cell in firsts for name in re.findall(r"`([^`]+)`", cell)]
+    firsts = [first for first, *_ in rows_of(OPERATING, heading)]
+    return [name for first in firsts for name in re.findall(r"`([^`]+)`", first)]
 
 
 def test_every_field_of_a_log_line_is_explained(trio: Trio) -> None:
@@ -208,7 +213,7 @@ def test_the_fourth_service_is_one_of_the_family(tmp_path: Path) -> None:
     (copy / "review_service.py").write_text(code.replace("8003", port), encoding="utf-8")
     start, *others = pages.steps(EXTENDING_PAGE)
     command = [sys.executable, *shlex.split(start.command)[1:]]
-    with started(command, copy, tmp_path / "log") as service:
+    with Started(command, copy, tmp_path / "log") as service:
         url = f"http://127.0.0.1:{port}"
         assert service.wait_for_answer(url).json()["service"] == "review"
         assert [len(step.answers) for step in others] == [1, 1, 1]
@@ -218,6 +223,64 @@ def test_the_fourth_service_is_one_of_the_family(tmp_path: Path) -> None:
         document = requests.get(f"{url}/openapi.json", timeout=10).json()
         assert "400" in document["paths"]["/reviews"]["post"]["responses"]
         assert 'route="/reviews",status="201"' in requests.get(f"{url}/metrics", timeout=10).text
+
+
+@on_posix
+@with_curl
+def test_the_administrator_of_a_closed_shop_puts_products_in(
+    own_server: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blocks = [text for _, text in pages.blocks(README_PAGE)]
+    [command] = [text for text in blocks if "$TOKEN" in text]
+    [settings] = [text for text in blocks if text.startswith("AUTH_REQUIRED")]
+    chosen = dict(re.findall(r"(?m)^(\w+)=(\S+)", settings)) | {"JWT_SECRET": "a secret " * 8}
+    chosen["ADMIN_PASSWORD"] = "a-long-password"
+    with three_services(tmp_path, USE_REDIS="false", **chosen) as shop:
+        urls = (shop.product.url, shop.user.url)
+        refused = pages.run(f"python -m shopsphere.tools.demo {' '.join(urls)}", {})
+        assert refused.startswith("--demo added no products: only an administrator can, so set")
+        for variable, value in chosen.items():
+            monkeypatch.setenv(variable, value)
+        assert demo.add_products(*urls).startswith("--demo added 12 products")
+        assert demo.add_products(*urls) == "The shop has products already, so --demo adds none."
+        moved = pages.moved(command, shop, own_server, "").replace("...", "a-long-password")
+        product = json.loads(pages.run(moved, {}))
+        assert product == shop.product.get(f"/products/{product['pk']}").json()
+
+
+@needs_fixed_ports
+@on_posix
+def test_the_uvicorn_lines_start_each_service_without_the_others(tmp_path: Path) -> None:
+    copy = copy_of_the_product(tmp_path / "shop")
+    with ExitStack() as stack:
+        running = []
+        for name in ("order", "user", "product"):  # who needs another comes first
+            line = f"uvicorn {name}_service:app --reload --host 127.0.0.1 --port {PORTS[name]}"
+            assert f"\n{line}\n" in README
+            log = tmp_path / f"{name}.log"
+            service = Started(shlex.split(line), copy, log, USE_REDIS="false", **ON_PATH)
+            running.append(stack.enter_context(service))
+            health = running[-1].wait_for_answer(f"http://127.0.0.1:{PORTS[name]}/ready")
+            assert (health.status_code, health.json()["service"]) == (200, name)
+        lamp = {"name": "Lamp", "price": 5, "quantity": 1}
+        product = requests.post("http://localhost:8000/products", json=lamp, timeout=10).json()
+        order = {"product_id": product["pk"], "quantity": 1}
+        assert requests.post("http://localhost:8002/order", json=order, timeout=10).ok
+        assert [service.press_ctrl_c() for service in running] == [0, 0, 0]
+
+
+@needs_fixed_ports
+@on_posix
+@pytest.mark.parametrize("name", PORTS)
+def test_a_service_starts_as_a_script_too(name: str, tmp_path: Path) -> None:
+    command = ["python", f"{name}_service.py"]
+    with Started(command, ROOT, tmp_path / "log", USE_REDIS="false", **ON_PATH) as service:
+        health = service.wait_for_answer(f"http://127.0.0.1:{PORTS[name]}/").json()
+        assert (health["service"], health["storage"]) == (name, "memory")
+        service.press_ctrl_c()
+    assert "Traceback" not in service.output
+    assert f"Uvicorn running on http://127.0.0.1:{PORTS[name]}" in service.output
+    assert service.output.count("GET / ") == 1  # in our line, and not in uvicorn's as well
 
 
 # --- what is named -------------------------------------------------------------------------------
@@ -316,8 +379,8 @@ def is_address(url: str) -> bool:
     """Fail unless Redis would be looked for there; nothing listens where it is."""
     url = re.sub(r"\bhost\d?:(\d+|port)", f"127.0.0.1:{free_port()}", url)
     url = url.replace("/etc/shop/ca.pem", certifi.where())
-    with pytest.raises(redis_clients.NothingAnswers):
-        asyncio.run(redis_clients.connect(settings_of({"REDIS_URL": url})))
+    with pytest.raises(NothingAnswers):
+        asyncio.run(connect(settings_of({"REDIS_URL": url})))
     return True
 
 
@@ -344,27 +407,24 @@ def is_accepted_by_redis(span: str, server: RedisServer) -> bool:
 def is_name(span: str, page: Path) -> bool:
     """Tell whether this stands in the code, or is a file, a signal, a metric or a setting."""
     metrics = re.findall(r"\b((?:http|orders)_\w+?)(?:_total|_bucket)?\b", span)
-    options = [*inspect.signature(AbstractConnection).parameters]
-    options += inspect.signature(SSLConnection).parameters
     return (
         any(place.exists() for place in (ROOT / span, page.parent / span))
         or is_key(span)
         or span.lower() in Settings.model_fields
         or hasattr(signal, span)
-        or span in options
+        or span in inspect.signature(SSLConnection).parameters
         or all(is_in_the_code(name) for name in metrics or [span])
     )
 
 
 def is_key(span: str) -> bool:
     """Tell whether records of a kind are kept under such keys, or such a slot is in the code."""
-    if slot := re.fullmatch(r"\{(\w+)\}", span):
-        return is_in_the_code(f'"{slot[1]}"')
+    if name := re.fullmatch(r"\{(\w+)\}", span):
+        return is_in_the_code(f'"{name[1]}"')
     key = re.sub("<kind>", OrderRecord.kind, span).removeprefix("<prefix>:")
-    kind, _, pk = re.sub(r"<[\w ]+>", "x", key).partition(":")
-    if kind not in MODELS:
-        return False
-    return bool(MODELS[kind].make_primary_key(re.sub("[{}]", "", pk)) == f"{kind}:{pk}")
+    kind, _, slot = re.sub(r"<[\w ]+>", "x", key).partition(":")
+    pk = re.sub("[{}]", "", slot)
+    return kind in MODELS and bool(MODELS[kind].make_primary_key(pk) == f"{kind}:{slot}")
 
 
 @cache
@@ -377,3 +437,46 @@ def code() -> str:
 def is_in_the_code(words: str) -> bool:
     literally = re.sub(r"<(\w|\\ )+>", r"\{[\\w.\[\]]+\}", re.escape(words))
     return re.search(rf"(?<!\w){literally}(?!\w)", code()) is not None
+
+
+# --- the tables of the README --------------------------------------------------------------------
+
+
+def test_the_endpoint_tables_list_exactly_what_each_service_has() -> None:
+    in_every_service = {"GET /", "GET /ready", "GET /metrics"}
+    assert all(f"`{route}`" in README for route in in_every_service)
+    shown: dict[int, list[str]] = {}
+    for first, *_ in rows_of(README, "The endpoints"):
+        if port := re.search(r", :(\d+)", first):
+            in_this_table = shown.setdefault(int(port[1]), [])
+        elif call := re.match(r"`([A-Z]+ /[^\s?`]*)", first):
+            in_this_table.append(call[1])
+    for name, port_number in PORTS.items():
+        paths = openapi_of(name)["paths"]
+        routes = {f"{method.upper()} {path}" for path in paths for method in paths[path]}
+        assert sorted([*shown[port_number], *in_every_service]) == sorted(routes)
+
+
+def example_of_settings() -> dict[str, str]:
+    lines = (ROOT / ".env.example").read_text(encoding="utf-8").splitlines()
+    return dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
+
+
+def test_the_example_of_a_settings_file_lists_every_setting_with_its_default() -> None:
+    example = {name.lower(): value for name, value in example_of_settings().items()}
+    assert set(example) == set(Settings.model_fields)
+    assert Settings.model_validate(example) == Settings.model_construct()
+
+
+def test_the_settings_table_lists_every_setting_with_its_default() -> None:
+    shown: dict[str, str] = {}
+    for names, defaults, _ in rows_of(README, "Settings"):
+        if not names.startswith("`"):
+            continue
+        variables = re.findall(r"`(\w+)`", names)
+        values = [value.strip("`") for value in defaults.split(", ")]
+        # A list of addresses leaves the host away where it is the one before.
+        values = [re.sub(r"^(?=:\d+$)", "http://127.0.0.1", value) for value in values]
+        values *= len(variables) if values == ["empty"] else 1
+        shown |= zip(variables, ("" if v == "empty" else v for v in values), strict=True)
+    assert shown == example_of_settings()

@@ -24,7 +24,7 @@ def started(
     log = tmp_path_factory.mktemp("hostile") / "log"
     service = Service("product", log, 0, ORDER_TIMEOUT="1", **ENVIRONMENT)
     try:
-        yield service.start("--http", f"shopsphere.slow_clients:{request.param}")
+        yield service.start("--http", f"shopsphere.web.slow_clients:{request.param}")
     finally:
         service.stop()
 
@@ -109,7 +109,7 @@ def test_a_head_that_never_ends_is_cut_off_long_before_its_time_is_over(
 ) -> None:
     service = Service("product", tmp_path / "log", 0, ORDER_TIMEOUT="120", **ENVIRONMENT)
     try:
-        service.start("--http", f"shopsphere.slow_clients:{http}")
+        service.start("--http", f"shopsphere.web.slow_clients:{http}")
         for begun in ENDLESS:
             sent = itertools.count()
             endless = (b"x" * 65536 for _ in itertools.islice(sent, 1500))

@@ -13,7 +13,7 @@ from starlette.responses import StreamingResponse
 from product_service import PRODUCTS
 from shopsphere.domain.pks import is_pk, new_pk
 from shopsphere.domain.values import Page, Product
-from shopsphere.paging import Paging, listing
+from shopsphere.web.paging import Paging, listing
 from tests.apps import CheckedClient, refusal, running
 
 BILLION = 1_000_000_000

@@ -18,10 +18,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from shopsphere.deadline import Deadline
 from shopsphere.domain import errors
 from shopsphere.domain.values import Role
-from shopsphere.error_answers import error_answer
 from shopsphere.logs import REQUEST_ID
-from shopsphere.service import Service
 from shopsphere.tokens import Caller
+from shopsphere.web.error_responses import error_answer
+from shopsphere.web.service import Service
 
 log = logging.getLogger("shopsphere.request")
 
@@ -114,7 +114,8 @@ class RequestLayer:
             await app(scope, receive, send_ours)
         seconds = time.perf_counter() - started
         scope["method"] = method
-        self._service.metrics.count(scope, status, seconds)
+        route = getattr(scope.get("route"), "path", "unmatched")
+        self._service.metrics.count(method, route, status, seconds)
         path = scope["raw_path"].decode("ascii", "backslashreplace")
         fields = _fields(scope, path, status, seconds) if self._logs_fields else None
         log.info("%s %s %s in %.1f ms", method, path, status, seconds * 1000, extra=fields)
