@@ -17,7 +17,6 @@ from shopsphere.domain.money import Amount
 from shopsphere.domain.values import MAX_ORDER_QUANTITY, Item, Order
 from shopsphere.ordering.checkout import Checkout
 from shopsphere.ordering.metrics import OrderMetrics
-from shopsphere.ordering.notifier import Notifier
 from shopsphere.ordering.orders import Orders
 from shopsphere.ordering.product_client import ProductClient
 from shopsphere.ordering.settling import Outcome, Settling
@@ -242,10 +241,9 @@ async def _ordering(service: Service[Ordering]) -> AsyncIterator[Ordering]:
         log.warning("SETTLE_AFTER is not above ORDER_TIMEOUT: orders that are only slow will fail")
 
     with ProductClient(settings, opened.storage, service.tokens) as products:
-        notifier = Notifier(products, metrics)
-        settling = Settling(opened.records, notifier, metrics, settings.settle_after)
+        settling = Settling(opened.records, products, metrics, settings.settle_after)
         lease_seconds = settings.order_timeout + LEASE_MARGIN_SECONDS
-        checkout = Checkout(opened.records, products, notifier, settling, metrics, lease_seconds)
+        checkout = Checkout(opened.records, products, settling, metrics, lease_seconds)
         running = asyncio.create_task(settling.run(settings.settle_interval))
         try:
             yield Ordering(Orders(opened.records), checkout, settling)

@@ -584,18 +584,14 @@ async def _check_format(client: ShopRedis, prefix: str) -> None:
     """Raise CannotStart if the data under this prefix is of another format; name a new one's."""
     key = f"{prefix}:format"
     kept = await client.get(key)
-    if kept is None and not await _has_data_of_0_1_0(client, prefix):
-        await client.set(key, FORMAT, nx=True)
-        kept = await client.get(key)
+    if kept is None:
+        keys = client.scan_iter(match=f"{prefix}:*", count=1000)
+        kinds = {each.removeprefix(f"{prefix}:").partition(":")[0] async for each in keys}
+        if not kinds & KINDS_OF_0_1_0:
+            await client.set(key, FORMAT, nx=True)
+            kept = await client.get(key)
     if kept != FORMAT:
         raise CannotStart(
             f"Redis holds data in an incompatible format under REDIS_PREFIX={prefix}. Choose "
             "another REDIS_PREFIX, or delete the keys that start with it."
         )
-
-
-async def _has_data_of_0_1_0(client: ShopRedis, prefix: str) -> bool:
-    async for key in client.scan_iter(match=f"{prefix}:*", count=1000):
-        if key.removeprefix(f"{prefix}:").partition(":")[0] in KINDS_OF_0_1_0:
-            return True
-    return False

@@ -8,8 +8,7 @@ import sys
 import textwrap
 
 from shopsphere.records import Opened
-from shopsphere.settings import CannotStart, Settings
-from shopsphere.workers import workers_asked_for
+from shopsphere.settings import CannotStart, Settings, workers_asked_for
 
 log = logging.getLogger("shopsphere.storage")
 

@@ -8,11 +8,10 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Depends, FastAPI, Request
 from pydantic import Field
 
-from shopsphere.accounts.accounts import Accounts, Session
 from shopsphere.accounts.administrator import ensure_administrator
 from shopsphere.accounts.failed_logins import LoginThrottle, client_of
 from shopsphere.accounts.passwords import Passwords
-from shopsphere.accounts.users import Users
+from shopsphere.accounts.users import Session, Users
 from shopsphere.domain import errors
 from shopsphere.domain.people import MAX_PASSWORD_LENGTH
 from shopsphere.domain.values import User
@@ -69,7 +68,7 @@ async def _client(request: Request) -> str:
     return client_of(request.client.host if request.client else "")
 
 
-AllAccounts = Annotated[Accounts, OWN]
+AllUsers = Annotated[Users, OWN]
 Client = Annotated[str, Depends(_client)]
 
 accounts = APIRouter(tags=["accounts"], responses=raises(errors.StoreUnavailable))
@@ -80,12 +79,12 @@ own = APIRouter(tags=["me"], responses=raises(errors.StoreUnavailable))
     "/register", response_model=UserPublic, status_code=201, responses=raises(errors.EmailTaken)
 )
 @anyone
-async def register(body: UserCreate, accounts: AllAccounts) -> User:
+async def register(body: UserCreate, users: AllUsers) -> User:
     """Create an account with an email address and a password of 8 to 128 characters.
 
     The address is kept in lower case. An address that is already registered is refused.
     """
-    return await accounts.register(body.email, body.password)
+    return await users.register(body.email, body.password)
 
 
 @accounts.post(
@@ -94,7 +93,7 @@ async def register(body: UserCreate, accounts: AllAccounts) -> User:
     responses=raises(errors.InvalidCredentials, errors.TooManyLogins),
 )
 @anyone
-async def login(body: Login, accounts: AllAccounts, client: Client) -> Session:
+async def login(body: Login, users: AllUsers, client: Client) -> Session:
     """Get an access token, to send as `Authorization: Bearer <access_token>`.
 
     On this page, copy the `access_token` from the response, and paste it into **Authorize**.
@@ -102,13 +101,13 @@ async def login(body: Login, accounts: AllAccounts, client: Client) -> Session:
     A wrong password and an unknown address get the same response, in the same time. After too many
     failures your client is refused for a while; other clients are unaffected.
     """
-    return await accounts.log_in(client, body.email, body.password)
+    return await users.log_in(client, body.email, body.password)
 
 
 @own.get("/me", response_model=UserPublic, responses=raises(errors.UserNotFound))
-async def get_me(caller: SignedIn, accounts: AllAccounts) -> User:
+async def get_me(caller: SignedIn, users: AllUsers) -> User:
     """Your account: the one that the token was issued for."""
-    return await accounts.get(caller.user_id)
+    return await users.get(caller.user_id)
 
 
 @own.patch(
@@ -117,29 +116,28 @@ async def get_me(caller: SignedIn, accounts: AllAccounts) -> User:
     responses=raises(errors.InvalidCredentials, errors.UserNotFound, errors.TooManyLogins),
 )
 async def change_password(
-    caller: SignedIn, body: PasswordChange, accounts: AllAccounts, client: Client
+    caller: SignedIn, body: PasswordChange, users: AllUsers, client: Client
 ) -> User:
     """Change your password. A wrong current one is refused, and counts as a failed login.
 
     Access tokens issued before remain valid until they expire.
     """
-    return await accounts.change_password(
-        client, caller.user_id, body.current_password, body.password
-    )
+    return await users.change_password(client, caller.user_id, body.current_password, body.password)
 
 
 @asynccontextmanager
-async def _accounts(service: Service[Accounts]) -> AsyncIterator[Accounts]:
+async def _users(service: Service[Users]) -> AsyncIterator[Users]:
     settings, records = service.settings, service.opened.records
-    users, throttle = Users(records), LoginThrottle(records, settings.login_limit)
+    throttle = LoginThrottle(records, settings.login_limit)
     with Passwords(settings.bcrypt_rounds) as passwords:
-        await ensure_administrator(settings, users, passwords)
-        yield Accounts(users, passwords, service.tokens, throttle)
+        users = Users(records, passwords, service.tokens, throttle)
+        await ensure_administrator(settings, users)
+        yield users
 
 
 def build(settings: Settings | None = None) -> FastAPI:
     """Return the app, with these settings or those of the environment."""
-    return create_app("user", DESCRIPTION, TAGS, [accounts, own], open_storage, _accounts, settings)
+    return create_app("user", DESCRIPTION, TAGS, [accounts, own], open_storage, _users, settings)
 
 
 app = build()

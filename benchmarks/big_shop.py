@@ -23,7 +23,6 @@ from shopsphere.deadline import Deadline
 from shopsphere.domain.values import Item, Reservation
 from shopsphere.ordering.checkout import Checkout
 from shopsphere.ordering.metrics import OrderMetrics
-from shopsphere.ordering.notifier import Notifier
 from shopsphere.ordering.settling import Settling
 from shopsphere.records import Records
 from shopsphere.settings import Settings
@@ -100,9 +99,8 @@ async def fill_orders(
     """Place so many orders, each with its reservation."""
     figures = OrderMetrics(CollectorRegistry())
     at_hand = _ProductsAtHand(products)
-    notifier = Notifier(at_hand, figures)
-    settling = Settling(orders, notifier, figures, 30)
-    checkout = Checkout(orders, at_hand, notifier, settling, figures, 60)
+    settling = Settling(orders, at_hand, figures, 30)
+    checkout = Checkout(orders, at_hand, settling, figures, 60)
 
     async def place(product_pk: str) -> None:
         deadline = Deadline(asyncio.get_running_loop().time() + 60, 60)

@@ -1,11 +1,38 @@
 """Metrics for Prometheus, of this process, or of all workers of a service that share a folder."""
 
+import logging
 import os
+from pathlib import Path
 from typing import Any
 
-from shopsphere.workers import METRICS_FOLDER, shared_metrics_folder
+METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
+"""A setting of prometheus_client."""
 
-SHARED = shared_metrics_folder()
+
+def _shared_folder() -> Path | None:
+    """Return the folder in which workers share their metrics, made if need be; None without one.
+
+    One that cannot be written to is a warning, and prometheus_client does not get to see it.
+    """
+    name = os.environ.pop(METRICS_FOLDER, "")
+    if not name:
+        return None
+    try:
+        Path(name).mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not os.access(name, os.W_OK | os.X_OK):
+            raise PermissionError(f"{name} is not writable")
+    except OSError as error:
+        logging.getLogger("shopsphere").warning(
+            "%s cannot be used (%s): each worker reports its own metrics only",
+            METRICS_FOLDER,
+            error,
+        )
+        return None
+    os.environ[METRICS_FOLDER] = name
+    return Path(name)
+
+
+SHARED = _shared_folder()
 
 import prometheus_client as prometheus  # noqa: E402  # it looks for the folder when imported
 from prometheus_client.multiprocess import MultiProcessCollector  # noqa: E402

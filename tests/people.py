@@ -4,6 +4,9 @@ from functools import partial
 
 from starlette.testclient import TestClient
 
+from shopsphere.accounts.failed_logins import LoginThrottle
+from shopsphere.accounts.passwords import Passwords
+from shopsphere.accounts.users import Users
 from shopsphere.domain import people
 from shopsphere.domain.pks import new_pk
 from shopsphere.domain.records import UserRecord
@@ -25,6 +28,11 @@ USERS = [
 CUSTOMER, ANOTHER, ADMINISTRATOR = USERS
 
 Headers = dict[str, str]
+
+
+def users_in(records: Records) -> Users:
+    """Return the users of a storage; hashing is fast."""
+    return Users(records, Passwords(4), TOKENS, LoginThrottle(records, "10/minute"))
 
 
 PEOPLE: dict[str, Headers] = {

@@ -23,7 +23,6 @@ from shopsphere.domain.records import OrderRecord
 from shopsphere.domain.values import EVER_PLACED, Item, Order, OrderStatus, Reservation, Stock
 from shopsphere.ordering.checkout import Checkout
 from shopsphere.ordering.metrics import OrderMetrics
-from shopsphere.ordering.notifier import Notifier
 from shopsphere.ordering.orders import SHOP
 from shopsphere.ordering.settling import Settling
 from shopsphere.records import Listing, Records
@@ -252,9 +251,8 @@ class SmallShop:
 
         metrics, records = self._metrics, _wire(self.records, errors.StoreUnavailable, noted)
         products = _wire(ProductsAtHand(self.products), errors.ProductServiceUnavailable, noted)
-        notifier = Notifier(products, metrics)
-        settling = Settling(records, notifier, metrics, settle_after)
-        checkout = Checkout(records, products, notifier, settling, metrics, lease_seconds)
+        settling = Settling(records, products, metrics, settle_after)
+        checkout = Checkout(records, products, settling, metrics, lease_seconds)
         return OrderService(checkout, settling, seconds_left)
 
     async def dies_at(self, call: str, key: str | None, *products: str) -> None:

@@ -10,14 +10,12 @@ from httpx2 import Response
 from starlette.testclient import TestClient
 
 from shopsphere.accounts.administrator import ensure_administrator
-from shopsphere.accounts.passwords import Passwords
-from shopsphere.accounts.users import Users
 from shopsphere.domain.values import Role
 from shopsphere.settings import CannotStart, Settings
 from shopsphere.tokens import Caller
 from storage import open_storage
 from tests.apps import bearer, running, settings_of
-from tests.people import CLOSED, TOKENS
+from tests.people import CLOSED, TOKENS, users_in
 from tests.servers import RedisServer
 
 EMAIL, PASSWORD = "boss@example.com", "the boss's password"
@@ -131,14 +129,13 @@ async def test_many_at_once_agree_on_one_administrator_whoever_had_the_address(
 ) -> None:
     named = settings_of({**storage_environment, **ADMIN})
     records = (await open_storage(named)).records
-    users = Users(records)
-    with Passwords(4) as passwords:
-        if is_taken:
-            await users.register(EMAIL, await passwords.hash(ANOTHER_PASSWORD))
-        await asyncio.gather(*(ensure_administrator(named, users, passwords) for _ in range(5)))
-        found = await users.find(EMAIL)
-        assert found
-        assert found.role is Role.ADMIN
-        assert await passwords.verify(PASSWORD, found.password_hash)
-        assert not await passwords.verify(ANOTHER_PASSWORD, found.password_hash)
+    users = users_in(records)
+    if is_taken:
+        await users.register(EMAIL, ANOTHER_PASSWORD)
+    await asyncio.gather(*(ensure_administrator(named, users) for _ in range(5)))
+    found = await users.find(EMAIL)
+    assert found
+    assert found.role is Role.ADMIN
+    assert await users.has_password(found, PASSWORD)
+    assert not await users.has_password(found, ANOTHER_PASSWORD)
     await records.close()

@@ -18,7 +18,7 @@ ROOMS = {f"shopsphere.{room}" for room in ("catalogue", "ordering", "accounts")}
 RULES = {f"{DOMAIN}.{rules}" for rules in ("stock", "orders", "idempotency", "people")}
 COMMON = {
     f"shopsphere.{name}"
-    for name in ("deadline", "http_sessions", "logs", "metrics", "settings", "tokens", "workers")
+    for name in ("deadline", "http_sessions", "logs", "metrics", "settings", "tokens")
 }
 FRAMEWORK = {"fastapi", "starlette"}
 WATCHED = {*FRAMEWORK, "uvicorn", "redis", "aredis_om", "requests"}

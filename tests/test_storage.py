@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 
 from redis_db import FORMAT
-from shopsphere.accounts.users import Users
 from shopsphere.catalogue.products import Products
 from shopsphere.settings import CannotStart, Settings
 from storage import open_storage
 from tests.launching import said_on_a_terminal
+from tests.people import users_in
 from tests.servers import ROOT, RedisServer, Service, free_port, wait_until
 
 pytestmark = pytest.mark.anyio
@@ -230,7 +230,7 @@ async def test_keys_of_other_programs_and_prefixes_that_begin_alike_do_not(
 async def listed_after_adding(server: RedisServer, name: str) -> list[str]:
     opened = await open_storage(Settings(redis_port=server.port))
     await Products(opened.records).create(name, 1, 1)
-    await Users(opened.records).register(f"{name}@example.com", "hash")
+    await users_in(opened.records).register(f"{name}@example.com", "hash")
     listed = await Products(opened.records).page(None, 10)
     await opened.records.close()
     return [product.name for product in listed.items]

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from shopsphere.workers import METRICS_FOLDER
+from shopsphere.metrics import METRICS_FOLDER
 from tests.servers import ROOT, RedisServer, Service, free_port, wait_until
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="stops a process as POSIX does")

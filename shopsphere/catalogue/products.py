@@ -92,19 +92,14 @@ class Products:
         New names come before the record and old ones go after it, so a search never misses it.
         """
         revision = search_index.new_revision()
-        new_names = set() if name is None else search_index.entries(name, pk, revision)
-        if new_names:
-            await self._records.add_names(new_names)
-        try:
-            product, (old_name, old_revision) = await self._records.change(
-                partial(stock.update, name=name, price_cents=price_cents),
-                ProductRecord(pk=pk),
-                Applied(pk=f"{pk}:{revision}"),
-            )
-        except ProductNotFound:
-            if new_names:
-                await self._records.remove_names(new_names)
-            raise
+        if name is not None:
+            await self.get(pk)  # no names for a product that is not there
+            await self._records.add_names(search_index.entries(name, pk, revision))
+        product, (old_name, old_revision) = await self._records.change(
+            partial(stock.update, name=name, price_cents=price_cents),
+            ProductRecord(pk=pk),
+            Applied(pk=f"{pk}:{revision}"),
+        )
         if name is not None:
             await self._records.remove_names(search_index.entries(old_name, pk, old_revision))
         return product

@@ -22,7 +22,7 @@ from shopsphere.domain.records import KeyRecord, OrderRecord
 from shopsphere.domain.values import Item, Order, OrderStatus, Reservation, by_product
 from shopsphere.ordering.metrics import OrderMetrics
 from shopsphere.ordering.notes import ENDS_AS, Command, PendingCommand
-from shopsphere.ordering.notifier import Notifier, ProductService
+from shopsphere.ordering.notifier import ProductService, notify
 from shopsphere.ordering.orders import Orders
 from shopsphere.ordering.settling import Settling
 from shopsphere.records import Records
@@ -44,7 +44,6 @@ class Checkout:
         self,
         records: Records,
         products: ProductService,
-        notifier: Notifier,
         settling: Settling,
         metrics: OrderMetrics,
         lease_seconds: float,
@@ -52,7 +51,6 @@ class Checkout:
         """`lease_seconds`: how long an idempotency key is held for one request."""
         self._records = records
         self._products = products
-        self._notifier = notifier
         self._settling = settling
         self._metrics = metrics
         self._lease_seconds = lease_seconds
@@ -173,7 +171,7 @@ class Checkout:
         """Notify the product service in half of the time that is left; tell whether that worked."""
         try:
             async with asyncio.timeout(deadline.seconds_left / 2):
-                await self._notifier.notify(ended)
+                await notify(self._products, self._metrics, ended)
         except (Unavailable, TimeoutError):
             log.warning("could not notify the product service; settling will: %s", ended.text)
             return False
