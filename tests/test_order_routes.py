@@ -125,8 +125,10 @@ def proxied(behave: Behave, url: str = "http://nowhere") -> Iterator[Proxy]:
     proxy = Proxy()
     proxy.behave = behave
     proxy.start(url)
-    yield proxy
-    proxy.stop()
+    try:
+        yield proxy
+    finally:
+        proxy.stop()
 
 
 @contextmanager
