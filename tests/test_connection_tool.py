@@ -251,7 +251,7 @@ ON_REDIS = {"USE_REDIS": "required"}
 @pytest.mark.parametrize(
     ("given", "warned"),
     [
-        ({}, set()),
+        ({"JWT_SECRET": "x" * 32}, set()),
         ({"JWT_SECRET": "x" * 31}, {"JWT_SECRET"}),
         ({"PRODUCT_SERVICE_URL": REACHED}, {"AUTH_REQUIRED"}),
         ({"USER_SERVICE_URL": REACHED}, {"AUTH_REQUIRED"}),
