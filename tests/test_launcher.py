@@ -301,21 +301,16 @@ def test_a_python_that_is_too_old_is_told_so(copy: Path, tmp_path: Path) -> None
 
 
 @needs_fixed_ports
-@pytest.mark.parametrize(
-    ("first", "reason"),
-    [
-        ("sys.modules['ensurepip'] = None", "this Python has no venv module. .* sudo apt install"),
-        (
-            "import venv; venv.EnvBuilder._setup_pip = lambda *_: sys.exit('No space left')",
-            "making .venv failed:\nNo space left\n",
-        ),
-    ],
-)
-def test_no_half_of_a_venv_is_left(first: str, reason: str, copy: Path, tmp_path: Path) -> None:
+def test_a_venv_that_cannot_be_made_leaves_no_half_of_one(copy: Path, tmp_path: Path) -> None:
+    no_space = "import venv; venv.EnvBuilder._setup_pip = lambda *_: sys.exit('No space left')"
     (copy / ".venv").rename(tmp_path / "elsewhere")
-    error = error_of(copy, **every_python_first_runs(tmp_path, first))
-    assert re.match(CANNOT_RUN + reason, error)
-    assert not (copy / ".venv").exists()
+    for first, reason in (
+        ("sys.modules['ensurepip'] = None", "this Python has no venv module. .* sudo apt install"),
+        (no_space, "making .venv failed:\nNo space left\n"),
+    ):
+        error = error_of(copy, **every_python_first_runs(tmp_path, first))
+        assert re.match(CANNOT_RUN + reason, error)
+        assert not (copy / ".venv").exists()
 
 
 def test_a_venv_of_another_python_or_list_is_set_up_again(copy: Path, tmp_path: Path) -> None:
