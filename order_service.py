@@ -12,23 +12,24 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, FastAPI, Path, Request, Response
 from pydantic import AliasPath, BaseModel, Field, TypeAdapter
 
-from shopsphere.access import ADMINISTRATOR, Customer
 from shopsphere.domain import errors
+from shopsphere.domain.money import Amount
 from shopsphere.domain.values import MAX_ORDER_QUANTITY, Item, Order
-from shopsphere.error_answers import raises
-from shopsphere.examples import ORDER_MADE_AT, ORDER_PK, PRODUCT_PK, USER_PK, example_with
-from shopsphere.idempotency_key import REPLAY_HEADER, IdempotencyKey, show_replay
-from shopsphere.models import PK_SCHEMA, Amount, pk_of, pk_or
 from shopsphere.ordering.checkout import Checkout
 from shopsphere.ordering.metrics import OrderMetrics
 from shopsphere.ordering.notifier import Notifier
 from shopsphere.ordering.orders import Orders
 from shopsphere.ordering.product_client import ProductClient
 from shopsphere.ordering.settling import Outcome, Settling
-from shopsphere.paging import WITH_LINK, PagingByEntry, listing
-from shopsphere.service import Service
 from shopsphere.settings import Settings
-from shopsphere.web import OWN, Body, Public, RequestDeadline, create_app, serve
+from shopsphere.web.access import ADMINISTRATOR, Customer
+from shopsphere.web.app import create_app, serve
+from shopsphere.web.error_responses import raises
+from shopsphere.web.examples import ORDER_MADE_AT, ORDER_PK, PRODUCT_PK, USER_PK, example_with
+from shopsphere.web.idempotency_key import REPLAY_HEADER, IdempotencyKey, show_replay
+from shopsphere.web.paging import WITH_LINK, PagingByEntry, listing
+from shopsphere.web.schemas import PK_SCHEMA, Body, Public, pk_of, pk_or
+from shopsphere.web.service import OWN, RequestDeadline, Service
 from storage import open_storage
 
 log = logging.getLogger("shopsphere.order")
@@ -256,9 +257,8 @@ async def _ordering(service: Service[Ordering]) -> AsyncIterator[Ordering]:
 
 def build(settings: Settings | None = None) -> FastAPI:
     """Return the app, with these settings or those of the environment."""
-    return create_app(
-        "order", DESCRIPTION, TAGS, [ordering, fulfilment], open_storage, _ordering, settings
-    )
+    routers = [ordering, fulfilment]
+    return create_app("order", DESCRIPTION, TAGS, routers, open_storage, _ordering, settings)
 
 
 app = build()

@@ -10,19 +10,25 @@ from typing import Annotated, Any, Self
 from fastapi import APIRouter, Depends, FastAPI, Header, Path, Query, Request, Response
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, model_validator
 
-from shopsphere.access import ADMINISTRATOR, ADMINISTRATOR_OR_ORDER_SERVICE, ORDER_SERVICE, anyone
 from shopsphere.catalogue.products import Products
 from shopsphere.domain import errors
+from shopsphere.domain.money import Amount, Money, to_cents
 from shopsphere.domain.values import MAX_ON_HAND, MAX_ORDER_QUANTITY, Product, Reservation, Stock
-from shopsphere.error_answers import raises
-from shopsphere.examples import ORDER_PK, PRODUCT_MADE_AT, PRODUCT_PK
-from shopsphere.idempotency_key import REPLAY_HEADER, IdempotencyKey, show_replay
-from shopsphere.models import PK_SCHEMA, Amount, Money, pk_of, pk_or, to_cents
-from shopsphere.paging import WITH_LINK, AnyPaging, PagingByEntry, PagingByPk, listing
 from shopsphere.records import StorageName
-from shopsphere.service import Service, service_of
 from shopsphere.settings import Settings
-from shopsphere.web import OWN, Body, Public, create_app, serve
+from shopsphere.web.access import (
+    ADMINISTRATOR,
+    ADMINISTRATOR_OR_ORDER_SERVICE,
+    ORDER_SERVICE,
+    anyone,
+)
+from shopsphere.web.app import create_app, serve
+from shopsphere.web.error_responses import raises
+from shopsphere.web.examples import ORDER_PK, PRODUCT_MADE_AT, PRODUCT_PK
+from shopsphere.web.idempotency_key import REPLAY_HEADER, IdempotencyKey, show_replay
+from shopsphere.web.paging import WITH_LINK, AnyPaging, PagingByEntry, PagingByPk, listing
+from shopsphere.web.schemas import PK_SCHEMA, Body, Public, pk_of, pk_or
+from shopsphere.web.service import OWN, Service, service_of
 from storage import open_storage
 
 PORT = 8000
@@ -163,23 +169,6 @@ reservations = APIRouter(
 )
 
 
-@catalogue.post(
-    "/products", response_model=ProductPublic, status_code=201, dependencies=[ADMINISTRATOR]
-)
-async def create_product(body: ProductCreate, products: Catalogue, response: Response) -> Product:
-    """Add a product with its price and its stock. Use the returned `pk` to order it."""
-    product = await products.create(body.name, to_cents(body.price), body.quantity)
-    response.headers["Location"] = f"/products/{product.pk}"
-    return product
-
-
-@catalogue.get("/products", response_model=list[ProductPublic], responses=WITH_LINK)
-@anyone
-async def list_products(request: Request, paging: PagingByEntry, products: Catalogue) -> Response:
-    """All products, oldest first: the whole list, or a page of it with `limit` and `after`."""
-    return await listing(request, paging, products.page, PRODUCTS)
-
-
 @catalogue.get("/products/search", response_model=list[ProductPublic], responses=WITH_LINK)
 @anyone
 async def search_products(
@@ -212,6 +201,23 @@ async def get_product(pk: Pk, request: Request) -> Product:
     # The route that is asked most does without a dependency, which costs 12 µs.
     products: Products = service_of(request).own
     return await products.get(pk)
+
+
+@catalogue.post(
+    "/products", response_model=ProductPublic, status_code=201, dependencies=[ADMINISTRATOR]
+)
+async def create_product(body: ProductCreate, products: Catalogue, response: Response) -> Product:
+    """Add a product with its price and its stock. Use the returned `pk` to order it."""
+    product = await products.create(body.name, to_cents(body.price), body.quantity)
+    response.headers["Location"] = f"/products/{product.pk}"
+    return product
+
+
+@catalogue.get("/products", response_model=list[ProductPublic], responses=WITH_LINK)
+@anyone
+async def list_products(request: Request, paging: PagingByEntry, products: Catalogue) -> Response:
+    """All products, oldest first: the whole list, or a page of it with `limit` and `after`."""
+    return await listing(request, paging, products.page, PRODUCTS)
 
 
 @catalogue.patch(
@@ -347,15 +353,8 @@ async def _catalogue(service: Service[Products]) -> AsyncIterator[Products]:
 
 def build(settings: Settings | None = None) -> FastAPI:
     """Return the app, with these settings or those of the environment."""
-    return create_app(
-        "product",
-        DESCRIPTION,
-        TAGS,
-        [catalogue, stock, reservations],
-        open_storage,
-        _catalogue,
-        settings,
-    )
+    routers = [catalogue, stock, reservations]
+    return create_app("product", DESCRIPTION, TAGS, routers, open_storage, _catalogue, settings)
 
 
 app = build()

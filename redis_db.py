@@ -19,10 +19,12 @@ from aredis_om import HashModel
 from pydantic import ValidationError
 from pydantic_core import to_json
 
-from redis_clients import PROBE, Script, ShopRedis, pipeline
-from shopsphere.domain.errors import CannotStart, RequestTimedOut, StoreUnavailable
+from shopsphere.domain.errors import RequestTimedOut, StoreUnavailable
 from shopsphere.domain.records import Record
 from shopsphere.records import NEVER, Entry, Listing, Lists, Note, Rule, slot_of
+from shopsphere.redis_clients.client import Script, ShopRedis, pipeline
+from shopsphere.redis_clients.connecting import PROBE
+from shopsphere.settings import CannotStart
 
 log = logging.getLogger("shopsphere.redis")
 

@@ -49,14 +49,15 @@ try:
     import redis
     import requests
 
-    from redis_clients import NothingAnswers, connect
-    from shopsphere.audit import Audit, AuditImpossible, Finding, Health, Shop
-    from shopsphere.domain.errors import CannotStart, StoreUnavailable
+    from shopsphere.domain.errors import StoreUnavailable
     from shopsphere.domain.values import Role
-    from shopsphere.security_hints import security_hints
-    from shopsphere.sessions import NO_RETRY, session
-    from shopsphere.settings import Settings
+    from shopsphere.http_sessions import NO_RETRY, session
+    from shopsphere.redis_clients.connecting import connect
+    from shopsphere.redis_clients.errors import NothingAnswers
+    from shopsphere.settings import CannotStart, Settings
     from shopsphere.tokens import Tokens
+    from shopsphere.tools.audit import Audit, AuditImpossible, Finding, Health, Shop
+    from shopsphere.tools.security_hints import security_hints
 except ImportError:
     if __name__ != "__main__":
         raise

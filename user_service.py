@@ -8,20 +8,21 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Depends, FastAPI, Request
 from pydantic import Field
 
-from shopsphere.access import SignedIn, anyone
 from shopsphere.accounts.accounts import Accounts, Session
 from shopsphere.accounts.administrator import ensure_administrator
 from shopsphere.accounts.failed_logins import LoginThrottle, client_of
 from shopsphere.accounts.passwords import Passwords
 from shopsphere.accounts.users import Users
 from shopsphere.domain import errors
+from shopsphere.domain.people import MAX_PASSWORD_LENGTH
 from shopsphere.domain.values import User
-from shopsphere.error_answers import raises
-from shopsphere.examples import USER_MADE_AT, USER_PK
-from shopsphere.models import MAX_PASSWORD_LENGTH, Email, Password
-from shopsphere.service import Service
 from shopsphere.settings import Settings
-from shopsphere.web import OWN, Body, Public, create_app, serve
+from shopsphere.web.access import SignedIn, anyone
+from shopsphere.web.app import create_app, serve
+from shopsphere.web.error_responses import raises
+from shopsphere.web.examples import USER_MADE_AT, USER_PK
+from shopsphere.web.schemas import Body, Email, Password, Public
+from shopsphere.web.service import OWN, Service
 from storage import open_storage
 
 PORT = 8001

@@ -20,13 +20,16 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from shopsphere.domain.errors import CannotStart
-from shopsphere.models import MAX_PASSWORD_LENGTH, MIN_PASSWORD_LENGTH, checked_email
+from shopsphere.domain.people import MAX_PASSWORD_LENGTH, MIN_PASSWORD_LENGTH, checked_email
 
 ENV_FILE = Path(
     os.environ.get("SHOPSPHERE_ENV_FILE") or Path(__file__).resolve().parent.parent / ".env"
 )
 MIN_SECRET_BYTES = 32
+
+
+class CannotStart(Exception):
+    """A service cannot start; the message is the one line that a person is shown."""
 
 
 _PLAINER = {

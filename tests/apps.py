@@ -126,13 +126,9 @@ def check_error(answer: httpx2.Response, said: str) -> None:
 def _operation(service: str, method: str, path: str) -> dict[str, Any] | None:
     """Return what is documented for a method and a path; a literal path comes before a pattern."""
     paths: dict[str, dict[str, dict[str, Any]]] = openapi_of(service)["paths"]
-    matching = [
-        template
-        for template in paths
-        if re.fullmatch(re.sub(r"\{\w+\}", "[^/]+", template), path, re.DOTALL)
-    ]
-    for template in sorted(matching, key=lambda template: template.count("{")):
-        if method.lower() in paths[template]:
+    for template in sorted(paths, key=lambda template: template.count("{")):
+        pattern = re.sub(r"\{\w+\}", "[^/]+", template)
+        if method.lower() in paths[template] and re.fullmatch(pattern, path, re.DOTALL):
             return paths[template][method.lower()]
     return None
 

@@ -2,9 +2,9 @@
 
 import http.client
 import json
+import select
 import threading
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -27,15 +27,11 @@ class Answer:
         return str(self.body.get("code", "")) if isinstance(self.body, dict) else ""
 
 
-KEPT_SECONDS = 2
-"""How long a connection may be idle and be used again: less than uvicorn keeps it, which is 5."""
-
-
 class _Connections(threading.local):
-    """One kept connection per thread and server, with the time when it was used last."""
+    """One kept connection per thread and server."""
 
     def __init__(self) -> None:
-        self.open: dict[str, tuple[http.client.HTTPConnection, float]] = {}
+        self.open: dict[str, http.client.HTTPConnection] = {}
 
 
 _connections = _Connections()
@@ -76,40 +72,33 @@ def send(
 
 
 def _connection(netloc: str, timeout: float) -> http.client.HTTPConnection:
-    now = time.monotonic()
-    connection, used = _connections.open.get(netloc, (None, now))
-    if connection is None or now - used > KEPT_SECONDS:
-        if connection:
-            connection.close()
-        connection = http.client.HTTPConnection(netloc)
-    _connections.open[netloc] = (connection, now)
+    connection = _connections.open.setdefault(netloc, http.client.HTTPConnection(netloc))
     connection.timeout = timeout
     if connection.sock:
         connection.sock.settimeout(timeout)
+        if select.select([connection.sock], [], [], 0)[0]:  # the server has closed it
+            connection.close()
     return connection
 
 
 def close_connections() -> None:
     """Close those of this thread."""
-    for connection, _ in _connections.open.values():
+    for connection in _connections.open.values():
         connection.close()
     _connections.open.clear()
 
 
-def at_once(threads: int, call: Callable[[A], T], each: Iterable[A]) -> list[T]:
-    """Call it for each, so many at a time, and return what each call returned."""
-    each = list(each)
-    waiting = threading.Barrier(threads)
+def at_once(threads: int, call: Callable[[A], T], each: Sequence[A]) -> list[T]:
+    """Call it for each, at least `threads` of them and so many at a time; return what each call
+    returned."""
+    together = threading.Barrier(threads)
 
-    def work(mine: list[tuple[int, A]]) -> list[tuple[int, T]]:
-        waiting.wait()
+    def leave(_: int) -> None:
+        together.wait()
+        close_connections()
+
+    with ThreadPoolExecutor(threads, initializer=together.wait) as pool:
         try:
-            return [(number, call(one)) for number, one in mine]
+            return list(pool.map(call, each))
         finally:
-            close_connections()
-
-    numbered = list(enumerate(each))
-    with ThreadPoolExecutor(threads) as pool:
-        shares = pool.map(work, (numbered[start::threads] for start in range(threads)))
-    results = sorted((pair for share in shares for pair in share), key=lambda pair: pair[0])
-    return [result for _, result in results]
+            list(pool.map(leave, range(threads)))

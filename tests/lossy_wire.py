@@ -2,14 +2,14 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import Self
 
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-import redis_clients
-from redis_clients import ShopRedis
+from shopsphere.redis_clients.client import ShopRedis
+from shopsphere.redis_clients.connecting import connect
 from shopsphere.settings import Settings
 from tests.servers import RedisServer, wait_until
 
@@ -24,7 +24,7 @@ class LossyWire:
     def __init__(self, target_port: int) -> None:
         self._target_port = target_port
         self._seen: set[bytes] = set()
-        self._carrying: set[asyncio.Task[None]] = set()
+        self._carrying: list[asyncio.Task[None]] = []
         self._is_open = asyncio.Event()
         self._is_open.set()
         self._what = b""
@@ -33,13 +33,12 @@ class LossyWire:
         self.requests: list[bytes] = []
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        self._server = await asyncio.start_server(self._carry, "127.0.0.1", 0)
         self.port: int = self._server.sockets[0].getsockname()[1]
         return self
 
     async def __aexit__(self, *_: object) -> None:
         self._server.close()
-        await self._server.wait_closed()
         for task in self._carrying:
             task.cancel()
         await asyncio.gather(*self._carrying, return_exceptions=True)
@@ -70,11 +69,6 @@ class LossyWire:
             await reader.read()
             writer.close()
 
-    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.create_task(self._carry(reader, writer))
-        self._carrying.add(task)
-        task.add_done_callback(self._carrying.discard)
-
     async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._target_port)
         is_lost = False
@@ -95,23 +89,18 @@ class LossyWire:
             self.lost += is_lost
 
         both = [asyncio.create_task(carry()) for carry in (carry_requests, carry_responses)]
-        try:
-            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for task in both:
-                task.cancel()
-            await asyncio.gather(*both, return_exceptions=True)
-            for end in (writer, far_writer):
-                end.close()
-                with suppress(OSError):
-                    await end.wait_closed()
+        self._carrying += both
+        await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+        for task, end in zip(both, (writer, far_writer), strict=True):
+            task.cancel()
+            end.close()
 
 
 @asynccontextmanager
 async def wired(server: RedisServer) -> AsyncIterator[tuple[ShopRedis, LossyWire]]:
     """Yield a client of this server, and the wire between them, which is good at first."""
     async with LossyWire(server.port) as wire:
-        client = await redis_clients.connect(Settings(redis_port=wire.port))
+        client = await connect(Settings(redis_port=wire.port))
         client.set_retry(Retry(NoBackoff(), 2))  # type: ignore[attr-defined]  # types-redis
         try:
             yield client, wire

@@ -47,10 +47,8 @@ class Line:
         self._redis_port = redis_port
         self._lock = threading.Lock()
         self._wires: list[_Wire] = []
-        self._first_held: bytes | None = None
-        self._hangs_up = False
-        self._last_words: bytes | None = None
-        self._is_cut = False
+        self._awaited: bytes | None = None
+        self._hangs_up = self._cuts = self._is_cut = False
         self._listening = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listening.getsockname()[1]
         threading.Thread(target=self._accept, daemon=True).start()
@@ -58,11 +56,11 @@ class Line:
     def silence(self, first: bytes = b"", *, hangs_up: bool = False) -> None:
         """Hold up the next request that has this text in it, and what follows on the wires that
         are open then; new ones are good. The silent ones hang up, or have their users wait."""
-        self._first_held, self._hangs_up = first, hangs_up
+        self._awaited, self._hangs_up, self._cuts = first, hangs_up, False
 
     def cut_after(self, text: bytes) -> None:
         """Have Redis get the next request that has this text in it, and then nothing more."""
-        self._last_words = text
+        self._awaited, self._hangs_up, self._cuts = text, False, True
 
     def mend(self) -> None:
         """Let requests through again."""
@@ -102,20 +100,22 @@ class Line:
             wire.close()
 
     def _carry_request(self, wire: _Wire, request: bytes) -> None:
-        if self._first_held is not None and self._first_held in request:
-            self._first_held = None
-            self._fall_silent()
+        is_awaited = self._awaited is not None and self._awaited in request
+        if is_awaited and self._cuts:
+            wire.far.sendall(request)
+            request = b""
+        if is_awaited:
+            self._awaited, self._is_cut = None, self._cuts
+            for each in self._wires:
+                each.is_silent = True
         if wire.is_silent:
             wire.held += request
             if self._hangs_up:
                 wire.near.shutdown(socket.SHUT_RDWR)
-            return
-        if self._is_cut:
+        elif self._is_cut:
             raise ConnectionAbortedError
-        if self._last_words is not None and self._last_words in request:
-            self._last_words, self._is_cut = None, True
-            self._fall_silent()
-        wire.far.sendall(request)
+        else:
+            wire.far.sendall(request)
 
     def _carry_responses(self, wire: _Wire) -> None:
         with suppress(OSError):
@@ -125,10 +125,6 @@ class Line:
                 else:
                     wire.near.sendall(response)
         wire.close()
-
-    def _fall_silent(self) -> None:
-        for wire in self._wires:
-            wire.is_silent = True
 
 
 class FarRedis(RedisServer):
@@ -148,9 +144,8 @@ class FarRedis(RedisServer):
         others = [one["addr"] for one in self.client.client_list() if one["id"] != own]
         ports = ", ".join(address.rpartition(":")[2] for address in others)
         self._nft("add table ip drops")
-        for hook, side in (("prerouting", "sport"), ("output", "dport")):
-            self._nft(f"add chain ip drops {hook} {{ type filter hook {hook} priority 0; }}")
-            self._nft(f"add rule ip drops {hook} tcp {side} {{ {ports} }} drop")
+        self._nft("add chain ip drops input { type filter hook input priority 0; }")
+        self._nft(f"add rule ip drops input tcp sport {{ {ports} }} drop")
 
     def drop_nothing(self) -> None:
         self._nft("delete table ip drops")

@@ -716,7 +716,7 @@ def main(arguments: Sequence[str]) -> int:
     found = [walk(scene, rule, is_traced=False).failure for rule, (scene, _) in BROKEN.items()]
     say(f"{sum(finding.states for finding in findings):,} states, {failed} scenes fail")
     say(f"{len(found)} broken rules, {found.count('')} not found")
-    return int(failed or "" in found)
+    return int(failed > 0 or "" in found)
 
 
 if __name__ == "__main__":

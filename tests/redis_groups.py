@@ -5,9 +5,11 @@ import shutil
 import signal
 import socket
 import subprocess
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
+from urllib.parse import quote
 
 from redis.crc import key_slot
 
@@ -91,9 +93,6 @@ class RedisCluster:
         for node in self.nodes:
             node.client.cluster("setslot", slot, "node", target.client.cluster("myid"))
 
-    def stop(self) -> None:
-        _stop(self.nodes)
-
 
 def free_cluster_port() -> int:
     """Return a port whose bus port is free too, and none that the system gives to clients."""
@@ -148,8 +147,7 @@ class WatchedRedis:
         port = self.pair[0].port
         self.sentinels = [SentinelServer(folder, port, self.password) for _ in range(3)]
         nodes = ",".join(f"{HOST}:{sentinel.port}" for sentinel in self.sentinels)
-        quoted = "a%20password%3A%20with%20%2F%20%40%20and%20%25"
-        self.url = f"redis+sentinel://:{quoted}@{nodes}/{MASTER_NAME}"
+        self.url = f"redis+sentinel://:{quote(self.password, safe='')}@{nodes}/{MASTER_NAME}"
         wait_until(self.is_whole, 30, "master, replica and Sentinels see each other")
 
     def _redis(self, folder: Path) -> RedisServer:
@@ -186,8 +184,6 @@ class WatchedRedis:
         """Kill the master, and wait until the Sentinels agree that the replica is the master."""
         dead = self.master
         dead.process.send_signal(with_signal)
-        if with_signal == signal.SIGKILL:
-            dead.process.wait(10)
         wait_until(
             lambda: all(sentinel.master_port() != dead.port for sentinel in self.sentinels),
             30,
@@ -213,41 +209,41 @@ class WatchedRedis:
             why="the replica follows its master",
         )
 
-    def stop(self) -> None:
-        _stop([*self.sentinels, *self.pair])
+
+@contextmanager
+def ending(servers: Sequence[RedisServer]) -> Iterator[None]:
+    """See to it that these have ended afterwards."""
+    try:
+        yield
+    finally:
+        for server in servers:
+            server.client.close()
+            if server.process.poll() is None:
+                server.stop()
 
 
-def _stop(servers: list[RedisServer] | list[SentinelServer]) -> None:
-    for server in servers:
-        server.client.close()
-        if server.process.poll() is None:
-            server.stop()
-
-
-class Certificates:
-    """A certificate for this machine, which is signed by itself."""
-
-    def __init__(self, folder: Path) -> None:
-        self.key, self.certificate = folder / "server.key", folder / "server.pem"
-        command = (
-            "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2"
-            f" -subj /CN=redis -addext subjectAltName=IP:{HOST} -keyout {self.key}"
-            f" -addext keyUsage=critical,digitalSignature,keyCertSign -out {self.certificate}"
-        )
-        subprocess.run(command.split(), check=True, capture_output=True)
+def new_certificate(folder: Path, name: str) -> Path:
+    """Make a certificate for this machine, which signs itself; its key ends in `.key`."""
+    certificate = folder / f"{name}.pem"
+    command = (
+        "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2"
+        f" -subj /CN=redis -addext subjectAltName=IP:{HOST} -keyout {certificate}.key"
+        f" -addext keyUsage=critical,digitalSignature,keyCertSign -out {certificate}"
+    )
+    subprocess.run(command.split(), check=True, capture_output=True)
+    return certificate
 
 
 class TLSRedis(RedisServer):
-    """A redis-server that speaks only TLS."""
+    """A redis-server that speaks only TLS, a Cluster of one node."""
 
-    def __init__(self, folder: Path, certificates: Certificates, *options: str) -> None:
+    def __init__(self, folder: Path, certificate: Path) -> None:
         super().__init__(
-            folder, "--port", "0", "--tls-port", str(port := free_cluster_port()), *options,
-            "--tls-cert-file", str(certificates.certificate),
-            "--tls-key-file", str(certificates.key),
-            "--tls-ca-cert-file", str(certificates.certificate), "--tls-auth-clients", "no",
-            port=port, executable=tls_redis_executable(),
-            client=redis_client(port, ssl=True, ssl_ca_certs=str(certificates.certificate)),
+            folder, "--port", "0", "--tls-port", str(port := free_cluster_port()),
+            "--cluster-enabled", "yes", "--tls-cluster", "yes", "--tls-auth-clients", "no",
+            "--tls-cert-file", str(certificate), "--tls-key-file", f"{certificate}.key",
+            "--tls-ca-cert-file", str(certificate), port=port, executable=tls_redis_executable(),
+            client=redis_client(port, ssl=True, ssl_ca_certs=str(certificate)),
         )  # fmt: skip
 
 

@@ -14,20 +14,11 @@ from typing import Any, TypeVar
 from prometheus_client import CollectorRegistry
 
 from in_memory_db import MemoryRecords
-from redis_clients import connect
 from redis_db import RedisRecords
 from shopsphere.catalogue.products import Products
 from shopsphere.deadline import Deadline
-from shopsphere.domain.errors import (
-    InsufficientQuantity,
-    ProductServiceUnavailable,
-    ReservationConflict,
-    ReservationRefused,
-    ReservationReleased,
-    ShopError,
-    StoreUnavailable,
-    Unavailable,
-)
+from shopsphere.domain import errors
+from shopsphere.domain.errors import ShopError, Unavailable
 from shopsphere.domain.records import OrderRecord
 from shopsphere.domain.values import EVER_PLACED, Item, Order, OrderStatus, Reservation, Stock
 from shopsphere.ordering.checkout import Checkout
@@ -36,6 +27,7 @@ from shopsphere.ordering.notifier import Notifier
 from shopsphere.ordering.orders import SHOP
 from shopsphere.ordering.settling import Settling
 from shopsphere.records import Listing, Records
+from shopsphere.redis_clients.connecting import connect
 from shopsphere.settings import Settings
 from tests.moved_clock import MovedClock
 from tests.servers import RedisServer
@@ -46,6 +38,8 @@ ORDER_SECONDS = 10
 SETTLE_SECONDS = 30
 LEASE_SECONDS = 13
 """After these the lease of a key is over."""
+LATER = 31
+"""Seconds after which that is so, and a note is old enough to settle."""
 KEY = "a key"
 UNITS = 2
 """What an order asks for of each product."""
@@ -167,13 +161,13 @@ class ProductsAtHand:
 
     async def reserve(self, order_pk: str, item: Item, within: float) -> Reservation:
         if asyncio.get_running_loop().time() > within:
-            raise ProductServiceUnavailable
+            raise errors.ProductServiceUnavailable
         try:
             reservation, _ = await self._products.reserve(item.product_pk, order_pk, item.quantity)
-        except ReservationRefused as refusal:
-            raise InsufficientQuantity(refusal.available) from None
-        except (ReservationReleased, ReservationConflict) as error:
-            raise ProductServiceUnavailable from error
+        except errors.ReservationRefused as refusal:
+            raise errors.InsufficientQuantity(refusal.available) from None
+        except (errors.ReservationReleased, errors.ReservationConflict) as error:
+            raise errors.ProductServiceUnavailable from error
         return reservation
 
 
@@ -256,12 +250,18 @@ class SmallShop:
                 self.ordered.add(str(call.args[0]).split()[1])
             return await watch(call)
 
-        metrics, records = self._metrics, _wire(self.records, StoreUnavailable, noted)
-        products = _wire(ProductsAtHand(self.products), ProductServiceUnavailable, noted)
+        metrics, records = self._metrics, _wire(self.records, errors.StoreUnavailable, noted)
+        products = _wire(ProductsAtHand(self.products), errors.ProductServiceUnavailable, noted)
         notifier = Notifier(products, metrics)
         settling = Settling(records, notifier, metrics, settle_after)
         checkout = Checkout(records, products, notifier, settling, metrics, lease_seconds)
         return OrderService(checkout, settling, seconds_left)
+
+    async def dies_at(self, call: str, key: str | None, *products: str) -> None:
+        """Order at a service that dies before this call."""
+        with suppress(Crash):
+            await self.service(Fate(Fault.CRASH_BEFORE, call).watch).place(key, *of(*products))
+            raise AssertionError(f"it never came to {call}")
 
     async def settle(self) -> None:
         """Settle all, however young."""

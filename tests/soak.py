@@ -25,25 +25,11 @@ from tests.customers import Customers
 from tests.load import close_connections
 from tests.servers import MovableRedis, Service
 from tests.shop import Shop
+from tests.test_faults import SETTINGS, SETTLED
 
-SETTINGS = {
-    "LOG_LEVEL": "WARNING",
-    "PRODUCT_SERVICE_TIMEOUT": "0.4",
-    "ORDER_TIMEOUT": "2",
-    "SETTLE_AFTER": "2.5",
-    "SETTLE_INTERVAL": "0.5",
-}
-SETTLED_SECONDS = 2.5 + 2 * 0.5 + 5
 PRODUCTS = 3
 UNITS = 15
-FAULTS = (
-    "kill -9",
-    "stop and continue",
-    "restart",
-    "clock goes back",
-    "SCRIPT FLUSH",
-    "CLIENT PAUSE",
-)
+FAULTS = ("SIGKILL", "SIGTERM", "SIGSTOP", "clock goes back", "SCRIPT FLUSH", "CLIENT PAUSE")
 
 
 def restock(shop: Shop, product: str, is_over: Event) -> int:
@@ -66,17 +52,14 @@ def a_fault(shop: Shop, redis: MovableRedis, choose: random.Random) -> str:
     servers: list[Service | MovableRedis] = [shop.product, *shop.orders, redis]
     server, fault, seconds = choose.choice(servers), choose.choice(FAULTS), choose.random() * 3
     match fault:
-        case "kill -9":
-            server.stop(signal.SIGKILL)
+        case "SIGKILL" | "SIGTERM":
+            server.stop(signal.Signals[fault])
             time.sleep(seconds / 3)
             server.start()
-        case "stop and continue":
+        case "SIGSTOP":
             server.process.send_signal(signal.SIGSTOP)
             time.sleep(seconds)
             server.process.send_signal(signal.SIGCONT)
-        case "restart":
-            server.stop()
-            server.start()
         case "clock goes back":
             redis.move_clock(-round(20 * seconds))
         case "SCRIPT FLUSH":
@@ -107,13 +90,12 @@ def soak(shop: Shop, redis: MovableRedis, seconds: float, seed: int) -> None:
     answers = Counter(answer.status for each in customers for answer in each.answers)
     print(f"seed {seed}, {faults.total()} faults: {dict(sorted(faults.items()))}")
     print(f"answers: {dict(sorted(answers.items()))}")
-    shop.wait_until_exact(SETTLED_SECONDS)
+    shop.wait_until_exact(SETTLED)
     for product, each, change in zip(products, customers, changes, strict=True):
         each.assert_served()
         assert shop.stock(product)[0] == UNITS + change.result(), "a change of stock counted twice"
-    print(
-        f"exact: nothing lost or made twice of {sum(len(each.placed) for each in customers)} orders"
-    )
+    orders = sum(len(each.placed) for each in customers)
+    print(f"exact: nothing lost or made twice of {orders} orders")
 
 
 def main() -> None:

@@ -11,8 +11,8 @@ from fastapi import APIRouter, FastAPI
 from fastapi.routing import APIRoute
 from httpx2 import Response
 
-from shopsphere.access import guard
 from shopsphere.domain.pks import new_pk
+from shopsphere.web.access import guard
 from tests.apps import BUILD, bearer, running, settings_of
 from tests.people import (
     ANOTHER,
@@ -78,9 +78,9 @@ class Shop:
         """Send a request as one of the people."""
         return self.clients[service].request(method, path, headers=PEOPLE[who], json=json)
 
-    def order(self, who: str, key: str | None = None) -> dict[str, Any]:
+    def order(self, who: str, key: str = "") -> dict[str, Any]:
         """Order one unit, as one of the people."""
-        headers = PEOPLE[who] if key is None else {**PEOPLE[who], "Idempotency-Key": key}
+        headers = {**PEOPLE[who], "Idempotency-Key": key or new_pk()}
         body = {"product_id": self.product_pk, "quantity": 1}
         answer = self.clients["order"].post("/order", headers=headers, json=body)
         assert answer.status_code == 201, answer.text

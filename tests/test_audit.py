@@ -8,8 +8,8 @@ from contextlib import closing
 import pytest
 
 import test_connection
-from shopsphere import audit
 from shopsphere.domain.pks import new_pk
+from shopsphere.tools import audit
 from tests.load import send
 from tests.servers import RedisServer, answering
 from tests.shop import Shop

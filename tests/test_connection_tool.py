@@ -13,7 +13,7 @@ import pytest
 
 import test_connection
 from shopsphere.domain.pks import new_pk
-from shopsphere.security_hints import others_reach, security_hints
+from shopsphere.tools.security_hints import others_reach, security_hints
 from tests.apps import settings_of
 from tests.launching import BARE_PYTHON, copy_of_the_product, ready_copy, three_services, unread
 from tests.people import CLOSED, PEOPLE

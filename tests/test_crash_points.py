@@ -10,27 +10,10 @@ from dataclasses import dataclass
 
 import pytest
 
-from shopsphere.domain.errors import (
-    InsufficientQuantity,
-    OrderIsCancelled,
-    OrderIsShipped,
-    ProductNotFound,
-    RequestInProgress,
-    ShopError,
-    Unavailable,
-)
+from shopsphere.domain import errors
+from shopsphere.domain.errors import ShopError
 from shopsphere.domain.values import Order
-from tests.small_shop import (
-    KEY,
-    LEASE_SECONDS,
-    SETTLE_SECONDS,
-    Crash,
-    Fate,
-    Fault,
-    OrderService,
-    SmallShop,
-    of,
-)
+from tests.small_shop import KEY, LATER, Crash, Fate, Fault, OrderService, SmallShop, of
 
 pytestmark = pytest.mark.anyio
 
@@ -56,7 +39,7 @@ def ship(shop: SmallShop, service: OrderService) -> Awaitable[Order]:
 
 async def lose(shop: SmallShop, _: OrderService) -> None:
     """Place an order of which the second reservation is not heard."""
-    with suppress(Unavailable):
+    with suppress(errors.Unavailable):
         await place(shop, shop.service(Fate(Fault.NOT_HEARD, 4).watch))
 
 
@@ -80,16 +63,16 @@ class Case:
 
 UNDER_A_KEY = [
     Case("placing two", place),
-    Case("too few of the second", place, (), InsufficientQuantity, second_stock=1),
-    Case("the second is deleted", place, (delete,), ProductNotFound),
+    Case("too few of the second", place, (), errors.InsufficientQuantity, second_stock=1),
+    Case("the second is deleted", place, (delete,), errors.ProductNotFound),
 ]
 CASES = [
     *UNDER_A_KEY,
     Case("placing two again", place, (lose,)),
     Case("cancelling two", cancel, (place,)),
     Case("shipping two, of which one is deleted", ship, (place, delete)),
-    Case("cancelling what is shipped", cancel, (place, ship), OrderIsShipped),
-    Case("shipping what is cancelled", ship, (place, cancel), OrderIsCancelled),
+    Case("cancelling what is shipped", cancel, (place, ship), errors.OrderIsShipped),
+    Case("shipping what is cancelled", ship, (place, cancel), errors.OrderIsCancelled),
 ]
 STORED = [*(("memory", case) for case in CASES), *(("redis", case) for case in CASES[1:5:2])]
 in_memory = pytest.mark.parametrize("storage", ["memory"])
@@ -121,19 +104,19 @@ async def tell(
 
     async def send_again(fate: Fate) -> ShopError | None:
         error = await send(fate)
-        if isinstance(error, RequestInProgress):
+        if isinstance(error, errors.RequestInProgress):
             may_hold = [
                 one.is_dead or one.hit in ("bind", "forget", "end_lease") for one in befallen
             ]
             assert any(may_hold), "a retry waits for nothing"
-            shop.let_pass(LEASE_SECONDS)
+            shop.let_pass(LATER)
             error = await send(fate)
-            assert not isinstance(error, RequestInProgress)
+            assert not isinstance(error, errors.RequestInProgress)
         return error
 
     async def settle(fate: Fate) -> None:
-        shop.let_pass(SETTLE_SECONDS + 1)
-        with suppress(Crash, Unavailable):
+        shop.let_pass(LATER)
+        with suppress(Crash, errors.Unavailable):
             await shop.service(fate.watch).settle()
 
     async def must_be_exact() -> None:

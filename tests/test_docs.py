@@ -24,11 +24,12 @@ from redis.asyncio.connection import SSLConnection
 from uvicorn.importer import import_from_string
 
 import benchmarks.__main__
-import redis_clients
 from redis_db import MODELS
-from shopsphere import demo
 from shopsphere.domain.records import OrderRecord
+from shopsphere.redis_clients.connecting import connect
+from shopsphere.redis_clients.errors import NothingAnswers
 from shopsphere.settings import MIN_SECRET_BYTES, Settings
+from shopsphere.tools import demo
 from tests import pages
 from tests.apps import BUILD, openapi_of, resolve, settings_of
 from tests.launching import PORTS, Started, copy_of_the_product, needs_fixed_ports, three_services
@@ -232,7 +233,7 @@ def test_the_administrator_of_a_closed_shop_puts_products_in(
     chosen["ADMIN_PASSWORD"] = "a-long-password"
     with three_services(tmp_path, USE_REDIS="false", **chosen) as shop:
         urls = (shop.product.url, shop.user.url)
-        refused = pages.run(f"python -m shopsphere.demo {' '.join(urls)}", {})
+        refused = pages.run(f"python -m shopsphere.tools.demo {' '.join(urls)}", {})
         assert refused.startswith("--demo added no products: only an administrator can, so set")
         for variable, value in chosen.items():
             monkeypatch.setenv(variable, value)
@@ -366,8 +367,8 @@ def is_address(url: str) -> bool:
     """Fail unless Redis would be looked for there; nothing listens where it is."""
     url = re.sub(r"\bhost\d?:(\d+|port)", f"127.0.0.1:{free_port()}", url)
     url = url.replace("/etc/shop/ca.pem", certifi.where())
-    with pytest.raises(redis_clients.NothingAnswers):
-        asyncio.run(redis_clients.connect(settings_of({"REDIS_URL": url})))
+    with pytest.raises(NothingAnswers):
+        asyncio.run(connect(settings_of({"REDIS_URL": url})))
     return True
 
 

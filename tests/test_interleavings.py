@@ -9,36 +9,11 @@ import time
 
 import pytest
 
-from shopsphere.domain.errors import (
-    IdempotencyKeyReused,
-    InsufficientQuantity,
-    OrderGivenUp,
-    OrderIsCancelled,
-    OrderIsShipped,
-    ProductNotFound,
-    ProductServiceUnavailable,
-    RequestInProgress,
-    ReservationReleased,
-    ReservationShipped,
-    ShopError,
-    StoreUnavailable,
-)
+from shopsphere.domain import errors
+from shopsphere.domain.errors import ShopError
 from shopsphere.domain.records import DAY, TEN_MINUTES
 from shopsphere.domain.values import Item, OrderStatus
-from tests.small_shop import (
-    KEY,
-    LEASE_SECONDS,
-    ORDER_SECONDS,
-    SETTLE_SECONDS,
-    UNITS,
-    Call,
-    Crash,
-    Fate,
-    Fault,
-    SmallShop,
-    Watch,
-    of,
-)
+from tests.small_shop import KEY, LATER, ORDER_SECONDS, UNITS, Call, SmallShop, Watch, of
 from tests.stage import Stage, every_order
 
 pytestmark = pytest.mark.anyio
@@ -56,12 +31,6 @@ def failing(error: Exception | None, *names: str, about: str = "") -> Watch:
         return await call.make()
 
     return watch
-
-
-async def dies_at(shop: SmallShop, call: str, key: str | None, *products: str) -> None:
-    """Place an order at a service that dies before this call."""
-    with pytest.raises(Crash):
-        await shop.service(Fate(Fault.CRASH_BEFORE, call).watch).place(key, *of(*products))
 
 
 async def shelf(shop: SmallShop, *stocks: int) -> list[str]:
@@ -141,7 +110,7 @@ async def test_two_owners_of_one_key_in_every_order(
 @in_memory
 async def test_two_retries_after_a_crash_in_every_order(shop: SmallShop) -> None:
     async def begin(stage: Stage) -> None:
-        await dies_at(shop, "place", KEY, *await shelf(shop, 5))
+        await shop.dies_at("place", KEY, *await shelf(shop, 5))
         for buyer in ("first", "second"):
             await placing(stage, buyer)
 
@@ -152,7 +121,11 @@ async def test_two_retries_after_a_crash_in_every_order(shop: SmallShop) -> None
 
     refusals: set[type[ShopError]] = set()
     await every_order(shop, begin, end)
-    assert refusals == {RequestInProgress, OrderGivenUp, ProductServiceUnavailable}
+    assert refusals == {
+        errors.RequestInProgress,
+        errors.OrderGivenUp,
+        errors.ProductServiceUnavailable,
+    }
 
 
 @in_memory
@@ -167,7 +140,7 @@ async def test_of_two_orders_that_want_each_others_last_units_one_is_placed_in_e
     async def end(stage: Stage) -> None:
         await all_is_well(stage)
         assert len(stage.answered) == 1
-        assert [type(refusal) for refusal in stage.refused] == [InsufficientQuantity]
+        assert [type(refusal) for refusal in stage.refused] == [errors.InsufficientQuantity]
 
     await every_order(shop, begin, end)
 
@@ -205,7 +178,11 @@ async def test_an_order_ends_once_and_is_in_the_list_of_its_status_whoever_write
         assert order.status is not OrderStatus.PLACED
         told = {told.status for told in stage.answered}
         assert order.status in told <= {order.status, OrderStatus.PLACED}
-        refusal = OrderIsShipped if order.status is OrderStatus.SHIPPED else OrderIsCancelled
+        refusal = (
+            errors.OrderIsShipped
+            if order.status is OrderStatus.SHIPPED
+            else errors.OrderIsCancelled
+        )
         assert all(isinstance(refused, refusal) for refused in stage.refused)
 
     await every_order(shop, begin, end)
@@ -219,12 +196,12 @@ async def test_a_key_whose_request_died_is_held_for_its_lease_and_not_longer(
 ) -> None:
     """A lease with more time left than a whole one has is over too: the clock went back."""
     product = await shop.add(50)
-    for turn, seconds in enumerate((LEASE_SECONDS, -HOUR)):
+    for turn, seconds in enumerate((ORDER_SECONDS + 3, -HOUR)):
         key = f"{KEY} {turn}"
-        await dies_at(shop, "add_note", key, product)
-        with pytest.raises(RequestInProgress) as refusal:
+        await shop.dies_at("add_note", key, product)
+        with pytest.raises(errors.RequestInProgress) as refusal:
             await shop.service().place(key, *of(product))
-        assert 1 <= int(refusal.value.headers["Retry-After"]) <= LEASE_SECONDS
+        assert 1 <= int(refusal.value.headers["Retry-After"]) <= ORDER_SECONDS + 2
         shop.let_pass(seconds)
         await shop.service().place(key, *of(product))
     await shop.must_be_exact()
@@ -234,12 +211,12 @@ async def test_a_refusal_and_a_retry_with_too_little_time_left_free_the_key_for_
     shop: SmallShop,
 ) -> None:
     products = await shelf(shop, 5, 1)
-    with pytest.raises(InsufficientQuantity):
+    with pytest.raises(errors.InsufficientQuantity):
         await shop.service().place(KEY, *of(*products))
     await nothing_is_held(shop)
-    await dies_at(shop, "place", KEY, products[0])
-    shop.let_pass(LEASE_SECONDS)
-    with pytest.raises(OrderGivenUp):
+    await shop.dies_at("place", KEY, products[0])
+    shop.let_pass(LATER)
+    with pytest.raises(errors.OrderGivenUp):
         await shop.service(seconds_left=ORDER_SECONDS / 2).place(KEY, *of(products[0]))
     await nothing_is_held(shop)
     order = await shop.service().place(KEY, Item(products[1], 1))
@@ -250,12 +227,12 @@ async def test_a_key_that_came_with_another_request_is_refused_before_anything_e
     shop: SmallShop,
 ) -> None:
     x, y = await shelf(shop, 5, 5)
-    await dies_at(shop, "place", KEY, x, y)
+    await shop.dies_at("place", KEY, x, y)
     for _ in range(2):
         for items in ([Item(x, UNITS), Item(y, 1)], [Item("no pk", 1)], of(x, y, y)):
-            with pytest.raises(IdempotencyKeyReused):
+            with pytest.raises(errors.IdempotencyKeyReused):
                 await shop.service().place(KEY, *items)
-        shop.let_pass(LEASE_SECONDS)
+        shop.let_pass(LATER)
     assert len(await shop.noted()) == 1
     order = await shop.service().place(KEY, *of(x, y))
     assert await shop.service().place(KEY, *reversed(of(x, y))) == order
@@ -270,7 +247,7 @@ async def test_a_refusal_is_told_and_its_note_stays_until_all_is_released(
 ) -> None:
     products = await shelf(shop, 5, 1)
     unreachable = failing(None, "release")
-    with pytest.raises(InsufficientQuantity):
+    with pytest.raises(errors.InsufficientQuantity):
         await shop.service(unreachable).place(KEY, *of(*products))
     for _ in range(2):
         shop.let_pass(TEN_MINUTES + 1)
@@ -287,14 +264,17 @@ async def test_a_deleted_product_is_told_of_the_release_too_as_its_404_is_not_re
 ) -> None:
     products = await shelf(shop, 5, 5)
     await shop.products.delete(products[1])
-    with pytest.raises(ProductNotFound):
+    with pytest.raises(errors.ProductNotFound):
         await shop.service(failing(None, "release", about=products[1])).place(None, *of(*products))
     assert len(await shop.noted()) == 1, "its release is not delivered yet"
 
 
 @pytest.mark.parametrize(
     ("ending", "call", "refusal"),
-    [("cancel", "release", ReservationShipped()), ("ship", "ship", ReservationReleased())],
+    [
+        ("cancel", "release", errors.ReservationShipped()),
+        ("ship", "ship", errors.ReservationReleased()),
+    ],
 )
 async def test_an_ending_waits_for_the_product_service_but_not_for_what_it_refuses_for_good(
     shop: SmallShop, ending: str, call: str, refusal: Exception, caplog: pytest.LogCaptureFixture
@@ -322,10 +302,10 @@ async def test_one_note_that_cannot_be_settled_never_holds_up_the_others(
 ) -> None:
     product = await shop.add(50)
     for _ in range(12):
-        await dies_at(shop, "place", None, product)
+        await shop.dies_at("place", None, product)
     bad = min(shop.ordered)
     for call in ("fail", "release", "remove_note"):
-        shop.let_pass(SETTLE_SECONDS)
+        shop.let_pass(LATER)
         await shop.service(failing(RuntimeError("a bug"), call, about=bad)).settle()
         assert await shop.noted() == [bad]
     assert shop.counted("orders_settling_errors") == 3
@@ -336,12 +316,12 @@ async def test_one_note_that_cannot_be_settled_never_holds_up_the_others(
 
 @in_memory
 @pytest.mark.parametrize(
-    ("error", "counted"), [(RuntimeError("a bug"), 3), (StoreUnavailable(), 0)]
+    ("error", "counted"), [(RuntimeError("a bug"), 3), (errors.StoreUnavailable(), 0)]
 )
 async def test_no_error_ends_settling_and_the_next_round_comes(
     shop: SmallShop, error: Exception, counted: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    await dies_at(shop, "place", None, await shop.add(5))
+    await shop.dies_at("place", None, await shop.add(5))
     failures, is_settled = [error] * 3, asyncio.Event()
 
     async def watch(call: Call) -> object:
@@ -365,9 +345,9 @@ async def test_what_was_noted_before_the_clock_went_back_is_settled_in_the_next_
     shop: SmallShop,
 ) -> None:
     product = await shop.add(9)
-    await dies_at(shop, "place", None, product)
+    await shop.dies_at("place", None, product)
     shop.let_pass(-HOUR)
-    await dies_at(shop, "place", None, product)
+    await shop.dies_at("place", None, product)
     await shop.service().settle()
     assert len(await shop.noted()) == 1, "the young note is not disturbed"
     await shop.settle()
@@ -380,14 +360,14 @@ async def test_a_service_whose_clock_is_wrong_settles_and_claims_by_the_clock_of
     shop: SmallShop, hours: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     product = await shop.add(5)
-    await dies_at(shop, "place", KEY, product)
+    await shop.dies_at("place", KEY, product)
     right = time.time
     monkeypatch.setattr(time, "time", lambda: right() + hours * HOUR)
-    with pytest.raises(RequestInProgress):
+    with pytest.raises(errors.RequestInProgress):
         await shop.service().place(KEY, *of(product))
     await shop.service().settle()
     assert len(await shop.noted()) == 1
-    shop.let_pass(SETTLE_SECONDS)
+    shop.let_pass(LATER)
     await shop.service().settle()
     order = await shop.service().place(KEY, *of(product))
     await shop.must_be_exact(order)

@@ -17,9 +17,10 @@ from socket import create_server, gethostname
 import pytest
 import requests
 
-from shopsphere import demo
-from shopsphere.installing import LauncherError, end_group, own_group, venv_python
-from shopsphere.launcher import REDIS_PORT, Program, Screen, require_redis_can_run
+from shopsphere.tools import demo
+from shopsphere.tools.installing import LauncherError, venv_python
+from shopsphere.tools.launcher import REDIS_PORT, Program, Screen, require_redis_can_run
+from shopsphere.tools.processes import end_group, own_group
 from tests.launching import (
     BARE_PYTHON,
     PORTS,
@@ -157,7 +158,7 @@ def test_the_tests_end_quietly_when_nobody_reads_them(copy: Path) -> None:
 
 def test_what_nohup_ignores_stays_ignored() -> None:
     question = (
-        "import signal, shopsphere.launcher as launcher; launcher.when_told_to_stop(print);"
+        "import signal, shopsphere.tools.launcher as launcher; launcher.when_told_to_stop(print);"
         "print(signal.getsignal(signal.SIGHUP) is signal.SIG_IGN)"
     )
     assert run(ROOT, "nohup", BARE_PYTHON, "-c", question).stdout == "True\n"
@@ -317,7 +318,7 @@ def test_a_venv_of_another_python_or_list_is_set_up_again(copy: Path, tmp_path: 
     has_pip = "venv.EnvBuilder._setup_pip = lambda *_: None"  # it sees that of the tests
     first = every_python_first_runs(tmp_path / "first", "import venv", has_pip)
     first["PYTHONPATH"] += os.pathsep + sysconfig.get_path("purelib")
-    call = "from shopsphere.installing import set_up; print(set_up('requirements.txt'))"
+    call = "from shopsphere.tools.installing import set_up; print(set_up('requirements.txt'))"
     set_up = partial(run, copy, BARE_PYTHON, "-c", call, **first)
     (copy / "more.txt").write_text("# nothing\n")
     (copy / "requirements.txt").write_text("-r more.txt\n")

@@ -42,13 +42,9 @@ def fuzz(service: Service, folder: Path) -> tuple[int, str]:
         "run", "--checks=all", "--continue-on-failure", "--no-color", f"{service.url}/openapi.json",
     ]  # fmt: skip
     ended = subprocess.run(
-        command,
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+        command, cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT)}, timeout=300,
+        capture_output=True, text=True,
+    )  # fmt: skip
     return ended.returncode, ended.stdout + service.log.read_text()
 
 

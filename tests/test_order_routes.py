@@ -14,8 +14,8 @@ import pytest
 from shopsphere.domain.pks import is_pk, new_pk
 from tests.apps import JWT_SECRET, CheckedClient, refusal, running
 from tests.network import Line
-from tests.proxy import Connection, Proxy
-from tests.servers import RedisServer, Service, free_port, wait_until
+from tests.proxy import Behave, Connection, Proxy, well
+from tests.servers import RedisServer, Service, wait_until
 
 MEMORY = {"USE_REDIS": "false"}
 
@@ -101,12 +101,32 @@ def test_an_order_of_no_such_product_is_404(orders: CheckedClient) -> None:
     assert orders.get("/orders").json() == []
 
 
+def test_an_order_and_its_stock_must_not_live_in_different_worlds(
+    shop: Shop, redis_server: RedisServer
+) -> None:
+    lamp, redis = shop.add(), {"use_redis": "required", "redis_port": redis_server.port}
+    with order_service(shop.products.url, **redis) as orders:
+        response = orders.post("/order", json={"product_id": lamp, "quantity": 1})
+    assert refusal(response) == (503, "storage_mismatch")
+    assert shop.stock(lamp)["available"] == 10
+
+
 # A product service that misbehaves
 
 
 THIS_PRODUCT, THIS_ORDER = "THIS_PRODUCT".ljust(26, "_"), "THIS_ORDER".ljust(26, "_")
 """What a misbehaving server replaces by the pks that it is asked for, which are as long."""
 ENDLESS = b"..."
+
+
+@contextmanager
+def proxied(behave: Behave, url: str = "http://nowhere") -> Iterator[Proxy]:
+    """Put a proxy that behaves like this before the product service."""
+    proxy = Proxy()
+    proxy.behave = behave
+    proxy.start(url)
+    yield proxy
+    proxy.stop()
 
 
 @contextmanager
@@ -129,11 +149,8 @@ def misbehaving(answer: bytes | None) -> Iterator[tuple[str, list[Connection]]]:
                 connection.wfile.write(b".")
         connection.drop()
 
-    proxy = Proxy()
-    proxy.behave = behave
-    proxy.start("http://nowhere")
-    yield proxy.url, asked
-    proxy.stop()
+    with proxied(behave) as proxy:
+        yield proxy.url, asked
 
 
 def answer(status: str, body: object, *headers: str) -> bytes:
@@ -185,23 +202,33 @@ def test_whatever_the_product_service_does_wrong_the_outcome_is_unknown_and_503(
         response = orders.post("/order", json={"product_id": new_pk(), "quantity": 1})
         assert refusal(response) == (503, "product_service_unavailable")
         order_id = response.json()["order_id"]
-        assert asked[0].path.endswith(f"/reservations/{order_id}")
+        assert all(each.path.endswith(f"/reservations/{order_id}") for each in asked)
         assert orders.get(f"/orders/{order_id}").status_code == 404
         assert orders.get("/orders").json() == []
         wait_until(lambda: all(each.rfile.closed for each in asked))  # no thread waits for ever
     assert ("JWT_SECRET has to be the same" in capsys.readouterr().err) == (name == "401")
 
 
-def test_while_nothing_listens_an_order_is_503_and_a_retry_that_notes_none_names_none() -> None:
-    with order_service(f"http://127.0.0.1:{free_port()}") as orders:
-        body, key = {"product_id": new_pk(), "quantity": 1}, {"Idempotency-Key": "mine"}
-        response = orders.post("/order", json=body, headers=key)
-        assert refusal(response) == (503, "product_service_unavailable")
-        assert orders.get(f"/orders/{response.json()['order_id']}").status_code == 404
-        again = orders.post("/order", json=body, headers=key)  # it cannot release the first
-        assert refusal(again) == (503, "product_service_unavailable")
-        assert "order_id" not in again.json()
-        assert orders.get("/orders").json() == []
+def test_a_retry_after_a_lost_response_holds_nothing_of_the_first_attempt(shop: Shop) -> None:
+    def lost_on_its_way_back(connection: Connection, _: int) -> None:
+        connection.forward()
+        connection.drop()
+
+    lamp = shop.add()
+    body, key = {"product_id": lamp, "quantity": 4}, {"Idempotency-Key": "mine"}
+    with (
+        proxied(lost_on_its_way_back, shop.products.url) as proxy,
+        order_service(proxy.url) as orders,
+    ):
+        lost = orders.post("/order", json=body, headers=key)
+        assert refusal(lost) == (503, "product_service_unavailable")
+        assert shop.stock(lamp)["reserved"] == 4
+        shop.products.request("DELETE", f"/products/{lamp}")
+        proxy.behave = well
+        again = orders.post("/order", json=body, headers=key)
+        assert refusal(again) == (404, "product_not_found")
+        assert orders.get(f"/orders/{lost.json()['order_id']}").status_code == 404
+    assert shop.stock(lamp)["available"] == 10
 
 
 def test_no_reservation_is_asked_for_after_the_time_of_the_request() -> None:

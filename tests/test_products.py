@@ -120,20 +120,6 @@ async def test_what_a_crash_left_in_list_and_index_is_not_seen(
     assert [entry.member for entry in entries] == [product.pk for product in there]
 
 
-@pytest.mark.parametrize("limit", [1, 4, 7, 8])
-async def test_hits_are_in_the_order_of_what_stands_from_the_match_on_then_of_pks(
-    products: Products, limit: int
-) -> None:
-    names = ["a Lamp", "a lamp B", "Lamp", "lamp b", "the lamp: red", "LAMP", "lamp lamp"]
-    for name in [*names, "no such thing"]:
-        await added(products, name)
-
-    pages = await walk(search(products, "lamp"), limit)
-
-    in_order = ["a Lamp", "Lamp", "LAMP", "a lamp B", "lamp b", "lamp lamp", "the lamp: red"]
-    assert [[hit.name for hit in page] for page in pages] == chunks(in_order, limit)
-
-
 async def test_a_product_is_found_once_by_its_name_of_now_and_no_other_names_are_left(
     products: Products, records: Records
 ) -> None:

@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from shopsphere import settings
-from shopsphere.domain.errors import CannotStart
-from shopsphere.settings import Settings
+from shopsphere.settings import CannotStart, Settings
 from tests.apps import running
 
 SECRET = "hunter2-is-a-secret"

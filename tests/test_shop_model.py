@@ -6,19 +6,8 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from hypothesis import settings
+from hypothesis import settings, stateful
 from hypothesis import strategies as st
-from hypothesis.stateful import (
-    Bundle,
-    MultipleResults,
-    RuleBasedStateMachine,
-    initialize,
-    invariant,
-    multiple,
-    precondition,
-    rule,
-    run_state_machine_as_test,
-)
 
 from shopsphere.domain.errors import ProductServiceUnavailable, ShopError
 from shopsphere.domain.records import DAY
@@ -142,16 +131,17 @@ MOST_PRODUCTS = 6
 quantities = st.integers(1, 4)
 keys = st.none() | st.sampled_from(["a", "b"])
 names = st.sampled_from(["Laptop", "Tea ☕", "ẞ", "x" * 200])
+ends = st.sampled_from(["CANCELLED", "SHIPPED"])
 prices = st.integers(0, 100_000_000)
 
 
-class Lives(RuleBasedStateMachine):
+class Lives(stateful.RuleBasedStateMachine):
     """A shop, and the model of it, to which the same happens."""
 
     storage: ClassVar[str]
     server: ClassVar[RedisServer]
-    products: Bundle[str] = Bundle("products")
-    placed: Bundle[str] = Bundle("placed")
+    products: stateful.Bundle[str] = stateful.Bundle("products")
+    placed: stateful.Bundle[str] = stateful.Bundle("placed")
 
     def __init__(self) -> None:
         super().__init__()
@@ -174,12 +164,12 @@ class Lives(RuleBasedStateMachine):
             return refusal.code if available is None else f"{refusal.code} {available}"
         return answer.pk if isinstance(answer, Order) else answer
 
-    @initialize(target=products)
+    @stateful.initialize(target=products)
     def open(self) -> str:
         return self._add("Laptop", 99_999, 20)
 
-    @precondition(lambda self: len(self.plain.products) < MOST_PRODUCTS)
-    @rule(target=products, name=names, price_cents=prices, quantity=st.integers(0, 15))
+    @stateful.precondition(lambda self: len(self.plain.products) < MOST_PRODUCTS)
+    @stateful.rule(target=products, name=names, price_cents=prices, quantity=st.integers(0, 15))
     def add(self, name: str, price_cents: int, quantity: int) -> str:
         return self._add(name, price_cents, quantity)
 
@@ -188,34 +178,34 @@ class Lives(RuleBasedStateMachine):
         self.plain.products[product.pk] = PlainProduct(name, price_cents, quantity)
         return product.pk
 
-    @rule(pk=products, change=st.integers(-6, 6), key=keys)
+    @stateful.rule(pk=products, change=st.integers(-6, 6), key=keys)
     def change_stock(self, pk: str, change: int, key: str | None) -> None:
         told = self.told(self.shop.products.change_stock(pk, change, key))
         assert told == self.plain.change_stock(pk, change, key)
 
-    @rule(pk=products, name=names, price_cents=prices)
+    @stateful.rule(pk=products, name=names, price_cents=prices)
     def update(self, pk: str, name: str, price_cents: int) -> None:
         told = self.told(self.shop.products.update(pk, name, price_cents))
         assert told == self.plain.update(pk, name, price_cents)
 
-    @precondition(lambda self: len(self.plain.on_sale()) > 2)
-    @rule(pk=products)
+    @stateful.precondition(lambda self: len(self.plain.on_sale()) > 2)
+    @stateful.rule(pk=products)
     def delete(self, pk: str) -> None:
         plain = self.plain.products[pk]
         told = self.told(self.shop.products.delete(pk))
         assert told == ("product_not_found" if plain.is_deleted else None)
         plain.is_deleted = True
 
-    @rule(target=placed, data=st.data(), key=keys)
-    def place(self, data: st.DataObject, key: str | None) -> MultipleResults[str]:
+    @stateful.rule(target=placed, data=st.data(), key=keys)
+    def place(self, data: st.DataObject, key: str | None) -> stateful.MultipleResults[str]:
         wanted = self._wanted(data, key)
         items = [Item(pk, wanted[pk]) for pk in wanted]
         told = self.told(self.shop.service().place(key, *items))
         if expected := self.plain.known_or_refused(wanted, key):
             assert told == expected
-            return multiple()
+            return stateful.multiple()
         self.plain.place(told, wanted, key)
-        return multiple(told)
+        return stateful.multiple(told)
 
     def _wanted(self, data: st.DataObject, key: str | None) -> Wanted:
         """Return what is ordered: often the same again, where a key is."""
@@ -224,28 +214,28 @@ class Lives(RuleBasedStateMachine):
         pks = st.sampled_from([*self.plain.products])
         return data.draw(st.dictionaries(pks, quantities, min_size=1, max_size=4))
 
-    @rule(pk=placed, status=st.sampled_from(["CANCELLED", "SHIPPED"]), is_told=st.booleans())
+    @stateful.rule(pk=placed, status=ends, is_told=st.booleans())
     def end(self, pk: str, status: str, is_told: bool) -> None:
         service = self.shop.service(nobody if is_told else away)
         told = self.told(service.cancel(pk) if status == "CANCELLED" else service.ship(pk))
         assert told == self.plain.end(pk, status, is_told=is_told)
 
-    @rule(seconds=st.sampled_from([1, LEASE_SECONDS, 3600, DAY]))
+    @stateful.rule(seconds=st.sampled_from([1, LEASE_SECONDS, 3600, DAY]))
     def let_pass(self, seconds: float) -> None:
         self.shop.let_pass(seconds)
         self.plain.now += seconds
 
-    @rule()
+    @stateful.rule()
     def settle(self) -> None:
         self.let_pass(SETTLE_SECONDS + 1)
         self.loop.run(self.shop.service().settle())
         self.plain.settle()
 
-    @rule()
+    @stateful.rule()
     def settle_what_is_too_young(self) -> None:
         self.loop.run(self.shop.service(settle_after=1e9).settle())
 
-    @invariant()
+    @stateful.invariant()
     def the_books_are_as_the_model_says(self) -> None:
         self.loop.run(self._compare())
 
@@ -269,4 +259,4 @@ class Lives(RuleBasedStateMachine):
 def test_a_shop_lives_as_its_model(storage: str, redis_server: RedisServer) -> None:
     Lives.storage, Lives.server = storage, redis_server
     given = settings(Lives.TestCase.settings, max_examples=40, stateful_step_count=30)
-    run_state_machine_as_test(Lives, settings=settings(given, derandomize=True))
+    stateful.run_state_machine_as_test(Lives, settings=settings(given, derandomize=True))

@@ -15,8 +15,7 @@ import pytest
 from redis_db import FORMAT
 from shopsphere.accounts.users import Users
 from shopsphere.catalogue.products import Products
-from shopsphere.domain.errors import CannotStart
-from shopsphere.settings import Settings
+from shopsphere.settings import CannotStart, Settings
 from storage import open_storage
 from tests.launching import said_on_a_terminal
 from tests.servers import ROOT, RedisServer, Service, free_port, wait_until
@@ -79,7 +78,7 @@ import order_service, product_service, storage, user_service
 from shopsphere.settings import Settings
 
 assert asyncio.run(storage.open_storage(Settings.load())).storage == "memory"
-ours = {"redis_db", "redis_clients", "aredis_om", "redis_om", "redis"}
+ours = {"redis_db", "aredis_om", "redis_om", "redis"}
 print(sorted(ours & {module.partition(".")[0] for module in sys.modules}))
 """
     run = subprocess.run(

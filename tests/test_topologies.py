@@ -15,22 +15,24 @@ import uvloop
 from pydantic import SecretStr
 from redis.crc import key_slot
 
-import redis_clients
 import test_connection
 from redis_db import RedisRecords
 from shopsphere.catalogue.products import Products
-from shopsphere.domain.errors import CannotStart, StoreUnavailable
+from shopsphere.domain.errors import StoreUnavailable
 from shopsphere.domain.pks import new_pk
-from shopsphere.settings import Settings
+from shopsphere.redis_clients import connecting
+from shopsphere.redis_clients.errors import NothingAnswers
+from shopsphere.settings import CannotStart, Settings
 from tests.customers import Customers
 from tests.launching import three_services
 from tests.load import send
 from tests.redis_groups import (
     HOST,
-    Certificates,
     RedisCluster,
     TLSRedis,
     WatchedRedis,
+    ending,
+    new_certificate,
     tls_redis_executable,
 )
 from tests.servers import RedisServer, Service, free_port, redis_client, wait_until
@@ -49,7 +51,7 @@ async def with_products(
     url: str, use: Callable[[Products], Awaitable[None]], prefix: str = "shopsphere"
 ) -> None:
     """Connect as a service does at its start, and use the products there."""
-    client = await redis_clients.connect(settings_of(url))
+    client = await connecting.connect(settings_of(url))
     try:
         await use(Products(RedisRecords(client, prefix)))
     finally:
@@ -94,8 +96,8 @@ def what_the_tool_adds_to(url: str) -> list[str]:
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisCluster]:
     nodes = RedisCluster(tmp_path_factory.mktemp("cluster"))
-    yield nodes
-    nodes.stop()
+    with ending(nodes.nodes):
+        yield nodes
 
 
 @pytest.fixture(scope="module")
@@ -105,20 +107,6 @@ def shop(cluster: RedisCluster, tmp_path_factory: pytest.TempPathFactory) -> Ite
 
 def product_key(pk: str) -> str:
     return f"shopsphere:product:{{{pk}}}"
-
-
-def products_on_two_nodes(cluster: RedisCluster, shop: Shop) -> tuple[str, str]:
-    """Return two products; on the node of the first is nothing that every order needs."""
-    every_order_needs = ("shopsphere:notes:{notes}", "shopsphere:list:{orders}:all")
-    nodes = {cluster.node_of(key).port for key in every_order_needs}
-    there = elsewhere = ""
-    while not (there and elsewhere):
-        pk = shop.new_product(1000)
-        if cluster.node_of(product_key(pk)).port in nodes:
-            elsewhere = pk
-        else:
-            there = pk
-    return there, elsewhere
 
 
 def test_everything_that_a_shop_does_works_on_a_cluster(
@@ -132,8 +120,12 @@ def test_everything_that_a_shop_does_works_on_a_cluster(
 def test_a_lost_cluster_node_stops_all_if_all_slots_are_wanted_otherwise_what_lives_there(
     cluster: RedisCluster, shop: Shop
 ) -> None:
-    there, elsewhere = products_on_two_nodes(cluster, shop)
-    node = cluster.node_of(product_key(there))
+    every_order_needs = ("shopsphere:notes:{notes}", "shopsphere:list:{orders}:all")
+    needed = [cluster.node_of(key) for key in every_order_needs]
+    node = next(node for node in cluster.nodes if node not in needed)
+    products = [shop.new_product(1000) for _ in range(20)]
+    on_it = {cluster.node_of(product_key(pk)) is node: pk for pk in products}
+    there, elsewhere = on_it[True], on_it[False]
     others = [other for other in cluster.nodes if other is not node]
     with Customers(shop, there) as unlucky, Customers(shop, elsewhere) as lucky:
         unlucky.wait_for(3)
@@ -155,11 +147,11 @@ def test_a_lost_cluster_node_stops_all_if_all_slots_are_wanted_otherwise_what_li
         finally:
             node.start()
         wait_until(cluster.is_whole, 30, "the cluster is whole again")
-        for customers in (unlucky, lucky):
-            customers.wait_for(3)
+        unlucky.wait_for(3)
+        lucky.wait_for(3)
     shop.wait_until_exact(EXACT_SECONDS)
-    for customers in (unlucky, lucky):
-        customers.assert_served()
+    unlucky.assert_served()
+    lucky.assert_served()
 
 
 def test_a_lost_node_is_nothing_but_unavailable_and_the_others_serve_on(
@@ -171,25 +163,27 @@ def test_a_lost_node_is_nothing_but_unavailable_and_the_others_serve_on(
         lives = {pk: cluster.node_of(product_key(pk)) is not lost for pk in pks}
         outcomes: Counter[str] = Counter()
 
-        async def read_on(pk: str) -> None:
+        async def keep_on(trouble: str, use: Callable[[], Awaitable[object]]) -> None:
             while outcomes["lost"] < 60:
                 try:
-                    await products.get(pk)
-                    await products.release(pk, new_pk())
+                    await use()
                     outcomes["served"] += 1
-                except StoreUnavailable:
-                    outcomes["interrupted" if lives[pk] else "lost"] += 1
-
-        async def list_on() -> None:
-            while outcomes["lost"] < 60:
-                try:  # some are given up, as by ORDER_TIMEOUT
-                    await asyncio.wait_for(products.page(None, 20), 0.05 * random())
                 except (StoreUnavailable, TimeoutError):
-                    outcomes["given up"] += 1
+                    outcomes[trouble] += 1
+
+        def read_and_write(pk: str) -> Awaitable[object]:
+            return asyncio.gather(products.get(pk), products.release(pk, new_pk()))
+
+        def list_some() -> Awaitable[object]:  # some are given up, as by ORDER_TIMEOUT
+            return asyncio.wait_for(products.page(None, 20), 0.05 * random())
 
         lost.stop(signal.SIGKILL)
         try:
-            await asyncio.gather(*map(read_on, lives), *(list_on() for _ in range(10)))
+            await asyncio.gather(
+                *(keep_on("interrupted" if lives[pk] else "lost", partial(read_and_write, pk))
+                  for pk in pks),
+                *(keep_on("given up", list_some) for _ in range(10)),
+            )  # fmt: skip
         finally:
             lost.start()
         living = next(pk for pk in lives if lives[pk])
@@ -264,7 +258,7 @@ def test_a_cluster_is_found_by_any_of_its_nodes_and_a_single_redis_is_none(
 ) -> None:
     nobody = f"redis+cluster://{HOST}:{free_port()},{HOST}"
     connect(f"{nobody}:{cluster.nodes[2].port}")
-    with pytest.raises(redis_clients.NothingAnswers):
+    with pytest.raises(NothingAnswers):
         connect(f"{nobody}:{free_port()}")
     with pytest.raises(CannotStart, match="Cluster mode is not enabled"):
         connect(f"redis+cluster://{HOST}:{redis_server.port}")
@@ -276,8 +270,8 @@ def test_a_cluster_is_found_by_any_of_its_nodes_and_a_single_redis_is_none(
 @pytest.fixture(scope="module")
 def running_watched_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WatchedRedis]:
     servers = WatchedRedis(tmp_path_factory.mktemp("sentinel"))
-    yield servers
-    servers.stop()
+    with ending([*servers.sentinels, *servers.pair]):
+        yield servers
 
 
 @pytest.fixture
@@ -365,13 +359,11 @@ def test_sentinels_that_ask_for_a_password_or_name_no_master_are_told_apart(
 ) -> None:
     url = watched_redis.url
     without, wrong = re.sub("//.*@", "//", url), re.sub("//.*@", "//:wrong@", url)
-    for address, refusal in (
-        (url.replace("shop-master", "another-master"), "The Sentinels name no master"),
-        (wrong, "refuses us"),
-    ):
-        with pytest.raises(CannotStart, match=refusal):
-            connect(address)
-    with pytest.raises(redis_clients.NothingAnswers):
+    with pytest.raises(CannotStart, match="The Sentinels name no master"):
+        connect(url.replace("shop-master", "another-master"))
+    with pytest.raises(CannotStart, match="refuses us"):
+        connect(wrong)
+    with pytest.raises(NothingAnswers):
         connect(f"redis+sentinel://{HOST}:{free_port()},{HOST}:{free_port()}/shop-master")
     for sentinel in watched_redis.sentinels:
         password = f">{watched_redis.password}"
@@ -388,34 +380,26 @@ def test_sentinels_that_ask_for_a_password_or_name_no_master_are_told_apart(
 # One Redis: passwords, a Unix socket, TLS
 
 
-@pytest.fixture(scope="module")
-def guarded_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    """A Redis with a password and a Unix socket."""
-    folder = tmp_path_factory.mktemp("unix")
-    server = RedisServer(
-        folder, "--requirepass", "secret", "--unixsocket", str(folder / "redis.sock"),
-        port=(port := free_port()), client=redis_client(port, password="secret"),
-    )  # fmt: skip
-    yield server
-    server.client.close()
-    server.stop()
-
-
 def test_redis_is_reached_over_a_unix_socket_with_the_right_password_and_database(
-    guarded_redis: RedisServer,
+    tmp_path: Path,
 ) -> None:
-    socket = guarded_redis.client.config_get("unixsocket")["unixsocket"]
-    address = f"{HOST}:{guarded_redis.port}"
-    connect(f"unix://:secret@{socket}?db=1")
-    assert guarded_redis.client.info("keyspace").keys() == {"db1"}
-    for url in (f"redis://:wrong@{address}", f"redis://{address}", f"unix://:wrong@{socket}"):
-        with pytest.raises(CannotStart, match="refuses us"):
-            connect(url)
-    for url in (f"redis://:secret@{address}/99", f"unix://:secret@{socket}?db=99"):
-        with pytest.raises(CannotStart, match="DB index"):
-            connect(url)
-    with pytest.raises(redis_clients.NothingAnswers):
-        connect(f"unix://{socket}.none")
+    port, socket = free_port(), tmp_path / "redis.sock"
+    options = ("--requirepass", "secret", "--unixsocket", str(socket))
+    server = RedisServer(
+        tmp_path, *options, port=port, client=redis_client(port, password="secret")
+    )
+    with ending([server]):
+        connect(f"unix://:secret@{socket}?db=1")
+        assert server.client.info("keyspace").keys() == {"db1"}
+        address = f"{HOST}:{port}"
+        for url in (f"redis://:wrong@{address}", f"redis://{address}", f"unix://:wrong@{socket}"):
+            with pytest.raises(CannotStart, match="refuses us"):
+                connect(url)
+        for url in (f"redis://:secret@{address}/99", f"unix://:secret@{socket}?db=99"):
+            with pytest.raises(CannotStart, match="DB index"):
+                connect(url)
+        with pytest.raises(NothingAnswers):
+            connect(f"unix://{socket}.none")
 
 
 @pytest.mark.parametrize(
@@ -435,41 +419,23 @@ def test_an_address_that_cannot_be_one_stops_the_start(url: str) -> None:
         connect(url)
 
 
-@pytest.fixture(scope="module")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
-    if tls_redis_executable() is None or shutil.which("openssl") is None:
-        pytest.skip("TLS IS NOT TESTED: it needs openssl, and a redis-server built with TLS")
-    return Certificates(tmp_path_factory.mktemp("certificates"))
-
-
-@pytest.mark.parametrize(
-    ("url", "options"),
-    [
-        ("rediss://{}?ssl_ca_certs={}", ()),
-        (
-            "redis+cluster://{}?ssl=true&ssl_ca_certs={}",
-            ("--cluster-enabled", "yes", "--tls-cluster", "yes"),
-        ),
-    ],
+@pytest.mark.skipif(
+    tls_redis_executable() is None or shutil.which("openssl") is None,
+    reason="TLS IS NOT TESTED: it needs openssl, and a redis-server built with TLS",
 )
-def test_over_tls_a_certificate_has_to_be_known_and_of_that_host(
-    certificates: Certificates, url: str, options: tuple[str, ...], tmp_path: Path
-) -> None:
-    server = TLSRedis(tmp_path, certificates, *options)
-    another = Certificates(tmp_path).certificate
-    try:
-        if options:
-            server.client.execute_command("CLUSTER ADDSLOTSRANGE", 0, 16383)
-            wait_until(lambda: server.client.cluster("info")["cluster_state"] == "ok")
+def test_over_tls_a_certificate_has_to_be_known_and_of_that_host(tmp_path: Path) -> None:
+    """By a client of one Redis, and by one of a Cluster."""
+    known, another = (new_certificate(tmp_path, name) for name in ("known", "another"))
+    one, cluster = "rediss://{}?ssl_ca_certs={}", "redis+cluster://{}?ssl=true&ssl_ca_certs={}"
+    server = TLSRedis(tmp_path, known)
+    with ending([server]):
+        server.client.execute_command("CLUSTER ADDSLOTSRANGE", 0, 16383)
+        wait_until(lambda: server.client.cluster("info")["cluster_state"] == "ok")
         address = f"{HOST}:{server.port}"
-        connect(url.format(address, certificates.certificate))
-        connect(url.format(address, another) + "&ssl_cert_reqs=none")
-        untrusted = [url.format(address, another)]
-        if not options:  # redis-py makes of localhost an address for a Cluster
-            untrusted.append(url.format(f"localhost:{server.port}", certificates.certificate))
-        for refused in untrusted:
+        for url in (one, cluster):
+            connect(url.format(address, known))
+            connect(url.format(address, another) + "&ssl_cert_reqs=none")
+        by_name = one.format(f"localhost:{server.port}", known)
+        for refused in (one.format(address, another), cluster.format(address, another), by_name):
             with pytest.raises(CannotStart, match="cannot be trusted"):
                 connect(refused)
-    finally:
-        server.client.close()
-        server.stop()

@@ -13,8 +13,8 @@ from starlette.responses import Response, StreamingResponse
 from starlette.testclient import TestClient
 from starlette.types import Message, Receive, Scope, Send
 
-from shopsphere.layers import RequestLayer
 from shopsphere.metrics import RequestMetrics
+from shopsphere.web.layers import RequestLayer
 from tests.apps import (
     BUILD,
     CheckedClient,

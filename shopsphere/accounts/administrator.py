@@ -5,9 +5,9 @@ import logging
 
 from shopsphere.accounts.passwords import Passwords
 from shopsphere.accounts.users import Users
-from shopsphere.domain.errors import CannotStart, EmailTaken, StoreUnavailable
+from shopsphere.domain.errors import EmailTaken, StoreUnavailable
 from shopsphere.domain.values import Role
-from shopsphere.settings import Settings
+from shopsphere.settings import CannotStart, Settings
 
 log = logging.getLogger("shopsphere.accounts.administrator")
 

@@ -15,11 +15,11 @@ from urllib3.exceptions import HTTPError
 
 from shopsphere.domain import errors
 from shopsphere.domain.errors import ProductServiceUnavailable, ShopError
+from shopsphere.domain.money import Money, to_cents
 from shopsphere.domain.values import Item, Reservation, Role
+from shopsphere.http_sessions import NO_RETRY, session
 from shopsphere.logs import REQUEST_ID
-from shopsphere.models import Money, to_cents
 from shopsphere.records import NEVER, StorageName
-from shopsphere.sessions import NO_RETRY, session
 from shopsphere.settings import Settings
 from shopsphere.tokens import Tokens
 

@@ -9,8 +9,8 @@ from typing import Annotated
 from fastapi import Depends, Header, Request, Response
 
 from shopsphere.domain.errors import InvalidRequest
-from shopsphere.examples import header
 from shopsphere.tokens import Caller
+from shopsphere.web.examples import header
 
 MAX_LENGTH = 255
 PRINTABLE = "^[ -~\u00a1-\u00ac\u00ae-\u00ff]+$"

@@ -15,8 +15,8 @@ import requests
 from pydantic import BaseModel
 from tqdm import tqdm
 
+from shopsphere.http_sessions import RETRIES, session
 from shopsphere.records import StorageName
-from shopsphere.sessions import RETRIES, session
 from shopsphere.settings import Settings
 
 PAGE = 1000

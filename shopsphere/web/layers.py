@@ -18,10 +18,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from shopsphere.deadline import Deadline
 from shopsphere.domain import errors
 from shopsphere.domain.values import Role
-from shopsphere.error_answers import error_answer
 from shopsphere.logs import REQUEST_ID
-from shopsphere.service import Service
 from shopsphere.tokens import Caller
+from shopsphere.web.error_responses import error_answer
+from shopsphere.web.service import Service
 
 log = logging.getLogger("shopsphere.request")
 

@@ -5,61 +5,35 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from functools import partial
-from typing import Annotated, Literal, TypeVar
+from typing import TypeVar
 
 import uvicorn
-from fastapi import APIRouter, Depends, FastAPI, Request, Response
+from fastapi import APIRouter, FastAPI
 from fastapi.middleware.asyncexitstack import AsyncExitStackMiddleware
-from fastapi.responses import PlainTextResponse
 from fastapi.routing import APIRoute
 from fastapi_offline import FastAPIOffline
-from pydantic import BaseModel, ConfigDict, Field
 from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.types import ASGIApp
 
-from shopsphere import __version__, redoc
-from shopsphere.access import METRICS_READER, anyone, guard
-from shopsphere.deadline import Deadline
-from shopsphere.domain.errors import CannotStart, StoreUnavailable
-from shopsphere.error_answers import HANDLERS, correct_openapi, raises
-from shopsphere.layers import RequestLayer
+from shopsphere import __version__
 from shopsphere.logs import configure_logging
-from shopsphere.metrics import RequestMetrics, exposition, prometheus
-from shopsphere.records import Opened, StorageName
-from shopsphere.service import Service, service_of
-from shopsphere.settings import Settings
-from shopsphere.slow_clients import PROTOCOL
+from shopsphere.metrics import RequestMetrics
+from shopsphere.records import Opened
+from shopsphere.settings import CannotStart, Settings
 from shopsphere.tokens import Tokens
+from shopsphere.web import redoc
+from shopsphere.web.access import guard
+from shopsphere.web.error_responses import HANDLERS
+from shopsphere.web.layers import RequestLayer
+from shopsphere.web.openapi import correct_openapi
+from shopsphere.web.operations import OPERATIONS, operations
+from shopsphere.web.service import Service
+from shopsphere.web.slow_clients import PROTOCOL
 
 log = logging.getLogger("shopsphere")
 
 T = TypeVar("T")
 Opening = Callable[[Service[T]], AbstractAsyncContextManager[T]]
-
-OPERATIONS = {"operations": "Health checks and metrics."}
-METRICS_EXAMPLE = 'http_requests_total{method="GET",route="/",status="200"} 3.0'
-
-
-class Body(BaseModel):
-    """What comes in: no fields but these, and nothing is taken for what it is not."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-
-class Public(BaseModel):
-    """An answer, read off one of our values."""
-
-    model_config = ConfigDict(from_attributes=True)
-
-
-class Health(BaseModel):
-    service: str
-    status: Literal["ok"]
-    storage: StorageName = Field(examples=["redis"])
-    fallback: bool = Field(
-        examples=[False], description="It is in memory only because no Redis answered at its start."
-    )
-    version: str = Field(examples=[__version__])
 
 
 def create_app(
@@ -123,7 +97,7 @@ def create_app(
     app.state.service = service
     # Not include_router: FastAPI 0.165 searches an included router twice, at each level, for each
     # request, and the hot routes would come after those of the docs.
-    routes = [route for router in (*routers, _operations) for route in router.routes]
+    routes = [route for router in (*routers, operations) for route in router.routes]
     app.router.routes[:0] = [*routes, redoc.ROUTE]
     for route in routes:
         if isinstance(route, APIRoute):
@@ -149,60 +123,3 @@ def _layers(app: FastAPI) -> ASGIApp:
 def serve(app: FastAPI, port: int) -> None:
     """Serve the app on this machine until it is interrupted; its lines are those of create_app."""
     uvicorn.run(app, host="127.0.0.1", port=port, http=PROTOCOL, log_config=None)
-
-
-async def _own(request: Request) -> object:
-    return service_of(request).own
-
-
-OWN = Depends(_own)
-"""The dependency on what a service alone has, as its `opening` yields it."""
-
-
-async def _deadline(request: Request) -> Deadline:
-    deadline: Deadline = request.scope["shopsphere.deadline"]
-    return deadline
-
-
-RequestDeadline = Annotated[Deadline, Depends(_deadline)]
-
-_operations = APIRouter(tags=["operations"])
-
-
-@_operations.get("/")
-@anyone
-async def health(request: Request) -> Health:
-    """Responds whenever the process serves, even while its storage is unreachable."""
-    service = service_of(request)
-    return Health(
-        service=service.name,
-        status="ok",
-        storage=service.opened.storage,
-        fallback=service.opened.is_fallback,
-        version=__version__,
-    )
-
-
-@_operations.get("/ready", responses=raises(StoreUnavailable))
-@anyone
-async def ready(request: Request) -> Health:
-    """200 while the storage responds, 503 otherwise. Other services do not count."""
-    await service_of(request).opened.records.ping()
-    return await health(request)
-
-
-@_operations.get(
-    "/metrics",
-    dependencies=[METRICS_READER],
-    response_class=PlainTextResponse,
-    responses={200: {"content": {"text/plain": {"example": METRICS_EXAMPLE}}}},
-)
-async def metrics(request: Request) -> Response:
-    """Requests, how they ended and how long they took, in the format of Prometheus.
-
-    The order service also counts orders placed, refused and settled, and the commands that were
-    pending when settling last looked.
-    """
-    return Response(
-        exposition(service_of(request).metrics.registry), media_type=prometheus.CONTENT_TYPE_LATEST
-    )

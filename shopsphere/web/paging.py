@@ -12,9 +12,9 @@ from pydantic.config import JsonDict
 
 from shopsphere.domain.pks import PK_PATTERN
 from shopsphere.domain.values import Page
-from shopsphere.examples import header
 from shopsphere.lists import CURSOR_PATTERN
-from shopsphere.models import pk_of
+from shopsphere.web.examples import header
+from shopsphere.web.schemas import pk_of
 
 MAX_LIMIT = 1000
 DEFAULT_LIMIT = 100

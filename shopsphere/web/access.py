@@ -17,9 +17,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from shopsphere.domain.errors import Forbidden, InvalidToken
 from shopsphere.domain.values import Role
-from shopsphere.service import service_of
 from shopsphere.settings import Settings
 from shopsphere.tokens import Caller
+from shopsphere.web.service import service_of
 
 Endpoint = TypeVar("Endpoint", bound=Callable[..., object])
 _open_endpoints: set[object] = set()

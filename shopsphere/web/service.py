@@ -1,10 +1,11 @@
 """What one service consists of: the one thing that is kept in the state of its app."""
 
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import Annotated, Any, Generic, TypeVar
 
-from fastapi import Request
+from fastapi import Depends, Request
 
+from shopsphere.deadline import Deadline
 from shopsphere.metrics import RequestMetrics
 from shopsphere.records import Opened
 from shopsphere.settings import Settings
@@ -33,3 +34,19 @@ def service_of(request: Request) -> Service[Any]:
     """Return the service that a request came to."""
     service: Service[Any] = request.app.state.service
     return service
+
+
+async def _own(request: Request) -> object:
+    return service_of(request).own
+
+
+OWN = Depends(_own)
+"""The dependency on what a service alone has, as its `opening` yields it."""
+
+
+async def _deadline(request: Request) -> Deadline:
+    deadline: Deadline = request.scope["shopsphere.deadline"]
+    return deadline
+
+
+RequestDeadline = Annotated[Deadline, Depends(_deadline)]
