@@ -12,9 +12,9 @@ os.environ["SHOPSPHERE_ENV_FILE"] = os.devnull
 
 from in_memory_db import MemoryRecords  # from here on settings are read, so not before
 from redis_db import RedisRecords
-from shopsphere.launcher import why_no_port
 from shopsphere.records import Records
 from shopsphere.settings import Settings
+from shopsphere.tools.launcher import why_no_port
 from tests.launching import PORTS
 from tests.lossy_wire import connected
 from tests.moved_clock import MovedClock
