@@ -14,7 +14,8 @@ from in_memory_db import MemoryRecords  # from here on settings are read, so not
 from redis_db import RedisRecords
 from shopsphere.records import Records
 from shopsphere.settings import Settings
-from tests.launching import PORTS, is_free
+from shopsphere.tools.launcher import why_no_port
+from tests.launching import PORTS
 from tests.lossy_wire import connected
 from tests.moved_clock import MovedClock
 from tests.servers import RedisServer
@@ -35,10 +36,8 @@ def quick_start_ports() -> Iterator[None]:
     with (Path(tempfile.gettempdir()) / "shopsphere-ports.lock").open("w") as lock:
         if sys.platform != "win32":
             fcntl.flock(lock, fcntl.LOCK_EX)
-        if not all(map(is_free, PORTS.values())):
-            pytest.skip(
-                "something listens on 8000, 8001 or 8002, the ports of the quick start: end it"
-            )
+        if any(why_no_port("127.0.0.1", port) for port in PORTS.values()):
+            pytest.skip("something listens on 8000, 8001 or 8002, where the shop starts: end it")
         yield
 
 

@@ -4,7 +4,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import sysconfig
@@ -28,21 +27,10 @@ needs_fixed_ports = pytest.mark.usefixtures("quick_start_ports")
 """Mark a test that needs the ports 8000, 8001 and 8002 for itself."""
 
 
-def is_free(port: int) -> bool:
-    """Whether a server could listen there."""
-    try:
-        with socket.create_server(("127.0.0.1", port)):
-            return True
-    except OSError:
-        return False
-
-
 def copy_of_the_product(folder: Path) -> Path:
     """Copy what a fresh clone holds, without anybody's `.env`, `.venv` and `redis-data`."""
-    leave = shutil.ignore_patterns(
-        ".*", "__pycache__", "tests", "benchmarks", "build", "redis-data"
-    )
-    shutil.copytree(ROOT, folder, ignore=leave)
+    skip = shutil.ignore_patterns(".*", "__pycache__", "tests", "benchmarks", "build", "redis-data")
+    shutil.copytree(ROOT, folder, ignore=skip)
     return folder
 
 

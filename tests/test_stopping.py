@@ -61,19 +61,13 @@ def test_an_order_under_way_is_still_placed(redis_server: RedisServer, tmp_path:
         shop.stop()
 
 
-def test_the_order_service_ends_in_the_middle_of_any_settling(redis_server: RedisServer) -> None:
+@pytest.mark.anyio
+async def test_a_service_ends_in_the_middle_of_any_settling(redis_server: RedisServer) -> None:
     settings = Settings(
         use_redis="required", redis_port=redis_server.port, settle_interval=0.0001, bcrypt_rounds=4
     )
-
-    async def run_and_end(steps: int) -> None:
+    for steps in range(30):  # so many steps of the loop: another point of settling each
         app = build(settings)
-        async with app.router.lifespan_context(app):
-            for _ in range(steps):  # so many steps of the loop: another point of settling each
+        async with asyncio.timeout(10), app.router.lifespan_context(app):
+            for _ in range(steps):
                 await asyncio.sleep(0)
-
-    async def run_often() -> None:
-        for steps in range(30):
-            await asyncio.wait_for(run_and_end(steps), 10)
-
-    asyncio.run(run_often())

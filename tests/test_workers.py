@@ -33,9 +33,7 @@ def metric(service: Service, line: str) -> set[float | None]:
         return set(readers.map(ask, range(40)))
 
 
-def test_the_metrics_of_two_workers_add_up_whichever_answers_and_outlive_one_that_dies(
-    redis_server: RedisServer, tmp_path: Path
-) -> None:
+def test_metrics_of_two_workers_are_their_sum(redis_server: RedisServer, tmp_path: Path) -> None:
     redis_server.client.flushall()
     settings = {"USE_REDIS": "required", "REDIS_PORT": str(redis_server.port)}
     settings |= {"PRODUCT_SERVICE_URL": f"http://127.0.0.1:{free_port()}", "ORDER_TIMEOUT": "0.5"}
