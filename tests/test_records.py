@@ -5,7 +5,6 @@ import signal
 import tracemalloc
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from functools import partial
-from pathlib import Path
 from typing import TypeVar
 
 import pytest
@@ -144,20 +143,6 @@ async def test_a_record_is_read_as_it_was_written_and_one_without_an_end_stays(
     assert later.model_dump() == (missing if record.kept_seconds else record).model_dump()
 
 
-async def test_what_a_rule_did_is_kept_also_when_it_refuses(records: Records) -> None:
-    def refuse(_: float, hold: Hold) -> errors.ShopError:
-        hold.state = REFUSED
-        return errors.InsufficientQuantity(3)
-
-    hold = Hold(pk=f"{new_pk()}:{new_pk()}")
-    with pytest.raises(errors.InsufficientQuantity) as refusal:
-        await records.change(refuse, hold)
-
-    assert refusal.value.available == 3
-    assert hold.state is NONE, "what is wanted stays as it is"
-    assert (await read(records, hold)).state is REFUSED
-
-
 async def test_all_times_are_the_storage_s(
     records: Records, clock: MovedClock, redis_server: RedisServer
 ) -> None:
@@ -183,21 +168,30 @@ async def test_a_record_at_its_defaults_is_not_there(
         assert values or not redis_server.client.keys("*:product:*")
 
 
-async def test_a_rule_that_raises_is_undone_and_the_others_go_on(records: Records) -> None:
+async def test_what_a_rule_did_is_kept_if_it_refuses_and_undone_if_it_breaks_off(
+    records: Records,
+) -> None:
+    def refuse(_: float, product: ProductRecord) -> errors.ShopError:
+        product.price_cents = 7
+        return errors.InsufficientQuantity(3)
+
     def break_off(_: float, product: ProductRecord) -> None:
         product.received += 100
         raise ZeroDivisionError
 
-    pk = new_pk()
+    product = ProductRecord(pk=new_pk())
     outcomes = await asyncio.gather(
-        counted(records, pk),
-        records.change(break_off, ProductRecord(pk=pk)),
-        counted(records, pk),
+        counted(records, product.pk),
+        records.change(refuse, product),
+        records.change(break_off, product),
+        counted(records, product.pk),
         return_exceptions=True,
     )
 
-    assert [type(outcome) for outcome in outcomes] == [int, ZeroDivisionError, int]
-    assert await received(records, pk) == 2
+    told = [int, errors.InsufficientQuantity, ZeroDivisionError, int]
+    assert [type(outcome) for outcome in outcomes] == told
+    kept = await read(records, product)
+    assert (kept.received, kept.price_cents) == (2, 7)
 
 
 async def test_what_comes_too_late_is_not_applied(records: Records) -> None:
@@ -524,11 +518,11 @@ USES = [*READS, *REMOVALS, *WRITES]
 
 
 async def test_while_redis_cannot_serve_it_is_unavailable_and_then_all_works_again(
-    tmp_path: Path,
+    own_redis: RedisServer,
 ) -> None:
-    server = RedisServer(tmp_path)
-    url = f"redis://127.0.0.1:{server.port}?socket_timeout=0.3"
+    url = f"redis://127.0.0.1:{own_redis.port}?socket_timeout=0.3"
     records = RedisRecords(await connect(Settings.model_validate({"redis_url": url})), "shop")
+    redis = own_redis.client
 
     async def works(uses: list[Use]) -> None:
         for use in uses:
@@ -538,29 +532,25 @@ async def test_while_redis_cannot_serve_it_is_unavailable_and_then_all_works_aga
         outcomes = await asyncio.gather(*(use(records) for use in uses), return_exceptions=True)
         assert {type(outcome) for outcome in outcomes} == {errors.StoreUnavailable}
 
-    try:
-        await works(USES)
-        server.client.replicaof("127.0.0.1", str(free_port()))
+    await works(USES)
+    redis.replicaof("127.0.0.1", str(free_port()))
+    await works(READS)
+    await is_unavailable(WRITES + REMOVALS)
+    redis.config_set("replica-serve-stale-data", "no")
+    await is_unavailable(USES)
+    redis.replicaof("NO", "ONE")
+    for setting in ("maxmemory", "min-replicas-to-write"):
+        redis.config_set(setting, 1)
         await works(READS)
-        await is_unavailable(WRITES + REMOVALS)
-        server.client.config_set("replica-serve-stale-data", "no")
-        await is_unavailable(USES)
-        server.client.replicaof("NO", "ONE")
-        for setting in ("maxmemory", "min-replicas-to-write"):
-            server.client.config_set(setting, 1)
-            await works(READS)
-            await is_unavailable(WRITES)
-            server.client.config_set(setting, 0)
-        server.client.client_pause(60_000)
-        await is_unavailable(USES)
-        server.stop(signal.SIGKILL)
-        await is_unavailable(USES)
-        server.start()
-        await works(USES)
-    finally:
-        await records.close()
-        server.client.close()
-        server.stop()
+        await is_unavailable(WRITES)
+        redis.config_set(setting, 0)
+    redis.client_pause(60_000)
+    await is_unavailable(USES)
+    own_redis.stop(signal.SIGKILL)
+    await is_unavailable(USES)
+    own_redis.start()
+    await works(USES)
+    await records.close()
 
 
 async def test_scripts_that_redis_forgot_are_sent_again(
