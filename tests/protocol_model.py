@@ -415,8 +415,8 @@ class Protocol:
         if now in VISIBLE and (is_settling or now == status):
             yield from self.list_order(order, now)
         change = self.ship if command == SHIPPING else self.release
-        is_told = now not in (NONE, status)
-        if not (is_told or (yield from self.tell(change, order, self.items_of(order)))):
+        tells = now in (NONE, status)
+        if tells and not (yield from self.tell(change, order, self.items_of(order))):
             return UNKNOWN
         yield do(self.remove_note, order, command)
         return now
