@@ -51,8 +51,6 @@ X, Y = ITEMS = range(2)
 NONE, HELD, RELEASED, SHIPPED, REFUSED = range(5)
 PLACED, CANCELLED, FAILED = 1, 2, 4
 VISIBLE = (PLACED, CANCELLED, SHIPPED)
-HOLDS = ("none", "held", "released", "shipped", "refused")
-STATUSES = ("none", "PLACED", "CANCELLED", "SHIPPED", "FAILED")
 
 # Other answers of a step; the last is added to an order
 GONE, UNKNOWN, DONE, LEASE_RUNS = 5, 6, 7, 16
@@ -417,8 +415,8 @@ class Protocol:
         if now in VISIBLE and (is_settling or now == status):
             yield from self.list_order(order, now)
         change = self.ship if command == SHIPPING else self.release
-        is_told = now not in (NONE, status)
-        if not (is_told or (yield from self.tell(change, order, self.items_of(order)))):
+        tells = now in (NONE, status)
+        if tells and not (yield from self.tell(change, order, self.items_of(order))):
             return UNKNOWN
         yield do(self.remove_note, order, command)
         return now
@@ -604,15 +602,14 @@ class Walk:
     def inconsistency_in(self, state: bytes | bytearray) -> str:
         """Return what is wrong where nothing is pending any more, or nothing."""
         for order in ORDERS:
-            status, name = state[RECORD + order], ORDER_NAMES[order]
+            status = state[RECORD + order]
             for item in ITEMS:
                 hold = state[hold_of(item, order)]
                 wanted = status if item in self.protocol.items_of(order) else NONE
                 if (hold == HELD, hold == SHIPPED) != (wanted == PLACED, wanted == SHIPPED):
-                    return f"order {name} is {STATUSES[status]}, {'XY'[item]} is {HOLDS[hold]}"
+                    return f"what is held of {'XY'[item]} is wrong for order {ORDER_NAMES[order]}"
             if state[LISTED + order] != (status if status in VISIBLE else NONE):
-                listed = STATUSES[state[LISTED + order]]
-                return f"order {name} is {STATUSES[status]}, its list is {listed}"
+                return f"the list is wrong for order {ORDER_NAMES[order]}"
         if self.scene.enough and state[TOLD_REFUSED]:
             return "a retry was refused the units of an earlier attempt"
         if self.scene.reliable and state[TOLD_REFUSED] == 1 << A | 1 << R:

@@ -3,6 +3,7 @@
 import http.client
 import threading
 import zlib
+from collections import Counter
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
@@ -84,8 +85,7 @@ class Proxy(ThreadingHTTPServer):
         self.behave: Behave = well
         self.late: list[Callable[[], tuple[int, bytes]]] = []
         """Requests that are still on their way."""
-        self._attempts: dict[str, int] = {}
-        self._lock = threading.Lock()
+        self._attempts = Counter[str]()
         self._thread = threading.Thread(target=self.serve_forever, args=(0.05,))
 
     def start(self, url: str) -> None:
@@ -99,9 +99,9 @@ class Proxy(ThreadingHTTPServer):
         self.server_close()
 
     def count(self, request: str) -> int:
-        with self._lock:
-            self._attempts[request] = self._attempts.get(request, 0) + 1
-            return self._attempts[request]
+        """Return the how manieth attempt this is; an order service makes one after the other."""
+        self._attempts[request] += 1
+        return self._attempts[request]
 
     def bring_what_is_late(self) -> None:
         """Have what is still on its way land now."""

@@ -22,7 +22,7 @@ from tests.servers import (
     wait_until,
 )
 
-SLOTS = 16384
+SLOTS, SHARE = 16384, 5462
 BUS_OFFSET = 10_000
 """Where the nodes of a Redis before 7 talk to each other, above their port."""
 HOST = "127.0.0.1"
@@ -40,9 +40,8 @@ class RedisCluster:
         self.nodes: list[RedisServer] = []
         for _ in range(3):
             self.add_node()
-        share = SLOTS // len(self.nodes) + 1
-        for number, node in enumerate(self.nodes):
-            slots = range(number * share, min((number + 1) * share, SLOTS))
+        for node, first in zip(self.nodes, range(0, SLOTS, SHARE), strict=True):
+            slots = range(first, min(first + SHARE, SLOTS))
             node.client.execute_command("CLUSTER ADDSLOTS", *slots)
         wait_until(self.is_whole, 30, "the cluster is whole")
         self.url = "redis+cluster://" + ",".join(f"{HOST}:{node.port}" for node in self.nodes)
@@ -143,9 +142,9 @@ class WatchedRedis:
 
     def __init__(self, folder: Path) -> None:
         self.pair = [self._redis(folder / "one"), self._redis(folder / "two")]
-        self._follow(self.pair[1], self.pair[0])
-        port = self.pair[0].port
-        self.sentinels = [SentinelServer(folder, port, self.password) for _ in range(3)]
+        master, replica = self.pair
+        self._follow(replica, master)
+        self.sentinels = [SentinelServer(folder, master.port, self.password) for _ in range(3)]
         nodes = ",".join(f"{HOST}:{sentinel.port}" for sentinel in self.sentinels)
         self.url = f"redis+sentinel://:{quote(self.password, safe='')}@{nodes}/{MASTER_NAME}"
         wait_until(self.is_whole, 30, "master, replica and Sentinels see each other")

@@ -125,28 +125,22 @@ class Fate:
                 await self.late.make()
 
 
-class _Wire:
-    def __init__(self, end: object, lost: type[Unavailable], watch: Watch) -> None:
-        self._end = end
-        self._lost = lost
-        self._watch = watch
-
-    def __getattr__(self, name: str) -> Callable[..., Awaitable[object]]:
-        def send(*args: Any, **options: object) -> Awaitable[object]:
-            make = functools.partial(getattr(self._end, name), *args, **options)
-            if name != "change":
-                return self._watch(Call(name, args, self._lost, make))
-            rule, *records = args
-            told = rule.keywords if isinstance(rule, functools.partial) else {}
-            function = getattr(rule, "func", rule)
-            return self._watch(Call(function.__name__, (*records, told), self._lost, make))
-
-        return send
-
-
 def _wire(end: T, lost: type[Unavailable], watch: Watch) -> T:
     """Return what has the methods of `end`, with each call on it under this watch."""
-    wire: Any = _Wire(end, lost, watch)
+
+    class Wire:
+        def __getattr__(self, name: str) -> Callable[..., Awaitable[object]]:
+            def send(*args: Any, **options: object) -> Awaitable[object]:
+                make = functools.partial(getattr(end, name), *args, **options)
+                if name != "change":
+                    return watch(Call(name, args, lost, make))
+                rule = functools.partial(args[0])
+                about = (*args[1:], rule.keywords)
+                return watch(Call(rule.func.__name__, about, lost, make))
+
+            return send
+
+    wire: Any = Wire()
     watched: T = wire
     return watched
 

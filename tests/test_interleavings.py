@@ -5,13 +5,12 @@ the actors interrupt each other twice at most.
 """
 
 import asyncio
-import time
 
 import pytest
 
 from shopsphere.domain import errors
 from shopsphere.domain.errors import ShopError
-from shopsphere.domain.records import DAY, TEN_MINUTES
+from shopsphere.domain.records import TEN_MINUTES
 from shopsphere.domain.values import Item, OrderStatus
 from tests.small_shop import KEY, LATER, ORDER_SECONDS, UNITS, Call, SmallShop, Watch, of
 from tests.stage import Stage, every_order
@@ -223,22 +222,6 @@ async def test_a_refusal_and_a_retry_with_too_little_time_left_free_the_key_for_
     await shop.must_be_exact(order)
 
 
-async def test_a_key_that_came_with_another_request_is_refused_before_anything_else(
-    shop: SmallShop,
-) -> None:
-    x, y = await shelf(shop, 5, 5)
-    await shop.dies_at("place", KEY, x, y)
-    for _ in range(2):
-        for items in ([Item(x, UNITS), Item(y, 1)], [Item("no pk", 1)], of(x, y, y)):
-            with pytest.raises(errors.IdempotencyKeyReused):
-                await shop.service().place(KEY, *items)
-        shop.let_pass(LATER)
-    assert len(await shop.noted()) == 1
-    order = await shop.service().place(KEY, *of(x, y))
-    assert await shop.service().place(KEY, *reversed(of(x, y))) == order
-    await shop.must_be_exact(order)
-
-
 # A product service that is unreachable, or sure of something else.
 
 
@@ -276,16 +259,13 @@ async def test_a_deleted_product_is_told_of_the_release_too_as_its_404_is_not_re
         ("ship", "ship", errors.ReservationReleased()),
     ],
 )
-async def test_an_ending_waits_for_the_product_service_but_not_for_what_it_refuses_for_good(
+async def test_what_the_product_service_refuses_for_good_is_an_inconsistency_and_no_note_stays(
     shop: SmallShop, ending: str, call: str, refusal: Exception, caplog: pytest.LogCaptureFixture
 ) -> None:
     product, other = products = await shelf(shop, 5, 5)
     order = await shop.service().place(None, *of(*products))
-    ended = await getattr(shop.service(failing(None, call)), ending)(order.pk)
-    shop.let_pass(DAY)
-    await shop.service(failing(None, call)).settle()
-    assert len(await shop.noted()) == 1
-    await shop.service(failing(refusal, call, about=product)).settle()
+    unsure = shop.service(failing(refusal, call, about=product))
+    ended = await getattr(unsure, ending)(order.pk)
     assert await shop.noted() == []
     assert shop.counted("orders_inconsistent") == 1
     assert f"inconsistent: order {order.pk}, product {product}" in caplog.text
@@ -293,7 +273,7 @@ async def test_an_ending_waits_for_the_product_service_but_not_for_what_it_refus
     assert await shop.listed() == [ended]
 
 
-# Errors that nobody thought of, and clocks.
+# Errors that nobody thought of.
 
 
 @in_memory
@@ -339,35 +319,3 @@ async def test_no_error_ends_settling_and_the_next_round_comes(
     assert shop.counted("orders_settling_errors") == counted
     assert caplog.text.count("settling failed; it will run again") == counted
     await nothing_is_held(shop)
-
-
-async def test_what_was_noted_before_the_clock_went_back_is_settled_in_the_next_round(
-    shop: SmallShop,
-) -> None:
-    product = await shop.add(9)
-    await shop.dies_at("place", None, product)
-    shop.let_pass(-HOUR)
-    await shop.dies_at("place", None, product)
-    await shop.service().settle()
-    assert len(await shop.noted()) == 1, "the young note is not disturbed"
-    await shop.settle()
-    await nothing_is_held(shop)
-
-
-@pytest.mark.parametrize("storage", ["redis"])
-@pytest.mark.parametrize("hours", [-1, 1])
-async def test_a_service_whose_clock_is_wrong_settles_and_claims_by_the_clock_of_redis(
-    shop: SmallShop, hours: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    product = await shop.add(5)
-    await shop.dies_at("place", KEY, product)
-    right = time.time
-    monkeypatch.setattr(time, "time", lambda: right() + hours * HOUR)
-    with pytest.raises(errors.RequestInProgress):
-        await shop.service().place(KEY, *of(product))
-    await shop.service().settle()
-    assert len(await shop.noted()) == 1
-    shop.let_pass(LATER)
-    await shop.service().settle()
-    order = await shop.service().place(KEY, *of(product))
-    await shop.must_be_exact(order)

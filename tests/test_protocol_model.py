@@ -27,12 +27,6 @@ def test_breaking_a_rule_is_found(rule: str) -> None:
     assert Walk(SCENES[BROKEN[rule][0]], rule).run().failure
 
 
-def test_a_name_that_is_not_a_rule_is_an_error() -> None:
-    with pytest.raises(SystemExit) as exit_:
-        protocol_model.main(["no-such-rule"])
-    assert exit_.value.code == 2
-
-
 def test_a_broken_rule_is_shown_with_a_shortest_trace(capsys: pytest.CaptureFixture[str]) -> None:
     assert protocol_model.main(["place-unnoted"]) == 1
     lines = capsys.readouterr().out.splitlines()[1:]

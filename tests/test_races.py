@@ -56,18 +56,6 @@ def test_five_hundred_orders_on_a_hundred_units_sell_exactly_a_hundred(shop: Sho
     assert sorted(shop.orders_of(product)) == placed
 
 
-def test_of_cancels_and_shipments_at_once_one_kind_wins_and_counts_once(shop: Shop) -> None:
-    product = shop.new_product(10)
-    order = shop.placed(product, 3)
-    ends = [shop.cancel, shop.ship] * 20
-    answers = at_once(len(ends), lambda end: end(order), ends)
-    cancels, shipments = set(statuses(answers[::2])), set(statuses(answers[1::2]))
-    assert (cancels, shipments) in [({200}, {409}), ({409}, {200})]
-    refusal = "order_is_shipped" if 409 in cancels else "order_is_cancelled"
-    assert {answer.code for answer in answers if answer.status == 409} == {refusal}
-    assert shop.stock(product) == ((10, 10, 0, 0) if 200 in cancels else (10, 7, 0, 3))
-
-
 def test_fifty_requests_at_once_with_one_key_make_one_order_and_fifty_more_replay_it(
     shop: Shop,
 ) -> None:
@@ -88,14 +76,6 @@ def test_fifty_requests_at_once_with_one_key_make_one_order_and_fifty_more_repla
     assert all(answer.headers.get("idempotent-replayed") == "true" for answer in replays)
     assert [answer.body for answer in replays] + placed == [placed[0]] * (50 + len(placed))
     assert shop.stock(product) == (100, 98, 2, 0)
-
-
-def test_fifty_stock_changes_at_once_with_one_key_count_once(shop: Shop) -> None:
-    product = shop.new_product(10)
-    answers = at_once(50, lambda _: shop.change_stock(product, 5, "one key"), range(50))
-    assert statuses(answers) == {200: 50}
-    assert sum("idempotent-replayed" in answer.headers for answer in answers) == 49
-    assert shop.stock(product) == (15, 15, 0, 0)
 
 
 def test_a_mix_of_everything_at_once_ends_exact(shop: Shop) -> None:
