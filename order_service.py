@@ -159,7 +159,7 @@ async def place_order(
     A key is kept for 24 hours from its last order, separately for each user.
     """
     items = [Item(body.product_id, body.quantity)]
-    order, is_replay = await own.checkout.place(key, items, caller.user_id, deadline)
+    order, is_replay = await own.checkout.place(key, items, caller.user_pk, deadline)
     response.headers["Location"] = f"/orders/{order.pk}"
     show_replay(response, is_replay)
     return order

@@ -23,11 +23,11 @@ async def open_storage(settings: Settings) -> Opened:
     """Open Redis, or memory; raise CannotStart when the settings forbid what is there."""
     if settings.use_redis != "false":
         from shopsphere.redis_clients.connecting import connect
-        from shopsphere.redis_clients.errors import NothingAnswers
+        from shopsphere.redis_clients.errors import NothingResponds
 
         try:
             client = await connect(settings)
-        except NothingAnswers:
+        except NothingResponds:
             if settings.use_redis == "required":
                 raise CannotStart(
                     f"USE_REDIS=required, but no Redis responds at {settings.redis_address}. "

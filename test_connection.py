@@ -53,7 +53,7 @@ try:
     from shopsphere.domain.values import Role
     from shopsphere.http_sessions import NO_RETRY, session
     from shopsphere.redis_clients.connecting import connect
-    from shopsphere.redis_clients.errors import NothingAnswers
+    from shopsphere.redis_clients.errors import NothingResponds
     from shopsphere.settings import CannotStart, Settings
     from shopsphere.tokens import Tokens
     from shopsphere.tools.audit import Audit, AuditImpossible, Finding, Health, Shop
@@ -107,7 +107,7 @@ def redis_lines(settings: "Settings") -> Iterator[Line]:
         milliseconds, servers = asyncio.run(_ask_redis(settings))
     except CannotStart as error:
         yield Line("Redis", "failed", str(error))
-    except (NothingAnswers, TimeoutError) as error:
+    except (NothingResponds, TimeoutError) as error:
         text = f"nothing responds at {address}. Start Redis, or set REDIS_URL, or REDIS_HOST and "
         text += "REDIS_PORT."
         if isinstance(error, TimeoutError) or isinstance(error.__cause__, redis.TimeoutError):
@@ -174,8 +174,8 @@ def look_at(name: str, settings: "Settings") -> Looked:
     token = tokens.issue("test_connection", Role.SERVICE)
     with session(NO_RETRY) as http:
         try:
-            answer = http.get(f"{url}/", timeout=TIMEOUT_SECONDS)
-            health = Health.model_validate_json(answer.content)
+            response = http.get(f"{url}/", timeout=TIMEOUT_SECONDS)
+            health = Health.model_validate_json(response.content)
             if health.service != name:
                 raise ValueError
             ready = http.get(f"{url}/ready", timeout=settings.order_timeout + TIMEOUT_SECONDS)
@@ -238,7 +238,7 @@ def audit(settings: "Settings", wants_repair: bool, is_sure: bool, show: Show = 
             strays = [each for each in found if each.order_pk]
             if wants_repair and strays and (is_sure or _agrees(strays)):
                 for stray in strays:
-                    outcome = shop.settle(str(stray.order_pk), stray.product_id)
+                    outcome = shop.settle(str(stray.order_pk), stray.product_pk)
                     became = SETTLED.get(outcome, f"is {outcome}")
                     show(Line("settled", "ok", f"order {stray.order_pk} {became}"))
                 found = _show_findings(Audit(shop, wait), show)
@@ -252,7 +252,7 @@ def _show_findings(audit: "Audit", show: Show) -> "list[Finding]":
     found = []
     for finding in audit.findings():
         found.append(finding)
-        show(Line("audit", "failed", f"product {finding.product_id}: {finding.text}"))
+        show(Line("audit", "failed", f"product {finding.product_pk}: {finding.text}"))
     if not found:
         counts = f"{_count(audit.products, 'product')} and {_count(audit.orders, 'order')}"
         show(Line("audit", "ok", f"{counts}: the stock adds up"))

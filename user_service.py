@@ -107,7 +107,7 @@ async def login(body: Login, users: AllUsers, client: Client) -> Session:
 @own.get("/me", response_model=UserPublic, responses=raises(errors.UserNotFound))
 async def get_me(caller: SignedIn, users: AllUsers) -> User:
     """Your account: the one that the token was issued for."""
-    return await users.get(caller.user_id)
+    return await users.get(caller.user_pk)
 
 
 @own.patch(
@@ -122,7 +122,7 @@ async def change_password(
 
     Access tokens issued before remain valid until they expire.
     """
-    return await users.change_password(client, caller.user_id, body.current_password, body.password)
+    return await users.change_password(client, caller.user_pk, body.current_password, body.password)
 
 
 @asynccontextmanager

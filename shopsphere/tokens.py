@@ -22,7 +22,7 @@ warnings.filterwarnings("ignore", category=jwt.InsecureKeyLengthWarning)
 class Caller:
     """Who a token speaks for: the pk of a user, or the name of a service."""
 
-    user_id: str
+    user_pk: str
     role: Role
 
 

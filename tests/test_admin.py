@@ -103,7 +103,7 @@ def test_the_administrator_is_as_the_settings_of_the_last_start_that_named_one_s
             callers.append(caller_of(log_in(users, password)))
             other = PASSWORD if password == ANOTHER_PASSWORD else ANOTHER_PASSWORD
             assert log_in(users, other).status_code == 401
-    assert callers == [Caller(callers[0].user_id, Role.ADMIN)] * 3
+    assert callers == [Caller(callers[0].user_pk, Role.ADMIN)] * 3
 
 
 def test_who_registered_the_address_before_is_no_administrator(

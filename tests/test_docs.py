@@ -27,7 +27,7 @@ import benchmarks.__main__
 from redis_db import MODELS
 from shopsphere.domain.records import OrderRecord
 from shopsphere.redis_clients.connecting import connect
-from shopsphere.redis_clients.errors import NothingAnswers
+from shopsphere.redis_clients.errors import NothingResponds
 from shopsphere.settings import MIN_SECRET_BYTES, Settings
 from shopsphere.tools import demo
 from tests import pages
@@ -367,7 +367,7 @@ def is_address(url: str) -> bool:
     """Fail unless Redis would be looked for there; nothing listens where it is."""
     url = re.sub(r"\bhost\d?:(\d+|port)", f"127.0.0.1:{free_port()}", url)
     url = url.replace("/etc/shop/ca.pem", certifi.where())
-    with pytest.raises(NothingAnswers):
+    with pytest.raises(NothingResponds):
         asyncio.run(connect(settings_of({"REDIS_URL": url})))
     return True
 

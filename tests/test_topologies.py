@@ -21,7 +21,7 @@ from shopsphere.catalogue.products import Products
 from shopsphere.domain.errors import StoreUnavailable
 from shopsphere.domain.pks import new_pk
 from shopsphere.redis_clients import connecting
-from shopsphere.redis_clients.errors import NothingAnswers
+from shopsphere.redis_clients.errors import NothingResponds
 from shopsphere.settings import CannotStart, Settings
 from tests.customers import Customers
 from tests.launching import three_services
@@ -258,7 +258,7 @@ def test_a_cluster_is_found_by_any_of_its_nodes_and_a_single_redis_is_none(
 ) -> None:
     nobody = f"redis+cluster://{HOST}:{free_port()},{HOST}"
     connect(f"{nobody}:{cluster.nodes[2].port}")
-    with pytest.raises(NothingAnswers):
+    with pytest.raises(NothingResponds):
         connect(f"{nobody}:{free_port()}")
     with pytest.raises(CannotStart, match="Cluster mode is not enabled"):
         connect(f"redis+cluster://{HOST}:{redis_server.port}")
@@ -363,7 +363,7 @@ def test_sentinels_that_ask_for_a_password_or_name_no_master_are_told_apart(
         connect(url.replace("shop-master", "another-master"))
     with pytest.raises(CannotStart, match="refuses us"):
         connect(wrong)
-    with pytest.raises(NothingAnswers):
+    with pytest.raises(NothingResponds):
         connect(f"redis+sentinel://{HOST}:{free_port()},{HOST}:{free_port()}/shop-master")
     for sentinel in watched_redis.sentinels:
         password = f">{watched_redis.password}"
@@ -398,7 +398,7 @@ def test_redis_is_reached_over_a_unix_socket_with_the_right_password_and_databas
         for url in (f"redis://:secret@{address}/99", f"unix://:secret@{socket}?db=99"):
             with pytest.raises(CannotStart, match="DB index"):
                 connect(url)
-        with pytest.raises(NothingAnswers):
+        with pytest.raises(NothingResponds):
             connect(f"unix://{socket}.none")
 
 

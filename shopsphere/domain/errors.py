@@ -173,41 +173,36 @@ class Unavailable(ShopError, status=503, code="unavailable"):
 
     leaves_outcome_open: ClassVar[bool] = False
     """Whether what was requested may have happened all the same."""
-
-    sentence = "The service cannot answer now. Try again in a moment."
+    advice: ClassVar[str] = "Try again in a moment."
+    """What to do about it, where that cannot place an order twice."""
+    sentence = "The service cannot respond now."
 
     def __init__(self) -> None:
-        super().__init__(retry_after=1)
+        super().__init__(f"{self.sentence} {self.advice}", retry_after=1)
 
 
 class StoreUnavailable(Unavailable, code="storage_unavailable"):
     leaves_outcome_open = True
-    sentence = "The storage does not answer now. Try again in a moment."
+    sentence = "The storage does not respond now."
 
 
 class StorageMismatch(Unavailable, code="storage_mismatch"):
-    sentence = (
-        "The order service and the product service keep their records in different storages. "
-        "Start both on Redis, or both in memory."
-    )
+    sentence = "The order service and the product service keep their records in different storages."
+    advice = "Start both on Redis, or both in memory."
 
 
 class ProductServiceUnavailable(Unavailable, code="product_service_unavailable"):
     """The product service gave no usable response; what it may have reserved is released later."""
 
-    sentence = "The product service cannot be asked now. Try again in a moment."
+    sentence = "The product service does not respond now."
 
 
 class OrderGivenUp(Unavailable, code="order_given_up"):
-    sentence = (
-        "The order took too long and was given up. Send it again, with the same Idempotency-Key if "
-        "it had one."
-    )
+    sentence = "The order took too long and was given up."
+    advice = "Send it again, with the same Idempotency-Key if it had one."
 
 
 class RequestTimedOut(Unavailable, code="request_timeout"):
     leaves_outcome_open = True
-    sentence = (
-        "The request took too long and was given up. It may have taken effect all the same: if it "
-        "had an Idempotency-Key, send it again with that."
-    )
+    sentence = "The request took too long and was given up. It may have taken effect all the same."
+    advice = "If it had an Idempotency-Key, send it again with that."

@@ -12,7 +12,7 @@ from redis.exceptions import ConnectionError, RedisClusterException, RedisError,
 
 from shopsphere.redis_clients.client import ShopRedis
 from shopsphere.redis_clients.cluster import cluster_client
-from shopsphere.redis_clients.errors import NothingAnswers, cannot_serve, is_refusal
+from shopsphere.redis_clients.errors import NothingResponds, cannot_serve, is_refusal
 from shopsphere.redis_clients.options import CONNECTION, POOL, TCP, try_options
 from shopsphere.redis_clients.sentinel import sentinel_client
 from shopsphere.settings import CannotStart, Settings
@@ -50,7 +50,7 @@ def _client(settings: Settings) -> ShopRedis:
 async def connect(settings: Settings) -> ShopRedis:
     """Open the client of this process and see that Redis serves it; wait while it is loading.
 
-    Raise NothingAnswers when nothing is there, CannotStart when Redis is there and refuses.
+    Raise NothingResponds when nothing is there, CannotStart when Redis is there and refuses.
     """
     client = _client(settings)
     try:
@@ -93,7 +93,7 @@ async def _serves(client: ShopRedis, probe: str) -> bool:
         elif came_of(ConnectionError, TimeoutError) and not (
             came_of(exceptions.ResponseError) or any(_was_closed(cause) for cause in causes)
         ):
-            raise NothingAnswers from error
+            raise NothingResponds from error
         else:
             raise CannotStart(
                 "What listens at REDIS_URL, or REDIS_HOST, REDIS_PORT, does not serve us: "

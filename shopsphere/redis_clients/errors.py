@@ -29,7 +29,7 @@ CANNOT_SERVE_WORDS = (
 """What Redis says in a bare ResponseError, or inside a script's error, when it cannot serve."""
 
 
-class NothingAnswers(Exception):
+class NothingResponds(Exception):
     """At the address of Redis there is nothing that answers."""
 
 

@@ -76,7 +76,7 @@ Stray = tuple[str, int, int]
 class Finding:
     """Something that is off with a product, and the order to settle where that releases units."""
 
-    product_id: str
+    product_pk: str
     text: str
     order_pk: str | None = None
     units: int = 0
@@ -128,58 +128,58 @@ class Shop:
         settings = self._settings
         password = settings.admin_password.get_secret_value()
         body = {"email": settings.admin_email, "password": password}
-        answer = self._ask("POST", f"{settings.user_service_url}/login", json=body)
-        self._http.headers["Authorization"] = f"Bearer {_read(answer, 'access_token')}"
+        response = self._ask("POST", f"{settings.user_service_url}/login", json=body)
+        self._http.headers["Authorization"] = f"Bearer {_read(response, 'access_token')}"
 
     def pages(self, url: str) -> Iterator[list[Json]]:
         """Yield a list in pages; nothing where it does not exist."""
         after: str | None = None
         while True:
-            answer = self._ask("GET", url, params={"limit": PAGE, "after": after})
-            if answer.status_code == 404:
+            response = self._ask("GET", url, params={"limit": PAGE, "after": after})
+            if response.status_code == 404:
                 return
-            yield _read(answer)
-            if "next" not in answer.links:
+            yield _read(response)
+            if "next" not in response.links:
                 return
-            [after] = parse_qs(urlsplit(answer.links["next"]["url"]).query)["after"]
+            [after] = parse_qs(urlsplit(response.links["next"]["url"]).query)["after"]
 
-    def stock(self, product_id: str) -> Json:
+    def stock(self, product_pk: str) -> Json:
         """Return the figures of a product, all zero where it is not known at all."""
-        answer = self._ask("GET", f"{self.products_url}/products/{product_id}/stock")
-        return UNKNOWN if answer.status_code == 404 else _read(answer)
+        response = self._ask("GET", f"{self.products_url}/products/{product_pk}/stock")
+        return UNKNOWN if response.status_code == 404 else _read(response)
 
-    def settle(self, order_pk: str, product_id: str) -> str:
+    def settle(self, order_pk: str, product_pk: str) -> str:
         """Have the order service settle an order; return what it says became of it."""
         url = f"{self.orders_url}/orders/{order_pk}/settle"
-        answer = self._ask("POST", url, json={"product_id": product_id})
-        return str(_read(answer, "outcome"))
+        response = self._ask("POST", url, json={"product_id": product_pk})
+        return str(_read(response, "outcome"))
 
     def _ask(self, method: str, url: str, **options: object) -> requests.Response:
         """Return a success or 404, signed in if asked to; raise AuditImpossible otherwise."""
         try:
-            answer = self._http.request(method, url, timeout=TIMEOUT_SECONDS, **options)  # type: ignore[arg-type]  # a dict of anything
+            response = self._http.request(method, url, timeout=TIMEOUT_SECONDS, **options)  # type: ignore[arg-type]  # a dict of anything
         except requests.RequestException as error:
             raise AuditImpossible(f"{url} does not respond ({type(error).__name__}).") from error
-        if answer.ok or answer.status_code == 404:
-            return answer
-        if answer.status_code == 401 and self._may_sign_in:
+        if response.ok or response.status_code == 404:
+            return response
+        if response.status_code == 401 and self._may_sign_in:
             self._may_sign_in = False
             self._sign_in()
             return self._ask(method, url, **options)
         hint = ""
-        if answer.status_code in (401, 403):
+        if response.status_code in (401, 403):
             hint = " Set ADMIN_EMAIL and ADMIN_PASSWORD here as they are set for the shop."
-        said = f"{answer.status_code}: {_read(answer, 'detail')}"
+        said = f"{response.status_code}: {_read(response, 'detail')}"
         raise AuditImpossible(f"{url} responds with {said}{hint}")
 
 
-def _read(answer: requests.Response, field: str | None = None) -> Any:
+def _read(response: requests.Response, field: str | None = None) -> Any:
     """Return what a service responded, or a field of it."""
     try:
-        return answer.json()[field] if field else answer.json()
+        return response.json()[field] if field else response.json()
     except (ValueError, LookupError, TypeError) as error:
         raise AuditImpossible(
-            f"{answer.url} responds with {answer.status_code}, but not as a ShopSphere service does"
+            f"{response.url} responds with {response.status_code}, but not as a ShopSphere service does"
         ) from error
 
 

@@ -27,12 +27,12 @@ _open_endpoints: set[object] = set()
 
 @dataclass(frozen=True, slots=True)
 class Person:
-    """Somebody who orders. `user_id` is None for a person without a token, in open mode.
+    """Somebody who orders. `user_pk` is None for a person without a token, in open mode.
 
     `orders_of` is whose orders this person sees and cancels: those of one user, or all when None.
     """
 
-    user_id: str | None
+    user_pk: str | None
     orders_of: str | None
 
 
@@ -78,7 +78,7 @@ class _Customers(Rule):
         if not isinstance(caller, Caller):
             return Person(None, orders_of=None)
         sees_all = _is_open(request) or caller.role is Role.ADMIN
-        return Person(caller.user_id, orders_of=None if sees_all else caller.user_id)
+        return Person(caller.user_pk, orders_of=None if sees_all else caller.user_pk)
 
 
 class _MetricsReaders(Rule):

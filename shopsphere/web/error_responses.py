@@ -1,4 +1,4 @@
-"""The one place where an error becomes an HTTP answer, and where OpenAPI is told of it."""
+"""The one place where an error becomes an HTTP response, and where OpenAPI is told of it."""
 
 import json
 from typing import Any
@@ -35,7 +35,7 @@ class ErrorBody(BaseModel):
     order_id: str | None = None
 
 
-def error_answer(error: errors.ShopError, deadline: Deadline | None = None) -> Response:
+def error_response(error: errors.ShopError, deadline: Deadline | None = None) -> Response:
     """Return the response for an error; everything outside ASCII is escaped, so nothing can fail.
 
     A 503 tells which order may have been placed before the deadline, and how to find out.
@@ -44,10 +44,8 @@ def error_answer(error: errors.ShopError, deadline: Deadline | None = None) -> R
     if isinstance(error, errors.Unavailable) and deadline and deadline.order_pk:
         body["order_id"] = deadline.order_pk
         if error.leaves_outcome_open:
-            detail = error.detail.removesuffix(" Try again in a moment.")  # that could order twice
-            body["detail"] = (
-                f"{detail} The order may have been placed: see GET /orders/{deadline.order_pk}."
-            )
+            where = f"GET /orders/{deadline.order_pk}"
+            body["detail"] = f"{error.sentence} The order may have been placed: see {where}."
     return Response(json.dumps(body), error.status, error.headers, "application/json")
 
 
@@ -69,11 +67,11 @@ def raises(*kinds: type[errors.ShopError], among: Responses | None = None) -> Re
 
 
 async def _on_shop_error(request: Request, error: errors.ShopError) -> Response:
-    return error_answer(error, request.scope.get("shopsphere.deadline"))
+    return error_response(error, request.scope.get("shopsphere.deadline"))
 
 
 async def _on_invalid_request(_: Request, error: RequestValidationError) -> Response:
-    return error_answer(errors.InvalidRequest(*(_named(each) for each in error.errors()[:20])))
+    return error_response(errors.InvalidRequest(*(_named(each) for each in error.errors()[:20])))
 
 
 def _named(error: dict[str, Any]) -> tuple[str, str]:
@@ -95,11 +93,11 @@ async def _on_framework_error(request: Request, error: HTTPException) -> Respons
     kinds = (errors.NoSuchPath, errors.MethodNotAllowed, errors.BodyTooLarge, errors.ShopError)
     unreadable = errors.InvalidRequest(("body", "cannot be read as JSON in UTF-8"))
     ours = {kind.status: kind() for kind in kinds}
-    answer = error_answer(ours.get(min(error.status_code, 500), unreadable))
-    answer.headers.update(error.headers or {})
+    response = error_response(ours.get(min(error.status_code, 500), unreadable))
+    response.headers.update(error.headers or {})
     if error.status_code == 405 and "route" in request.scope:
-        answer.headers["Allow"] = _allowed(request)
-    return answer
+        response.headers["Allow"] = _allowed(request)
+    return response
 
 
 HANDLERS: dict[Any, Any] = {

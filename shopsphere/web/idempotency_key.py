@@ -37,7 +37,7 @@ async def _key(
             ("Idempotency-Key", f"must be one text of 1 to {MAX_LENGTH} printable characters")
         )
     caller: Caller | None = request.scope.get("shopsphere.caller")
-    parts = request.scope["route"].path, caller.user_id if caller else "", idempotency_key
+    parts = request.scope["route"].path, caller.user_pk if caller else "", idempotency_key
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 

@@ -20,7 +20,7 @@ from shopsphere.domain import errors
 from shopsphere.domain.values import Role
 from shopsphere.logs import REQUEST_ID
 from shopsphere.tokens import Caller
-from shopsphere.web.error_responses import error_answer
+from shopsphere.web.error_responses import error_response
 from shopsphere.web.service import Service
 
 log = logging.getLogger("shopsphere.request")
@@ -52,7 +52,7 @@ class RequestLayer:
         if scope["type"] == "lifespan":
             await self._lifespan(scope, receive, send)
         elif scope["type"] == "websocket":
-            await error_answer(errors.NoSuchPath())(scope, receive, send)
+            await error_response(errors.NoSuchPath())(scope, receive, send)
         else:
             await self._request(scope, receive, send)
 
@@ -109,8 +109,8 @@ class RequestLayer:
                 log.exception("unexpected error")
                 error = errors.ShopError()
         if error and not status:
-            answer = error_answer(error, scope.get("shopsphere.deadline"))
-            app = answer if is_same_origin else Cors(answer, self._origins)
+            response = error_response(error, scope.get("shopsphere.deadline"))
+            app = response if is_same_origin else Cors(response, self._origins)
             await app(scope, receive, send_ours)
         seconds = time.perf_counter() - started
         scope["method"] = method
@@ -131,7 +131,7 @@ def _fields(scope: Scope, path: str, status: int, seconds: float) -> dict[str, o
         "path": path,
         "status": status,
         "duration_ms": round(seconds * 1000, 2),
-        "user": caller.user_id if caller and caller.role is not Role.SERVICE else None,
+        "user": caller.user_pk if caller and caller.role is not Role.SERVICE else None,
     }
 
 
@@ -144,9 +144,11 @@ class Cors(CORSMiddleware):
         )
 
     def preflight_response(self, request_headers: Headers) -> Response:
-        answer = super().preflight_response(request_headers)
-        if answer.status_code == 200:
-            return answer
-        refusal = error_answer(errors.InvalidRequest(("Origin", "or method is not allowed (CORS)")))
-        refusal.headers["Vary"] = answer.headers["Vary"]
+        response = super().preflight_response(request_headers)
+        if response.status_code == 200:
+            return response
+        refusal = error_response(
+            errors.InvalidRequest(("Origin", "or method is not allowed (CORS)"))
+        )
+        refusal.headers["Vary"] = response.headers["Vary"]
         return refusal
