@@ -179,7 +179,8 @@ def _read(response: requests.Response, field: str | None = None) -> Any:
         return response.json()[field] if field else response.json()
     except (ValueError, LookupError, TypeError) as error:
         raise AuditImpossible(
-            f"{response.url} responds with {response.status_code}, but not as a ShopSphere service does"
+            f"{response.url} responds with {response.status_code}, but not as a ShopSphere "
+            "service does"
         ) from error
 
 
