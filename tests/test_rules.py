@@ -293,14 +293,12 @@ def test_an_order_is_placed_or_fails_and_ends_once_for_good(
 
 @pytest.mark.parametrize("jump", [-TEN_MINUTES, TEN_MINUTES])
 def test_nothing_is_placed_when_it_may_be_forgotten_that_it_was_given_up(jump: int) -> None:
-    record = OrderRecord(pk="o")
+    record, placed = OrderRecord(pk="o"), order_of(PLACED)
+    before = placed.order()
 
     told = applied(orders.place, record, RESERVED, "u", NOW, now=NOW + jump)
-
     assert isinstance(told, errors.OrderGivenUp)
     assert record == OrderRecord(pk="o")
-    placed = order_of(PLACED)
-    before = placed.order()
     assert applied(orders.place, placed, (), None, NOW, now=NOW + jump) == before
 
 

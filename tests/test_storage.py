@@ -217,13 +217,11 @@ async def test_keys_of_other_programs_and_prefixes_that_begin_alike_do_not(
     redis_server: RedisServer,
 ) -> None:
     redis_server.client.flushall()
-    for key in KEYS_OF_0_1_0:
-        for prefix in ("shopsphere2", "shop", "SHOPSPHERE", "a:shopsphere"):
-            redis_server.client.set(f"{prefix}:{key}", "theirs")
+    for prefix in ("shopsphere2", "shop", "SHOPSPHERE", "a:shopsphere"):
+        redis_server.client.mset({f"{prefix}:{key}": "theirs" for key in KEYS_OF_0_1_0})
     redis_server.client.set("shopsphere:productions:1", "theirs")
 
-    settings = Settings(redis_port=redis_server.port)
-    assert await opened_storage(settings) == ("redis", False)
+    assert await opened_storage(Settings(redis_port=redis_server.port)) == ("redis", False)
     assert redis_server.client.get("shopsphere:format") == FORMAT
 
 
