@@ -4,37 +4,38 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, FastAPI, Path, Request, Response
 from pydantic import AliasPath, BaseModel, Field, TypeAdapter
-from starlette.datastructures import State
 
-from shopsphere.access import ADMINISTRATOR, Customer
 from shopsphere.domain import errors
+from shopsphere.domain.money import Amount
 from shopsphere.domain.values import MAX_ORDER_QUANTITY, Item, Order
-from shopsphere.error_answers import raises
-from shopsphere.examples import ORDER_MADE_AT, ORDER_PK, PRODUCT_PK, USER_PK, example_with
-from shopsphere.idempotency_key import REPLAY_HEADER, IdempotencyKey, show_replay
-from shopsphere.models import PK_SCHEMA, Amount, pk_of, pk_or
 from shopsphere.ordering.checkout import Checkout
-from shopsphere.ordering.idempotency import LEASE_MARGIN_SECONDS, IdempotentCheckout
 from shopsphere.ordering.metrics import OrderMetrics
-from shopsphere.ordering.notifier import Notifier
 from shopsphere.ordering.orders import Orders
 from shopsphere.ordering.product_client import ProductClient
 from shopsphere.ordering.settling import Outcome, Settling
-from shopsphere.paging import WITH_LINK, PagingByEntry, listing
-from shopsphere.records import Records
 from shopsphere.settings import Settings
-from shopsphere.web import Body, Public, RequestDeadline, create_app, from_state, serve
+from shopsphere.web.access import ADMINISTRATOR, Customer
+from shopsphere.web.app import create_app, serve
+from shopsphere.web.error_responses import raises
+from shopsphere.web.examples import ORDER_MADE_AT, ORDER_PK, PRODUCT_PK, USER_PK, example_with
+from shopsphere.web.idempotency_key import REPLAY_HEADER, IdempotencyKey, show_replay
+from shopsphere.web.paging import WITH_LINK, PagingByEntry, listing
+from shopsphere.web.schemas import PK_SCHEMA, Body, Public, pk_of, pk_or
+from shopsphere.web.service import OWN, RequestDeadline, Service
 from storage import open_storage
 
 log = logging.getLogger("shopsphere.order")
 
 PORT = 8002
+LEASE_MARGIN_SECONDS = 2
+"""How much longer than its request may run a key is held, in case its process dies."""
 DESCRIPTION = """
 Place and manage orders; stock is never oversold.
 
@@ -92,7 +93,17 @@ class OrderPublic(Public):
 
 ORDERS = TypeAdapter(list[OrderPublic])
 
-AllOrders = Annotated[Orders, from_state("orders")]
+
+@dataclass(frozen=True, slots=True)
+class Ordering:
+    """What this service alone has."""
+
+    orders: Orders
+    checkout: Checkout
+    settling: Settling
+
+
+Own = Annotated[Ordering, OWN]
 OF_AN_ORDER = "The `pk` of an order, from the answer that made it or the list."
 Pk = Annotated[str, pk_or(errors.OrderNotFound), Path(description=OF_AN_ORDER)]
 SettledPk = Annotated[
@@ -100,9 +111,6 @@ SettledPk = Annotated[
     pk_of("an order"),
     Path(description=OF_AN_ORDER, json_schema_extra=PK_SCHEMA),
 ]
-PlacesOrders = Annotated[IdempotentCheckout, from_state("idempotent_checkout")]
-EndsOrders = Annotated[Checkout, from_state("checkout")]
-SettlesOrders = Annotated[Settling, from_state("settling")]
 
 ordering = APIRouter(tags=["orders"], responses=raises(errors.StoreUnavailable))
 fulfilment = APIRouter(tags=["fulfilment"], responses=raises(errors.StoreUnavailable))
@@ -113,7 +121,7 @@ fulfilment = APIRouter(tags=["fulfilment"], responses=raises(errors.StoreUnavail
     response_model=OrderPublic,
     status_code=201,
     responses={
-        201: {"headers": REPLAY_HEADER},
+        201: REPLAY_HEADER,
         **raises(
             errors.InsufficientQuantity,
             errors.ProductNotFound,
@@ -129,7 +137,7 @@ async def place_order(
     body: OrderCreate,
     caller: Customer,
     key: IdempotencyKey,
-    checkout: PlacesOrders,
+    own: Own,
     deadline: RequestDeadline,
     response: Response,
 ) -> Order:
@@ -151,7 +159,7 @@ async def place_order(
     A key is kept for 24 hours from its last order, separately for each user.
     """
     items = [Item(body.product_id, body.quantity)]
-    order, is_replay = await checkout.place(key, items, caller.user_id, deadline)
+    order, is_replay = await own.checkout.place(key, items, caller.user_id, deadline)
     response.headers["Location"] = f"/orders/{order.pk}"
     show_replay(response, is_replay)
     return order
@@ -159,19 +167,19 @@ async def place_order(
 
 @ordering.get("/orders", response_model=list[OrderPublic], responses=WITH_LINK)
 async def list_orders(
-    caller: Customer, request: Request, paging: PagingByEntry, orders: AllOrders
+    caller: Customer, request: Request, paging: PagingByEntry, own: Own
 ) -> Response:
     """Your orders, oldest first: the whole list, or a page of it with `limit` and `after`.
 
     Administrators see everybody's; so does anyone while AUTH_REQUIRED is false.
     """
-    return await listing(request, paging, partial(orders.page, caller.orders_of), ORDERS)
+    return await listing(request, paging, partial(own.orders.page, caller.orders_of), ORDERS)
 
 
 @ordering.get("/orders/{pk}", response_model=OrderPublic, responses=raises(errors.OrderNotFound))
-async def get_order(caller: Customer, pk: Pk, orders: AllOrders) -> Order:
+async def get_order(caller: Customer, pk: Pk, own: Own) -> Order:
     """One of your orders; an administrator gets everybody's."""
-    return await orders.get(pk, caller.orders_of)
+    return await own.orders.get(pk, caller.orders_of)
 
 
 @ordering.post(
@@ -182,15 +190,13 @@ async def get_order(caller: Customer, pk: Pk, orders: AllOrders) -> Order:
         **raises(errors.OrderNotFound, errors.OrderIsShipped),
     },
 )
-async def cancel_order(
-    caller: Customer, pk: Pk, checkout: EndsOrders, deadline: RequestDeadline
-) -> Order:
+async def cancel_order(caller: Customer, pk: Pk, own: Own, deadline: RequestDeadline) -> Order:
     """Cancel one of your orders: its stock goes back, once, however often this is called.
 
     Administrators cancel anybody's. It also works while the product service is unreachable: the
     stock follows.
     """
-    return await checkout.cancel(pk, caller.orders_of, deadline)
+    return await own.checkout.cancel(pk, caller.orders_of, deadline)
 
 
 @fulfilment.post(
@@ -202,12 +208,12 @@ async def cancel_order(
         **raises(errors.OrderNotFound, errors.OrderIsCancelled),
     },
 )
-async def ship_order(pk: Pk, checkout: EndsOrders, deadline: RequestDeadline) -> Order:
+async def ship_order(pk: Pk, own: Own, deadline: RequestDeadline) -> Order:
     """Mark an order as shipped, which is final. Its units count as shipped, once.
 
     It also works while the product service is unreachable: the stock follows.
     """
-    return await checkout.ship(pk, deadline)
+    return await own.checkout.ship(pk, deadline)
 
 
 @fulfilment.post(
@@ -217,41 +223,30 @@ async def ship_order(pk: Pk, checkout: EndsOrders, deadline: RequestDeadline) ->
         errors.InvalidRequest, errors.ProductServiceUnavailable, errors.StorageMismatch
     ),
 )
-async def settle_order(pk: SettledPk, body: Settle, settling: SettlesOrders) -> Settled:
+async def settle_order(pk: SettledPk, body: Settle, own: Own) -> Settled:
     """Settle one order now, if no request is at work on it: for repairs after an audit.
 
     An order that was not placed never will be, and stock that the product holds for it goes back;
     one that was cancelled or shipped is told to the product service again. Safe to repeat.
     """
-    outcome = await settling.settle_order(pk, body.product_id)
+    outcome = await own.settling.settle_order(pk, body.product_id)
     return Settled(pk=pk, product_id=body.product_id, outcome=outcome)
 
 
 @asynccontextmanager
-async def _ordering(state: State) -> AsyncIterator[None]:
-    settings: Settings = state.settings
-    records: Records = state.opened.records
-    metrics: OrderMetrics = state.order_metrics
+async def _ordering(service: Service[Ordering]) -> AsyncIterator[Ordering]:
+    settings, opened = service.settings, service.opened
+    metrics = OrderMetrics(service.metrics.registry)
     if settings.settle_after <= settings.order_timeout:
         log.warning("SETTLE_AFTER is not above ORDER_TIMEOUT: orders that are only slow will fail")
 
-    with ProductClient(
-        settings.product_service_url,
-        state.opened.storage,
-        settings.product_service_timeout,
-        state.tokens,
-    ) as products:
-        notifier = Notifier(products, metrics)
-        checkout = Checkout(records, products, notifier, metrics)
-        state.orders = Orders(records)
-        state.checkout = checkout
-        state.settling = Settling(records, notifier, metrics, settings.settle_after)
-        state.idempotent_checkout = IdempotentCheckout(
-            records, checkout, state.settling, settings.order_timeout + LEASE_MARGIN_SECONDS
-        )
-        running = asyncio.create_task(state.settling.run(settings.settle_interval))
+    with ProductClient(settings, opened.storage, service.tokens) as products:
+        settling = Settling(opened.records, products, metrics, settings.settle_after)
+        lease_seconds = settings.order_timeout + LEASE_MARGIN_SECONDS
+        checkout = Checkout(opened.records, products, settling, metrics, lease_seconds)
+        running = asyncio.create_task(settling.run(settings.settle_interval))
         try:
-            yield
+            yield Ordering(Orders(opened.records), checkout, settling)
         finally:
             while not running.done():  # redis-py, by wait_for of Python 3.11, drops many
                 running.cancel()
@@ -260,17 +255,8 @@ async def _ordering(state: State) -> AsyncIterator[None]:
 
 def build(settings: Settings | None = None) -> FastAPI:
     """Return the app, with these settings or those of the environment."""
-    app = create_app(
-        "order",
-        description=DESCRIPTION,
-        tags=TAGS,
-        routers=[ordering, fulfilment],
-        open_storage=open_storage,
-        resources=_ordering,
-        settings=settings,
-    )
-    app.state.order_metrics = OrderMetrics(app.state.metrics.registry)
-    return app
+    routers = [ordering, fulfilment]
+    return create_app("order", DESCRIPTION, TAGS, routers, open_storage, _ordering, settings)
 
 
 app = build()

@@ -9,20 +9,26 @@ from typing import Annotated, Any, Self
 
 from fastapi import APIRouter, Depends, FastAPI, Header, Path, Query, Request, Response
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, model_validator
-from starlette.datastructures import State
 
-from shopsphere.access import ADMINISTRATOR, ADMINISTRATOR_OR_ORDER_SERVICE, ORDER_SERVICE, anyone
 from shopsphere.catalogue.products import Products
 from shopsphere.domain import errors
+from shopsphere.domain.money import Amount, Money, to_cents
 from shopsphere.domain.values import MAX_ON_HAND, MAX_ORDER_QUANTITY, Product, Reservation, Stock
-from shopsphere.error_answers import raises
-from shopsphere.examples import ORDER_PK, PRODUCT_MADE_AT, PRODUCT_PK
-from shopsphere.idempotency_key import REPLAY_HEADER, IdempotencyKey, show_replay
-from shopsphere.models import PK_SCHEMA, Amount, Money, pk_of, pk_or, to_cents
-from shopsphere.paging import WITH_LINK, AnyPaging, PagingByEntry, PagingByPk, listing
 from shopsphere.records import StorageName
 from shopsphere.settings import Settings
-from shopsphere.web import Body, Public, create_app, from_state, serve
+from shopsphere.web.access import (
+    ADMINISTRATOR,
+    ADMINISTRATOR_OR_ORDER_SERVICE,
+    ORDER_SERVICE,
+    anyone,
+)
+from shopsphere.web.app import create_app, serve
+from shopsphere.web.error_responses import raises
+from shopsphere.web.examples import ORDER_PK, PRODUCT_MADE_AT, PRODUCT_PK
+from shopsphere.web.idempotency_key import REPLAY_HEADER, IdempotencyKey, show_replay
+from shopsphere.web.paging import WITH_LINK, AnyPaging, PagingByEntry, PagingByPk, listing
+from shopsphere.web.schemas import PK_SCHEMA, Body, Public, pk_of, pk_or
+from shopsphere.web.service import OWN, Service, service_of
 from storage import open_storage
 
 PORT = 8000
@@ -133,11 +139,11 @@ async def _same_storage(
         Header(include_in_schema=False),  # where the order service keeps its orders
     ] = None,
 ) -> None:
-    if x_storage not in (None, request.app.state.opened.storage):
+    if x_storage not in (None, service_of(request).opened.storage):
         raise errors.StorageMismatch
 
 
-Catalogue = Annotated[Products, from_state("products")]
+Catalogue = Annotated[Products, OWN]
 Pk = Annotated[
     str,
     pk_or(errors.ProductNotFound),
@@ -161,23 +167,6 @@ reservations = APIRouter(
     dependencies=[ORDER_SERVICE, Depends(_same_storage)],
     responses=raises(errors.InvalidRequest, errors.StorageMismatch, errors.StoreUnavailable),
 )
-
-
-@catalogue.post(
-    "/products", response_model=ProductPublic, status_code=201, dependencies=[ADMINISTRATOR]
-)
-async def create_product(body: ProductCreate, products: Catalogue, response: Response) -> Product:
-    """Add a product with its price and its stock. Use the returned `pk` to order it."""
-    product = await products.create(body.name, to_cents(body.price), body.quantity)
-    response.headers["Location"] = f"/products/{product.pk}"
-    return product
-
-
-@catalogue.get("/products", response_model=list[ProductPublic], responses=WITH_LINK)
-@anyone
-async def list_products(request: Request, paging: PagingByEntry, products: Catalogue) -> Response:
-    """All products, oldest first: the whole list, or a page of it with `limit` and `after`."""
-    return await listing(request, paging, products.page, PRODUCTS)
 
 
 @catalogue.get("/products/search", response_model=list[ProductPublic], responses=WITH_LINK)
@@ -210,8 +199,25 @@ async def search_products(
 async def get_product(pk: Pk, request: Request) -> Product:
     """One product: its name, its price, and how many can be ordered now."""
     # The route that is asked most does without a dependency, which costs 12 µs.
-    products: Products = request.app.state.products
+    products: Products = service_of(request).own
     return await products.get(pk)
+
+
+@catalogue.post(
+    "/products", response_model=ProductPublic, status_code=201, dependencies=[ADMINISTRATOR]
+)
+async def create_product(body: ProductCreate, products: Catalogue, response: Response) -> Product:
+    """Add a product with its price and its stock. Use the returned `pk` to order it."""
+    product = await products.create(body.name, to_cents(body.price), body.quantity)
+    response.headers["Location"] = f"/products/{product.pk}"
+    return product
+
+
+@catalogue.get("/products", response_model=list[ProductPublic], responses=WITH_LINK)
+@anyone
+async def list_products(request: Request, paging: PagingByEntry, products: Catalogue) -> Response:
+    """All products, oldest first: the whole list, or a page of it with `limit` and `after`."""
+    return await listing(request, paging, products.page, PRODUCTS)
 
 
 @catalogue.patch(
@@ -242,7 +248,7 @@ async def delete_product(pk: Pk, products: Catalogue) -> None:
     response_model=ProductPublic,
     dependencies=[ADMINISTRATOR],
     responses={
-        200: {"headers": REPLAY_HEADER},
+        200: REPLAY_HEADER,
         **raises(
             errors.InsufficientQuantity,
             errors.StockLimit,
@@ -341,22 +347,14 @@ async def ship(pk: Pk, order_pk: OrderPk, products: Catalogue) -> None:
 
 
 @asynccontextmanager
-async def _catalogue(state: State) -> AsyncIterator[None]:
-    state.products = Products(state.opened.records)
-    yield
+async def _catalogue(service: Service[Products]) -> AsyncIterator[Products]:
+    yield Products(service.opened.records)
 
 
 def build(settings: Settings | None = None) -> FastAPI:
     """Return the app, with these settings or those of the environment."""
-    return create_app(
-        "product",
-        description=DESCRIPTION,
-        tags=TAGS,
-        routers=[catalogue, stock, reservations],
-        open_storage=open_storage,
-        resources=_catalogue,
-        settings=settings,
-    )
+    routers = [catalogue, stock, reservations]
+    return create_app("product", DESCRIPTION, TAGS, routers, open_storage, _catalogue, settings)
 
 
 app = build()

@@ -9,20 +9,22 @@ import itertools
 import logging
 import secrets
 from collections import OrderedDict, deque
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import islice
-from typing import Any, Literal, Self, TypeVar, TypeVarTuple
+from typing import Any, Self, TypeVar, TypeVarTuple
 
 from aredis_om import HashModel
 from pydantic import ValidationError
 from pydantic_core import to_json
 
-from redis_clients import PROBE, Script, ShopRedis, pipeline
-from shopsphere.domain.errors import CannotStart, RequestTimedOut, StoreUnavailable
+from shopsphere.domain.errors import RequestTimedOut, StoreUnavailable
 from shopsphere.domain.records import Record
 from shopsphere.records import NEVER, Entry, Listing, Lists, Note, Rule, slot_of
+from shopsphere.redis_clients.client import Script, ShopRedis, pipeline
+from shopsphere.redis_clients.connecting import PROBE
+from shopsphere.settings import CannotStart
 
 log = logging.getLogger("shopsphere.redis")
 
@@ -59,12 +61,10 @@ STEP = Script("""
 -- records...}.
 -- Who asks for it then has the slot to itself until it writes, for 20 ms at most: by an end time,
 -- not by an expiry, which a clock that goes back would stretch.
--- KEYS: records, turn, live records of the slot. ARGV: in JSON, time, new version, process, whether
--- it asks for the slot, the version of each record, and what to write of each: false for nothing,
--- or names and values to set (false: delete the record), names to delete, expiry in ms ('keep': for
--- good, '': as it is), member to list, member to unlist.
+-- KEYS: records, turn, live records of the slot. ARGV: in JSON, time, process, whether it asks for
+-- the slot, the version of each record, and commands, each with the number of its key.
 local n = #KEYS - 2
-local at, version, process, asks, versions, writes = unpack(cjson.decode(ARGV[1]))
+local at, process, asks, versions, commands = unpack(cjson.decode(ARGV[1]))
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
 local wait = 0
@@ -91,29 +91,9 @@ if not is_fresh then
   end
   return found
 end
-for i, write in ipairs(writes) do
-  if write then
-    local set, delete, expiry, listed, unlisted = unpack(write)
-    if set then
-      redis.call('HSET', KEYS[i], 'version', version, unpack(set))
-      if #delete > 0 then
-        redis.call('HDEL', KEYS[i], unpack(delete))
-      end
-      if expiry == 'keep' then
-        redis.call('PERSIST', KEYS[i])
-      elseif expiry ~= '' then
-        redis.call('PEXPIRE', KEYS[i], expiry)
-      end
-    else
-      redis.call('DEL', KEYS[i])
-    end
-    if listed ~= '' then
-      redis.call('ZADD', KEYS[n + 2], 0, listed)
-    end
-    if unlisted ~= '' then
-      redis.call('ZREM', KEYS[n + 2], unlisted)
-    end
-  end
+for _, command in ipairs(commands) do
+  command[2] = KEYS[command[2]]
+  redis.call(unpack(command))
 end
 if turn then
   redis.call('DEL', KEYS[n + 1])
@@ -244,6 +224,10 @@ class _Seen:
     """A record; a ValidationError if what is kept does not make one."""
 
     @classmethod
+    def kept(cls, version: str, record: Record) -> Self:
+        return cls("" if _is_missing(record) else version, record)
+
+    @classmethod
     def of(cls, wanted: Record, kept: Sequence[str]) -> Self:
         """Return what a hash, names and values in turn, holds of the wanted record."""
         if not kept:
@@ -342,20 +326,23 @@ class RedisRecords:
         must_read = len(steps) > 1 and self._has_rivals
         while True:
             now = 0.0 if must_read else loop.time() + clock_offset
-            copies, outcomes = _rehearse(now, () if must_read else steps, seen)
+            latest, outcomes = _rehearse(now, () if must_read else steps, seen)
             version = f"{self._process}{next(self._writes):x}"
             changed = {
-                key: copy
-                for key, copy in copies.items()
-                if copy.__dict__ != seen[key].record.__dict__
+                key: latest[key]
+                for key, each in seen.items()
+                if latest[key] is not each.record and latest[key].__dict__ != each.record.__dict__
             }
+            commands = [
+                command
+                for number, (key, each) in enumerate(seen.items(), 1)
+                if key in changed
+                for command in _commands(number, len(seen) + 2, version, each, changed[key])
+            ]
             if has_read and not must_read and not changed:
                 break
-            document = [
-                int(now * 1_000_000), version, self._process, refusals > 0,
-                [each.version for each in seen.values()],
-                [_write(each, changed.get(key)) for key, each in seen.items()],
-            ]  # fmt: skip
+            versions = [each.version for each in seen.values()]
+            document = int(now * 1_000_000), self._process, refusals > 0, versions, commands
             wait, seconds, microseconds, *found = await STEP.run(
                 self._client,
                 [*seen, *turn_and_list],
@@ -365,10 +352,7 @@ class RedisRecords:
             clock_offset = int(seconds) + int(microseconds) / 1_000_000 - loop.time()
             self._clock_offset = clock_offset
             if wait < 0:
-                seen |= {
-                    key: _Seen("" if _is_missing(copy) else version, copy)
-                    for key, copy in changed.items()
-                }
+                seen |= {key: _Seen.kept(version, record) for key, record in changed.items()}
                 break
             guessed, has_read = seen, True
             seen = {
@@ -517,41 +501,30 @@ class RedisRecords:
 
 def _rehearse(
     now: float, steps: Sequence[_Step], seen: Mapping[str, _Seen]
-) -> tuple[dict[str, Record], list[tuple[_Step, Any]]]:
+) -> tuple[dict[str, Any], list[tuple[_Step, Any]]]:
     """Apply the rules of these steps, in turn, to copies of what was seen.
 
-    Return the copies, and the outcome of each step that was not cancelled.
+    Return the latest of each record, and the outcome of each step that was not cancelled. A rule
+    that raises, which is a bug, changes nothing, and is an error to its step alone.
     """
-    copies = {
-        key: each.record.model_copy()
-        for key, each in seen.items()
-        if not isinstance(each.record, ValidationError)
-    }
+    latest = {key: each.record for key, each in seen.items()}
     outcomes: list[tuple[_Step, Any]] = []
     for step in steps:
         if step.outcome.done():
             continue
-        unreadable = [seen[key].record for key in step.wanted if key not in copies]
-        if unreadable:
-            outcomes.append((step, unreadable[0]))
-        elif asyncio.get_running_loop().time() > step.within:
-            outcomes.append((step, RequestTimedOut()))
-        else:
-            outcomes.append(
-                (step, _apply_rule(step.rule, now, [copies[key] for key in step.wanted]))
-            )
-    return copies, outcomes
-
-
-def _apply_rule(rule: Callable[..., Any], now: float, records: Sequence[Record]) -> Any:
-    """Return what a rule returns; undo what it did if it raises, which is a bug of that rule."""
-    before = [record.__dict__.copy() for record in records]
-    try:
-        return rule(now, *records)
-    except Exception as bug:  # noqa: BLE001  # an error to this step alone
-        for record, fields in zip(records, before, strict=True):
-            record.__dict__.update(fields)
-        return bug
+        records = [latest[key] for key in step.wanted]
+        outcome: Any = next((each for each in records if isinstance(each, ValidationError)), None)
+        if asyncio.get_running_loop().time() > step.within:
+            outcome = RequestTimedOut()
+        if outcome is None:
+            copies = [record.model_copy() for record in records]
+            try:
+                outcome = step.rule(now, *copies)
+                latest |= zip(step.wanted, copies, strict=True)
+            except Exception as bug:  # noqa: BLE001
+                outcome = bug
+        outcomes.append((step, outcome))
+    return latest, outcomes
 
 
 @cache
@@ -566,30 +539,30 @@ def _is_missing(record: Record) -> bool:
     return all(fields[name] == default for name, default in _defaults(type(record)).items())
 
 
-def _write(before: _Seen, after: Record | None) -> tuple[Any, ...] | Literal[False]:
-    """Return what the script STEP is told to write of a record."""
-    if after is None:
-        return False
-    old, new, defaults = before.record.__dict__, after.__dict__, _defaults(type(after))
-    changed = [name for name in defaults if new[name] != old[name]]
-    to_set = [
-        part for name in changed if new[name] != defaults[name] for part in (name, str(new[name]))
-    ]
+def _commands(
+    number: int, live: int, version: str, before: _Seen, after: Record
+) -> Iterator[Sequence[str | int]]:
+    """Yield the commands that turn a record, the key with this number, into what it is after a
+    step; `live` is the number of the list of its slot."""
+    if _is_missing(after):
+        yield "DEL", number
+    else:
+        old, new, defaults = before.record.__dict__, after.__dict__, _defaults(type(after))
+        changed = [name for name in defaults if new[name] != old[name]]
+        to_set = {name: str(new[name]) for name in changed if new[name] != defaults[name]}
+        to_delete = [name for name in changed if name not in to_set]
+        yield "HSET", number, "version", version, *itertools.chain(*to_set.items())
+        if to_delete:
+            yield "HDEL", number, *to_delete
+        if after.kept_seconds is not None:
+            yield "PEXPIRE", number, after.kept_seconds * 1000
+        elif before.version and before.record.kept_seconds is not None:
+            yield "PERSIST", number
     member = after.pk.partition(":")[2]
-    was_listed, is_listed = before.record.is_listed, after.is_listed
-    return (
-        False if not to_set and _is_missing(after) else to_set,
-        [name for name in changed if new[name] == defaults[name]],
-        _expiry(before.record.kept_seconds if before.version else None, after.kept_seconds),
-        member if is_listed and not was_listed else "",
-        member if was_listed and not is_listed else "",
-    )
-
-
-def _expiry(before: int | None, after: int | None) -> str | int:
-    if after is not None:
-        return after * 1000
-    return "" if before is None else "keep"
+    if after.is_listed > before.record.is_listed:
+        yield "ZADD", live, 0, member
+    elif after.is_listed < before.record.is_listed:
+        yield "ZREM", live, member
 
 
 async def open_records(client: ShopRedis, prefix: str) -> RedisRecords:
@@ -611,18 +584,14 @@ async def _check_format(client: ShopRedis, prefix: str) -> None:
     """Raise CannotStart if the data under this prefix is of another format; name a new one's."""
     key = f"{prefix}:format"
     kept = await client.get(key)
-    if kept is None and not await _has_data_of_0_1_0(client, prefix):
-        await client.set(key, FORMAT, nx=True)
-        kept = await client.get(key)
+    if kept is None:
+        keys = client.scan_iter(match=f"{prefix}:*", count=1000)
+        kinds = {each.removeprefix(f"{prefix}:").partition(":")[0] async for each in keys}
+        if not kinds & KINDS_OF_0_1_0:
+            await client.set(key, FORMAT, nx=True)
+            kept = await client.get(key)
     if kept != FORMAT:
         raise CannotStart(
             f"Redis holds data in an incompatible format under REDIS_PREFIX={prefix}. Choose "
             "another REDIS_PREFIX, or delete the keys that start with it."
         )
-
-
-async def _has_data_of_0_1_0(client: ShopRedis, prefix: str) -> bool:
-    async for key in client.scan_iter(match=f"{prefix}:*", count=1000):
-        if key.removeprefix(f"{prefix}:").partition(":")[0] in KINDS_OF_0_1_0:
-            return True
-    return False

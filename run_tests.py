@@ -4,7 +4,8 @@ import subprocess
 import sys
 
 import start_all_services  # noqa: F401  # an old Python is told so there
-from shopsphere.installing import ROOT, LauncherError, say, set_up
+from shopsphere.tools.installing import LauncherError, set_up
+from shopsphere.tools.processes import ROOT, say
 
 CHECKS = ("ruff check .", "ruff format --check .", "mypy", "pytest")
 

@@ -13,7 +13,7 @@ if sys.version_info < (3, 11):
 
 if __name__ == "__main__":
     try:
-        from shopsphere.launcher import main
+        from shopsphere.tools.launcher import main
 
         sys.exit(main())
     except KeyboardInterrupt:

@@ -7,10 +7,8 @@ import logging
 import sys
 import textwrap
 
-from shopsphere.domain.errors import CannotStart
 from shopsphere.records import Opened
-from shopsphere.settings import Settings
-from shopsphere.workers import workers_asked_for
+from shopsphere.settings import CannotStart, Settings, workers_asked_for
 
 log = logging.getLogger("shopsphere.storage")
 
@@ -24,7 +22,8 @@ FALLBACK_WARNING = (
 async def open_storage(settings: Settings) -> Opened:
     """Open Redis, or memory; raise CannotStart when the settings forbid what is there."""
     if settings.use_redis != "false":
-        from redis_clients import NothingAnswers, connect
+        from shopsphere.redis_clients.connecting import connect
+        from shopsphere.redis_clients.errors import NothingAnswers
 
         try:
             client = await connect(settings)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 TIMEOUT_SECONDS = 5
-AUDITED = ("product service", "order service")
+AUDITED = ("product service", "order service", "storage")
 NO_PK = "0" * 26
 ASKS_FOR_A_TOKEN = {
     "product": f"/products/{NO_PK}/stock",
@@ -49,14 +49,15 @@ try:
     import redis
     import requests
 
-    from redis_clients import NothingAnswers, connect
-    from shopsphere.audit import Audit, AuditImpossible, Finding, Health, Shop
-    from shopsphere.domain.errors import CannotStart, StoreUnavailable
+    from shopsphere.domain.errors import StoreUnavailable
     from shopsphere.domain.values import Role
-    from shopsphere.security_hints import security_hints
-    from shopsphere.sessions import NO_RETRY, session
-    from shopsphere.settings import Settings
+    from shopsphere.http_sessions import NO_RETRY, session
+    from shopsphere.redis_clients.connecting import connect
+    from shopsphere.redis_clients.errors import NothingAnswers
+    from shopsphere.settings import CannotStart, Settings
     from shopsphere.tokens import Tokens
+    from shopsphere.tools.audit import Audit, AuditImpossible, Finding, Health, Shop
+    from shopsphere.tools.security_hints import security_hints
 except ImportError:
     if __name__ != "__main__":
         raise
@@ -142,13 +143,10 @@ def _durability_lines(servers: Sequence[Mapping[str, object]]) -> Iterator[Line]
         text = "appendonly is off: what came after the last snapshot is lost when Redis ends"
         yield Line("  persistence", "warning", text)
     policies = {str(server.get("maxmemory_policy", "unknown")) for server in servers}
-    policy = ", ".join(sorted(policies))
-    if policies == {"noeviction"}:
-        yield Line("  eviction", "ok", f"{policy}: nothing is thrown away")
-    elif not any(server.get("maxmemory") for server in servers):
-        text = f"{policy}, but no maxmemory is set: nothing is thrown away"
-        yield Line("  eviction", "ok", text)
+    if policies == {"noeviction"} or not any(server.get("maxmemory") for server in servers):
+        yield Line("  eviction", "ok", "nothing is thrown away")
     else:
+        policy = ", ".join(sorted(policies))
         text = f"{policy}: a full Redis throws records away; set maxmemory-policy noeviction"
         yield Line("  eviction", "warning", text)
     # Redis names its good replicas only where it needs some to write.
@@ -178,18 +176,17 @@ def look_at(name: str, settings: "Settings") -> Looked:
         try:
             answer = http.get(f"{url}/", timeout=TIMEOUT_SECONDS)
             health = Health.model_validate_json(answer.content)
+            if health.service != name:
+                raise ValueError
             ready = http.get(f"{url}/ready", timeout=settings.order_timeout + TIMEOUT_SECONDS)
             headers = {"Authorization": f"Bearer {token}"}
             asked = http.get(url + ASKS_FOR_A_TOKEN[name], headers=headers, timeout=TIMEOUT_SECONDS)
         except requests.ConnectionError:
             text = f"not running at {url}. Start it with: python start_all_services.py"
             return Looked(Line(line_name, "not running", text))
-        except requests.Timeout:
-            return Looked(Line(line_name, "failed", f"what listens at {url} does not respond"))
         except (requests.RequestException, ValueError):
-            health = None
-    if health is None or health.service != name:
-        return Looked(Line(line_name, "failed", f"what responds at {url} is not the {line_name}"))
+            text = f"what listens at {url} does not respond as the {line_name} does"
+            return Looked(Line(line_name, "failed", text))
     has_our_secret = asked.status_code != requests.codes.unauthorized
     line = Line(line_name, "ok", f"{url} on {health.storage}")
     if not ready.ok:
@@ -203,23 +200,14 @@ def check(settings: "Settings") -> Iterator[Line]:
     """Yield the whole table, line by line, as it becomes known."""
     with ThreadPoolExecutor() as threads:
         looking = {name: threads.submit(look_at, name, settings) for name in ASKS_FOR_A_TOKEN}
-        has_redis = False
-        for line in redis_lines(settings):
-            has_redis |= line.is_good and line.text.startswith(settings.redis_address)
-            yield line
+        yield from redis_lines(settings)
         found = {name: look.result() for name, look in looking.items()}
-    storages = {looked.storage for looked in found.values() if looked.storage}
-    right = "redis" if has_redis else "memory"
-    for line, storage, _ in found.values():
-        if line.is_good and len(storages) > 1 and storage != right:
-            text = f"{line.text}, not on {right}. Restart it with the USE_REDIS and the Redis "
-            line = Line(line.name, "other storage", text + "address of the others.")
-        yield line
-    if len(storages) > 1:
-        text = "the services are on different storages"
-        if found["product"].storage != found["order"].storage:
-            text += ": orders will be refused"
-        yield Line("storage", "failed", text)
+    yield from (looked.line for looked in found.values())
+    storages = {name: looked.storage for name, looked in found.items() if looked.storage}
+    if len(set(storages.values())) > 1:
+        where = ", ".join(f"{name} on {storage}" for name, storage in storages.items())
+        text = f"the services are on different storages: {where}. Restart them with the same "
+        yield Line("storage", "failed", text + "USE_REDIS and address of Redis.")
     others = [name for name, looked in found.items() if looked.has_our_secret is False]
     if others and any(looked.has_our_secret for looked in found.values()):
         text = f"differs between the {' and the '.join(others)} service and the rest, so they "
@@ -313,7 +301,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if wants_audit and can_audit:
         is_good = audit(settings, options.repair, options.yes, tell) and is_good
     elif wants_audit:
-        tell(Line("audit", "failed", "not done: first fix the service that FAILED"))
+        tell(Line("audit", "failed", "not done: first fix what FAILED above"))
     if options.json:
         print(as_json(lines, is_good, wants_audit))
     return 0 if is_good else 1

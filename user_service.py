@@ -7,22 +7,21 @@ from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, FastAPI, Request
 from pydantic import Field
-from starlette.datastructures import State
 
-from shopsphere.access import SignedIn, anyone
-from shopsphere.accounts.accounts import Accounts, Session
 from shopsphere.accounts.administrator import ensure_administrator
 from shopsphere.accounts.failed_logins import LoginThrottle, client_of
 from shopsphere.accounts.passwords import Passwords
-from shopsphere.accounts.users import Users
+from shopsphere.accounts.users import Session, Users
 from shopsphere.domain import errors
+from shopsphere.domain.people import MAX_PASSWORD_LENGTH
 from shopsphere.domain.values import User
-from shopsphere.error_answers import raises
-from shopsphere.examples import USER_MADE_AT, USER_PK
-from shopsphere.models import MAX_PASSWORD_LENGTH, Email, Password
-from shopsphere.records import Records
 from shopsphere.settings import Settings
-from shopsphere.web import Body, Public, create_app, from_state, serve
+from shopsphere.web.access import SignedIn, anyone
+from shopsphere.web.app import create_app, serve
+from shopsphere.web.error_responses import raises
+from shopsphere.web.examples import USER_MADE_AT, USER_PK
+from shopsphere.web.schemas import Body, Email, Password, Public
+from shopsphere.web.service import OWN, Service
 from storage import open_storage
 
 PORT = 8001
@@ -69,7 +68,7 @@ async def _client(request: Request) -> str:
     return client_of(request.client.host if request.client else "")
 
 
-AllAccounts = Annotated[Accounts, from_state("accounts")]
+AllUsers = Annotated[Users, OWN]
 Client = Annotated[str, Depends(_client)]
 
 accounts = APIRouter(tags=["accounts"], responses=raises(errors.StoreUnavailable))
@@ -80,12 +79,12 @@ own = APIRouter(tags=["me"], responses=raises(errors.StoreUnavailable))
     "/register", response_model=UserPublic, status_code=201, responses=raises(errors.EmailTaken)
 )
 @anyone
-async def register(body: UserCreate, accounts: AllAccounts) -> User:
+async def register(body: UserCreate, users: AllUsers) -> User:
     """Create an account with an email address and a password of 8 to 128 characters.
 
     The address is kept in lower case. An address that is already registered is refused.
     """
-    return await accounts.register(body.email, body.password)
+    return await users.register(body.email, body.password)
 
 
 @accounts.post(
@@ -94,7 +93,7 @@ async def register(body: UserCreate, accounts: AllAccounts) -> User:
     responses=raises(errors.InvalidCredentials, errors.TooManyLogins),
 )
 @anyone
-async def login(body: Login, accounts: AllAccounts, client: Client) -> Session:
+async def login(body: Login, users: AllUsers, client: Client) -> Session:
     """Get an access token, to send as `Authorization: Bearer <access_token>`.
 
     On this page, copy the `access_token` from the response, and paste it into **Authorize**.
@@ -102,13 +101,13 @@ async def login(body: Login, accounts: AllAccounts, client: Client) -> Session:
     A wrong password and an unknown address get the same response, in the same time. After too many
     failures your client is refused for a while; other clients are unaffected.
     """
-    return await accounts.log_in(client, body.email, body.password)
+    return await users.log_in(client, body.email, body.password)
 
 
 @own.get("/me", response_model=UserPublic, responses=raises(errors.UserNotFound))
-async def get_me(caller: SignedIn, accounts: AllAccounts) -> User:
+async def get_me(caller: SignedIn, users: AllUsers) -> User:
     """Your account: the one that the token was issued for."""
-    return await accounts.get(caller.user_id)
+    return await users.get(caller.user_id)
 
 
 @own.patch(
@@ -117,39 +116,28 @@ async def get_me(caller: SignedIn, accounts: AllAccounts) -> User:
     responses=raises(errors.InvalidCredentials, errors.UserNotFound, errors.TooManyLogins),
 )
 async def change_password(
-    caller: SignedIn, body: PasswordChange, accounts: AllAccounts, client: Client
+    caller: SignedIn, body: PasswordChange, users: AllUsers, client: Client
 ) -> User:
     """Change your password. A wrong current one is refused, and counts as a failed login.
 
     Access tokens issued before remain valid until they expire.
     """
-    return await accounts.change_password(
-        client, caller.user_id, body.current_password, body.password
-    )
+    return await users.change_password(client, caller.user_id, body.current_password, body.password)
 
 
 @asynccontextmanager
-async def _accounts(state: State) -> AsyncIterator[None]:
-    settings: Settings = state.settings
-    records: Records = state.opened.records
-    users, throttle = Users(records), LoginThrottle(records, settings.login_limit)
+async def _users(service: Service[Users]) -> AsyncIterator[Users]:
+    settings, records = service.settings, service.opened.records
+    throttle = LoginThrottle(records, settings.login_limit)
     with Passwords(settings.bcrypt_rounds) as passwords:
-        await ensure_administrator(settings, users, passwords)
-        state.accounts = Accounts(users, passwords, state.tokens, throttle)
-        yield
+        users = Users(records, passwords, service.tokens, throttle)
+        await ensure_administrator(settings, users)
+        yield users
 
 
 def build(settings: Settings | None = None) -> FastAPI:
     """Return the app, with these settings or those of the environment."""
-    return create_app(
-        "user",
-        description=DESCRIPTION,
-        tags=TAGS,
-        routers=[accounts, own],
-        open_storage=open_storage,
-        resources=_accounts,
-        settings=settings,
-    )
+    return create_app("user", DESCRIPTION, TAGS, [accounts, own], open_storage, _users, settings)
 
 
 app = build()

@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI
+from prometheus_client import CollectorRegistry
 from pydantic import SecretStr
 
 import order_service
@@ -19,12 +20,10 @@ import product_service
 from in_memory_db import MemoryRecords
 from shopsphere.catalogue.products import Products
 from shopsphere.deadline import Deadline
-from shopsphere.domain.pks import new_pk
 from shopsphere.domain.values import Item, Reservation
-from shopsphere.metrics import CollectorRegistry
 from shopsphere.ordering.checkout import Checkout
 from shopsphere.ordering.metrics import OrderMetrics
-from shopsphere.ordering.notifier import Notifier
+from shopsphere.ordering.settling import Settling
 from shopsphere.records import Records
 from shopsphere.settings import Settings
 from storage import open_storage
@@ -100,11 +99,12 @@ async def fill_orders(
     """Place so many orders, each with its reservation."""
     figures = OrderMetrics(CollectorRegistry())
     at_hand = _ProductsAtHand(products)
-    checkout = Checkout(orders, at_hand, Notifier(at_hand, figures), figures)
+    settling = Settling(orders, at_hand, figures, 30)
+    checkout = Checkout(orders, at_hand, settling, figures, 60)
 
     async def place(product_pk: str) -> None:
         deadline = Deadline(asyncio.get_running_loop().time() + 60, 60)
-        await checkout.place(new_pk(), [Item(product_pk, 1)], None, deadline)
+        await checkout.place(None, [Item(product_pk, 1)], None, deadline)
 
     for part in bar(count, f"{count:,} orders"):
         await asyncio.gather(*(place(product_pks[number % len(product_pks)]) for number in part))
@@ -131,7 +131,7 @@ def _filled(app: FastAPI, fill: Callable[[Any], Awaitable[None]]) -> FastAPI:
     @asynccontextmanager
     async def start_and_fill(app: FastAPI) -> AsyncIterator[Any]:
         async with start(app) as state:
-            await fill(app.state.opened.records)
+            await fill(app.state.service.opened.records)
             yield state
 
     app.router.lifespan_context = start_and_fill

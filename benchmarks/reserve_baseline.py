@@ -8,9 +8,9 @@ from typing import Any
 from fastapi import FastAPI
 
 import product_service
-from redis_clients import connect
 from shopsphere.catalogue.products import Products
 from shopsphere.domain.values import Reservation
+from shopsphere.redis_clients.connecting import connect
 from shopsphere.settings import Settings
 
 SCRIPT = Path(__file__).with_name("reserve.lua").read_text(encoding="utf-8")
@@ -49,8 +49,8 @@ def build() -> FastAPI:
     @asynccontextmanager
     async def start_scripted(app: FastAPI) -> AsyncIterator[Any]:
         async with start(app) as state:
-            app.state.products = await ScriptedProducts.connect(
-                app.state.settings, app.state.products
+            app.state.service.own = await ScriptedProducts.connect(
+                app.state.service.settings, app.state.service.own
             )
             yield state
 

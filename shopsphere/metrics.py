@@ -1,30 +1,43 @@
 """Metrics for Prometheus, of this process, or of all workers of a service that share a folder."""
 
+import logging
 import os
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import Any
 
-from shopsphere.workers import METRICS_FOLDER, shared_metrics_folder
+METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
+"""A setting of prometheus_client."""
 
-SHARED = shared_metrics_folder()
 
-from prometheus_client import (  # noqa: E402  # it looks for the folder when it is imported
-    CONTENT_TYPE_LATEST,
-    CollectorRegistry,
-    Counter,
-    Gauge,
-    Histogram,
-    generate_latest,
-)
+def _shared_folder() -> Path | None:
+    """Return the folder in which workers share their metrics, made if need be; None without one.
+
+    One that cannot be written to is a warning, and prometheus_client does not get to see it.
+    """
+    name = os.environ.pop(METRICS_FOLDER, "")
+    if not name:
+        return None
+    try:
+        Path(name).mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not os.access(name, os.W_OK | os.X_OK):
+            raise PermissionError(f"{name} is not writable")
+    except OSError as error:
+        logging.getLogger("shopsphere").warning(
+            "%s cannot be used (%s): each worker reports its own metrics only",
+            METRICS_FOLDER,
+            error,
+        )
+        return None
+    os.environ[METRICS_FOLDER] = name
+    return Path(name)
+
+
+SHARED = _shared_folder()
+
+import prometheus_client as prometheus  # noqa: E402  # it looks for the folder when imported
 from prometheus_client.multiprocess import MultiProcessCollector  # noqa: E402
 
-if TYPE_CHECKING:
-    from starlette.types import Scope
-
-CONTENT_TYPE = CONTENT_TYPE_LATEST
-
-__all__ = [
-    "CONTENT_TYPE", "CollectorRegistry", "Counter", "Gauge", "RequestMetrics", "exposition",
-]  # fmt: skip
+__all__ = ["RequestMetrics", "exposition", "prometheus"]
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
@@ -38,17 +51,18 @@ class RequestMetrics:
             (SHARED / service).mkdir(mode=0o700, exist_ok=True)
             os.environ[METRICS_FOLDER] = str(SHARED / service)
         labels = ("method", "route", "status")
-        self.registry = registry = CollectorRegistry()
-        self._requests = Counter("http_requests", "Requests answered.", labels, registry=registry)
-        self._seconds = Histogram(
+        self.registry = registry = prometheus.CollectorRegistry()
+        self._requests = prometheus.Counter(
+            "http_requests", "Requests answered.", labels, registry=registry
+        )
+        self._seconds = prometheus.Histogram(
             "http_request_duration_seconds", "Response time.", labels, registry=registry
         )
-        self._known: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
+        self._known: dict[tuple[str, str, int], tuple[Any, Any]] = {}
 
-    def count(self, scope: "Scope", status: int, seconds: float) -> None:
+    def count(self, method: str, route: str, status: int, seconds: float) -> None:
         """Count one answered request."""
-        method = scope["method"] if scope["method"] in METHODS else "OTHER"
-        key = (method, getattr(scope.get("route"), "path", "unmatched"), status)
+        key = (method if method in METHODS else "OTHER", route, status)
         if key not in self._known:
             self._known[key] = (self._requests.labels(*key), self._seconds.labels(*key))
         requests, duration = self._known[key]
@@ -56,9 +70,9 @@ class RequestMetrics:
         duration.observe(seconds)
 
 
-def exposition(registry: CollectorRegistry) -> bytes:
+def exposition(registry: prometheus.CollectorRegistry) -> bytes:
     """Return the metrics as Prometheus reads them, added up where workers share a folder."""
     if SHARED:
-        registry = CollectorRegistry()
+        registry = prometheus.CollectorRegistry()
         MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
-    return generate_latest(registry)
+    return prometheus.generate_latest(registry)

@@ -1,5 +1,7 @@
 """Every setting, from the environment or a `.env` file beside the services, checked at start."""
 
+import argparse
+import multiprocessing
 import os
 import re
 from collections.abc import Iterator
@@ -20,13 +22,16 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from shopsphere.domain.errors import CannotStart
-from shopsphere.models import MAX_PASSWORD_LENGTH, MIN_PASSWORD_LENGTH, checked_email
+from shopsphere.domain.people import MAX_PASSWORD_LENGTH, MIN_PASSWORD_LENGTH, checked_email
 
 ENV_FILE = Path(
     os.environ.get("SHOPSPHERE_ENV_FILE") or Path(__file__).resolve().parent.parent / ".env"
 )
 MIN_SECRET_BYTES = 32
+
+
+class CannotStart(Exception):
+    """A service cannot start; the message is the one line that a person is shown."""
 
 
 _PLAINER = {
@@ -211,3 +216,17 @@ def settings_error(error: ValidationError) -> str:
         + ". Set it in the environment or in .env; see .env.example."
         for each in error.errors()
     )
+
+
+def workers_asked_for() -> int:
+    """Return how many workers uvicorn was asked to run.
+
+    A worker of uvicorn 0.54 does not know. It is a child process of multiprocessing, which passes
+    the command line on; WEB_CONCURRENCY is what uvicorn reads where the command line is silent.
+    """
+    if multiprocessing.parent_process() is None:
+        return 1
+    options = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    options.add_argument("--workers", default=os.environ.get("WEB_CONCURRENCY", "1"))
+    asked: str = options.parse_known_args()[0].workers
+    return int(asked) if asked.isdigit() else 1

@@ -10,6 +10,7 @@ from shopsphere.domain.errors import InvalidToken
 from shopsphere.domain.values import Role
 
 ISSUER = AUDIENCE = "shopsphere"
+REQUIRED_CLAIMS = ["sub", "role", "iss", "aud", "iat", "exp"]
 LEEWAY_SECONDS = 30
 """How far the clocks of two machines may be apart."""
 
@@ -62,10 +63,7 @@ class Tokens:
                 audience=AUDIENCE,
                 issuer=ISSUER,
                 leeway=LEEWAY_SECONDS,
-                options={
-                    "require": ["sub", "role", "iss", "aud", "iat", "exp"],
-                    "strict_aud": True,
-                },
+                options={"require": REQUIRED_CLAIMS, "strict_aud": True},
             )
             _be_strict(claims)
             return Caller(claims["sub"], Role(claims["role"]))

@@ -29,12 +29,9 @@ os.environ.pop("WEB_CONCURRENCY", None)
 os.environ["BCRYPT_ROUNDS"] = "4"
 
 
-@pytest.fixture(autouse=True)
-def _one_at_a_time_on_fixed_ports(request: pytest.FixtureRequest) -> Iterator[None]:
+@pytest.fixture
+def quick_start_ports() -> Iterator[None]:
     """Let a test that needs the ports of the quick start wait for one in another process."""
-    if not request.node.get_closest_marker("quick_start_ports"):
-        yield
-        return
     with (Path(tempfile.gettempdir()) / "shopsphere-ports.lock").open("w") as lock:
         if sys.platform != "win32":
             fcntl.flock(lock, fcntl.LOCK_EX)
@@ -53,19 +50,15 @@ def anyio_backend() -> str:
 @pytest.fixture(scope="session")
 def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
     """A real redis-server for the whole run. Tests that stop or fill one make their own."""
-    server = RedisServer(tmp_path_factory.mktemp("redis"))
-    yield server
-    server.client.close()
-    server.stop()
+    with RedisServer(tmp_path_factory.mktemp("redis")) as server:
+        yield server
 
 
 @pytest.fixture
 def own_redis(tmp_path: Path) -> Iterator[RedisServer]:
     """A Redis for one test to stop and start, which keeps its data."""
-    server = RedisServer(tmp_path, "--appendonly", "yes")
-    yield server
-    server.client.close()
-    server.stop()
+    with RedisServer(tmp_path, "--appendonly", "yes") as server:
+        yield server
 
 
 @pytest.fixture
@@ -93,8 +86,7 @@ async def records(
 @pytest.fixture(params=["memory", "redis"])
 def storage(request: pytest.FixtureRequest) -> str:
     """Each of the two storages in turn."""
-    name: str = request.param
-    return name
+    return str(request.param)
 
 
 @pytest.fixture

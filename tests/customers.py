@@ -1,5 +1,6 @@
 """Customers who want what they were told to be true, whatever happens to the shop meanwhile."""
 
+import itertools
 import time
 from concurrent.futures import ThreadPoolExecutor
 from threading import Event
@@ -50,14 +51,12 @@ class Customers:
 
     def order(self, key: str, turn: int) -> None:
         """Order, again if it is not known what became of it, and cancel or ship some."""
-        is_known, attempts = False, 0
-        while not is_known and (self._are_patient or attempts < 2):
-            attempts += 1
-            answer = self._shop.place(self._product, 1 + turn % 3, key, turn + attempts)
+        for attempt in itertools.count(1) if self._are_patient else (1, 2):
+            answer = self._shop.place(self._product, 1 + turn % 3, key, turn + attempt)
             self.answers.append(answer)
-            is_known = answer.status not in (0, 503) and answer.code != "request_in_progress"
-            if not is_known:
-                time.sleep(0.05)
+            if answer.status not in (0, 503) and answer.code != "request_in_progress":
+                break
+            time.sleep(0.05)
         if answer.status == 201:
             pk = self.placed[key] = str(answer.body["pk"])
             if end := {1: self._shop.cancel, 2: self._shop.ship}.get(turn % 4):

@@ -12,7 +12,7 @@ import venv
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Self
 
 import pytest
 import requests
@@ -24,8 +24,8 @@ BARE_PYTHON = getattr(sys, "_base_executable", sys.executable)
 """The Python that the environment of the tests was made with: it has no packages of ours."""
 
 
-needs_quick_start_ports = pytest.mark.quick_start_ports
-"""Mark a test that needs the ports 8000, 8001 and 8002 for itself; `conftest` sees to it."""
+needs_fixed_ports = pytest.mark.usefixtures("quick_start_ports")
+"""Mark a test that needs the ports 8000, 8001 and 8002 for itself."""
 
 
 def is_free(port: int) -> bool:
@@ -54,8 +54,7 @@ def ready_copy(folder: Path) -> Path:
     copy_of_the_product(folder)
     environment = folder / ".venv"
     venv.create(environment, symlinks=os.name != "nt")
-    packages = next(environment.glob("lib/python*/site-packages"), None)
-    packages = packages or environment / "Lib" / "site-packages"
+    packages = Path(sysconfig.get_path("purelib", "venv", {"base": str(environment)}))
     (packages / "tests.pth").write_text(sysconfig.get_path("purelib"), encoding="utf-8")
     for listed in folder.glob("requirements*.txt"):
         shutil.copy(listed, environment)
@@ -69,57 +68,50 @@ def every_python_first_runs(folder: Path, *lines: str) -> dict[str, str]:
     return {"PYTHONPATH": str(folder)}
 
 
-class Process(NamedTuple):
-    pid: int
-    parent: int
-    command: str
-
-
-def processes() -> list[Process]:
-    """Return all processes; a slim Linux has no `ps`, but it has /proc."""
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
+def processes_of(folder: Path) -> dict[int, str]:
+    """Return the pid and the command of what runs on this copy's `.venv`."""
+    found = {}
+    for place in Path("/proc").glob("[0-9]*/cmdline"):  # a slim Linux has no `ps`
         with suppress(OSError):  # it ended meanwhile
-            parent = (folder / "stat").read_text().rpartition(")")[2].split()[1]
-            command = (folder / "cmdline").read_text(errors="replace").replace("\0", " ")
-            found.append(Process(int(folder.name), int(parent), command))
+            found[int(place.parent.name)] = place.read_text(errors="replace").replace("\0", " ")
     if not found:
-        table = subprocess.check_output(["ps", "-axww", "-o", "pid=,ppid=,args="], text=True)
-        rows = (row.split(maxsplit=2) for row in table.splitlines())
-        found = [Process(int(pid), int(parent), command) for pid, parent, command in rows]
-    return found
+        table = subprocess.check_output(["ps", "-axww", "-o", "pid=,args="], text=True)
+        rows = (row.split(maxsplit=1) for row in table.splitlines())
+        found = {int(pid): command for pid, command in rows}
+    return {pid: run for pid, run in found.items() if run.startswith(f"{folder}/.venv")}
 
 
-def processes_of(folder: Path) -> list[Process]:
-    """Return what runs on the Python of this copy's `.venv`."""
-    return [found for found in processes() if found.command.startswith(f"{folder}/.venv")]
+def unread(command: list[str], folder: Path, **environment: str) -> tuple[int, bytes]:
+    """Run a command whose output nobody reads; return its exit status and what it complains."""
+    environment = {**os.environ, **environment}
+    reading, writing = os.pipe()
+    os.close(reading)
+    with open(writing, "wb") as nobody:
+        result = subprocess.run(
+            command, cwd=folder, env=environment, stdout=nobody, stderr=subprocess.PIPE, timeout=60
+        )
+    return result.returncode, result.stderr
 
 
 def said_on_a_terminal(code: str, **environment: str) -> str:
     """Run these lines of Python in a terminal of 80 columns; return the few lines it shows."""
+    command = [sys.executable, "-c", code]
+    environment = {**os.environ, "COLUMNS": "80", "TERM": "xterm", **environment}
     reading, writing = os.openpty()
-    try:
+    with open(reading, "rb", buffering=0) as shown, open(writing, "wb", buffering=0) as screen:
         subprocess.run(
-            [sys.executable, "-c", code],
-            cwd=ROOT,
-            env={**os.environ, "COLUMNS": "80", "TERM": "xterm", **environment},
-            stdout=writing,
-            stderr=writing,
-            timeout=60,
-            check=True,
+            command, cwd=ROOT, env=environment, stdout=screen, stderr=screen, timeout=60, check=True
         )
-    finally:
-        os.close(writing)
-    with open(reading, "rb", buffering=0) as terminal:
-        return terminal.read(4096).decode().replace("\r\n", "\n")
+        return shown.read(4096).decode().replace("\r\n", "\n")
 
 
 class Started:
-    """A command of a person, running in a process group of its own as if in a terminal."""
+    """A command of a person, running in a process group of its own as if in a terminal.
 
-    def __init__(
-        self, command: list[str], folder: Path, log: Path, environment: dict[str, str]
-    ) -> None:
+    Whatever the test does, it has ended afterwards.
+    """
+
+    def __init__(self, command: list[str], folder: Path, log: Path, **environment: str) -> None:
         self.log = log
         with log.open("wb") as output:
             self.process = subprocess.Popen(
@@ -132,24 +124,29 @@ class Started:
                 start_new_session=True,
             )
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.process.poll() is None:
+            self.end()
+
     @property
     def output(self) -> str:
         return self.log.read_text(encoding="utf-8", errors="replace")
 
-    def has(self, pattern: str) -> bool:
-        return re.search(pattern, self.output) is not None
-
-    def wait_for(self, text: str, seconds: float = 30) -> None:
+    def wait_for(self, pattern: str) -> None:
         """Return as soon as it has said this; fail if it ends before."""
 
         def is_said() -> bool:
             has_ended = self.process.poll() is not None
-            assert text in self.output or not has_ended, self.output
-            return text in self.output
+            found = re.search(pattern, self.output)
+            assert found or not has_ended, self.output
+            return found is not None
 
-        wait_until(is_said, seconds, f"{text!r} in {self.log}")
+        wait_until(is_said, 30, f"{pattern!r} in {self.log}")
 
-    def wait_for_answer(self, url: str, seconds: float = 30) -> requests.Response:
+    def wait_for_answer(self, url: str) -> requests.Response:
         """Return the first answer that this address gives; fail if the command ends before."""
         answers: list[requests.Response] = []
 
@@ -159,7 +156,7 @@ class Started:
                 answers.append(requests.get(url, timeout=5))
             return bool(answers)
 
-        wait_until(answered, seconds, f"{url} answers; see {self.log}")
+        wait_until(answered, 30, f"{url} answers; see {self.log}")
         return answers[0]
 
     def end(self, with_signal: int = signal.SIGTERM) -> int:
@@ -173,26 +170,11 @@ class Started:
         return self.process.wait(20)
 
 
-@contextmanager
-def started(command: list[str], folder: Path, log: Path, **environment: str) -> Iterator[Started]:
-    """Start a command of a person; whatever the test does, it has ended afterwards."""
-    running = Started(command, folder, log, environment)
-    try:
-        yield running
-    finally:
-        if running.process.poll() is None:
-            running.end()
-
-
-@contextmanager
-def launched(
-    copy: Path, log: Path, *arguments: str, python: str = BARE_PYTHON, **environment: str
-) -> Iterator[Started]:
+def launched(copy: Path, *arguments: str, **environment: str) -> Started:
     """Run `start_all_services.py` of this copy, from another folder, by a Python of no packages."""
-    command = [python, str(copy / "start_all_services.py"), *arguments]
+    command = [BARE_PYTHON, str(copy / "start_all_services.py"), *arguments]
     environment = {"USE_REDIS": "false", "BCRYPT_ROUNDS": "4", "PIP_NO_INDEX": "1", **environment}
-    with started(command, copy.parent, log, **environment) as launcher:
-        yield launcher
+    return Started(command, copy.parent, copy.parent / "output.txt", **environment)
 
 
 @contextmanager

@@ -8,8 +8,8 @@ from typing import Self
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-import redis_clients
-from redis_clients import ShopRedis
+from shopsphere.redis_clients.client import ShopRedis
+from shopsphere.redis_clients.connecting import connect
 from shopsphere.settings import Settings
 from tests.servers import RedisServer, wait_until
 
@@ -100,7 +100,7 @@ class LossyWire:
 async def wired(server: RedisServer) -> AsyncIterator[tuple[ShopRedis, LossyWire]]:
     """Yield a client of this server, and the wire between them, which is good at first."""
     async with LossyWire(server.port) as wire:
-        client = await redis_clients.connect(Settings(redis_port=wire.port))
+        client = await connect(Settings(redis_port=wire.port))
         client.set_retry(Retry(NoBackoff(), 2))  # type: ignore[attr-defined]  # types-redis
         try:
             yield client, wire

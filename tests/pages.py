@@ -35,15 +35,15 @@ BY_CHANCE = {
 BY_A_TEST_OF_ITS_OWN = {
     "python start_all_services.py": "test_launcher",
     ".\\start_all_services.ps1": "test_powershell",
-    "python product_service.py": "test_readme",
+    "python product_service.py": "test_docs",
     "python review_service.py": "test_docs",
     '-H "Authorization: Bearer <access_token>"': "test_story",
     "?limit=&after=": "test_product_routes",
-    ":8001": "test_readme",
-    ":8002": "test_readme",
+    ":8001": "test_docs",
+    ":8002": "test_docs",
     "port 8000 is in use": "test_launcher",
-    "/ @ : %": "test_docs_words",
-    "%2F %40 %3A %25": "test_docs_words",
+    "/ @ : %": "test_docs",
+    "%2F %40 %3A %25": "test_docs",
     "down-after-milliseconds 1000": "test_topologies",
     '{"ok": ..., "lines": [...]}': "test_connection_tool",
     '{"detail": "a sentence", "code": "a_code"}': "test_web",
@@ -59,6 +59,8 @@ BY_NO_TEST = {
     "up == 0": "Prometheus makes this figure itself",
     "brand": "the field that the reader is to add",
     "review_service.py": "the file that the reader is to add",
+    "Reviews": "a class in that file",
+    "limits": "a package that is not used any more",
     "redis.conf": "a file of Redis",
 }
 """What is printed and cannot be tried, and why."""
@@ -82,18 +84,19 @@ def blocks(page: Path) -> list[tuple[str, str]]:
 
 
 def steps(page: Path) -> list[Step]:
-    """Return the commands in the blocks of a page, in its order."""
+    """Return the commands in the blocks of a page; what a block answers, its first command does."""
     found: list[Step] = []
+    asked = Step("")
     for language, text in blocks(page):
-        if language == "bash" and text.startswith(A_TOKEN):
-            found.append(Step(text))
-        elif language == "bash":
+        if language == "bash":
             lines = re.sub(r"(?m)(^|\s+)#.*$", "", text).replace("\\\n", "\0").splitlines()
-            found += [Step(line.replace("\0", "\\\n")) for line in lines if line]
+            commands = [line.replace("\0", "\\\n") for line in lines if line]
+            asked, *others = map(Step, [text] if text.startswith(A_TOKEN) else commands)
+            found += [asked, *others]
         elif language in LANGUAGES and not (is_drawing(text) or is_settings(text)):
-            assert found, f"{page.name} shows an answer before there is a command"
-            assert language not in found[-1].answers, f"two answers to {found[-1].command}"
-            found[-1].answers[language] = text
+            assert asked.command, f"{page.name} shows an answer before there is a command"
+            assert language not in asked.answers, f"two answers to {asked.command}"
+            asked.answers[language] = text
     return found
 
 

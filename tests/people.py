@@ -4,6 +4,9 @@ from functools import partial
 
 from starlette.testclient import TestClient
 
+from shopsphere.accounts.failed_logins import LoginThrottle
+from shopsphere.accounts.passwords import Passwords
+from shopsphere.accounts.users import Users
 from shopsphere.domain import people
 from shopsphere.domain.pks import new_pk
 from shopsphere.domain.records import UserRecord
@@ -27,6 +30,11 @@ CUSTOMER, ANOTHER, ADMINISTRATOR = USERS
 Headers = dict[str, str]
 
 
+def users_in(records: Records) -> Users:
+    """Return the users of a storage; hashing is fast."""
+    return Users(records, Passwords(4), TOKENS, LoginThrottle(records, "10/minute"))
+
+
 PEOPLE: dict[str, Headers] = {
     "nobody": {},
     "customer": bearer(TOKENS.issue(CUSTOMER.pk, CUSTOMER.role)),
@@ -38,7 +46,7 @@ PEOPLE: dict[str, Headers] = {
 
 def enlist(client: TestClient, *users: User) -> None:
     """Keep users whose pks are known beforehand, at the user service of this client."""
-    records: Records = client.app.state.opened.records  # type: ignore[attr-defined]  # a FastAPI
+    records: Records = client.app.state.service.opened.records  # type: ignore[attr-defined]  # a FastAPI
 
     async def keep() -> None:
         for user in users:

@@ -11,9 +11,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
+from wsgiref.simple_server import make_server
+from wsgiref.types import StartResponse
 
 import pytest
 import redis
@@ -91,6 +92,13 @@ class RedisServer:
         except AssertionError:
             self.stop(signal.SIGKILL)
             raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.client.close()
+        self.stop()
 
     def start(self, *options: str, wait: bool = True) -> None:
         """Start it, and wait until it answers unless told otherwise."""
@@ -199,14 +207,11 @@ class Trio:
     def __init__(self, folder: Path, **environment: str) -> None:
         ports = {name: free_port() for name in ("product", "user", "order")}
         urls = {f"{name.upper()}_SERVICE_URL": f"http://127.0.0.1:{ports[name]}" for name in ports}
-        for name, port in ports.items():
-            service = Service(name, folder / f"{name}.log", port, **urls, **environment)
-            setattr(self, name, service)
-        self.services: list[Service] = [self.product, self.user, self.order]
-
-    product: Service
-    user: Service
-    order: Service
+        self.services = [
+            Service(name, folder / f"{name}.log", port, **urls, **environment)
+            for name, port in ports.items()
+        ]
+        self.product, self.user, self.order = self.services
 
     def start(self) -> "Trio":
         """Start all three at once, and wait until all answer."""
@@ -225,15 +230,11 @@ class Trio:
 def answering(body: bytes) -> Iterator[str]:
     """Yield the URL of a program that answers everything with 200 and this body."""
 
-    class Answer(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(200)
-            self.end_headers()
-            self.wfile.write(body)
+    def answer(_: object, start_response: StartResponse) -> list[bytes]:
+        start_response("200 OK", [])
+        return [body]
 
-        def log_message(self, *_: object) -> None: ...
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Answer) as server:
+    with make_server("127.0.0.1", 0, answer) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         try:
             yield f"http://127.0.0.1:{server.server_port}"

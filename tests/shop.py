@@ -1,12 +1,14 @@
 """A product service and order services as real processes, and what tests ask of them."""
 
 import signal
+import time
 from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
 
-from shopsphere import audit
+from shopsphere.domain.values import Stock
 from shopsphere.settings import Settings
+from shopsphere.tools import audit
 from tests.load import Answer, close_connections, send
 from tests.servers import Service, wait_until
 
@@ -38,6 +40,9 @@ class Shop:
         """Start all at once, and wait until all answer."""
         for service in self.services:
             service.start(*self._options, wait=False)
+        return self.wait_until_all_answer()
+
+    def wait_until_all_answer(self) -> "Shop":
         for service in self.services:
             wait_until(service.answers, 30, why=f"{service.name} service answers")
         return self
@@ -54,8 +59,7 @@ class Shop:
             service.process.send_signal(signal.SIGCONT)
             if service.process.poll() is not None:
                 service.start(wait=False)
-        for service in self.services:
-            wait_until(service.answers, 30, why=f"{service.name} service answers")
+        self.wait_until_all_answer()
 
     def new_product(self, quantity: int) -> str:
         body = {"name": "Laptop", "price": 9.99, "quantity": quantity}
@@ -84,12 +88,10 @@ class Shop:
     def delete(self, product: str) -> Answer:
         return send("DELETE", f"{self.product.url}/products/{product}")
 
-    def stock(self, product: str) -> tuple[int, int, int, int]:
+    def stock(self, product: str) -> tuple[int, ...]:
         """Return received, available, reserved and shipped."""
         figures = send("GET", f"{self.product.url}/products/{product}/stock").body
-        return (
-            figures["received"], figures["available"], figures["reserved"], figures["shipped"]
-        )  # fmt: skip
+        return tuple(figures[name] for name in Stock._fields)
 
     def order_status(self, pk: str) -> str:
         """Return the status of an order; empty where there is none."""
@@ -116,13 +118,7 @@ class Shop:
 
     def wait_until_exact(self, seconds: float) -> None:
         """Return when the audit finds nothing; fail with what it finds when it does in the end."""
-        found: list[str] = []
-
-        def is_exact() -> bool:
-            found[:] = self.findings()
-            return not found
-
-        try:
-            wait_until(is_exact, seconds)
-        except AssertionError:
-            raise AssertionError(f"not exact within {seconds} s: {found}") from None
+        deadline = time.monotonic() + seconds
+        while (found := self.findings()) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert not found, f"not exact within {seconds} s: {found}"

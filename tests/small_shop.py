@@ -14,7 +14,6 @@ from typing import Any, TypeVar
 from prometheus_client import CollectorRegistry
 
 from in_memory_db import MemoryRecords
-from redis_clients import connect
 from redis_db import RedisRecords
 from shopsphere.catalogue.products import Products
 from shopsphere.deadline import Deadline
@@ -23,12 +22,11 @@ from shopsphere.domain.errors import ShopError, Unavailable
 from shopsphere.domain.records import OrderRecord
 from shopsphere.domain.values import EVER_PLACED, Item, Order, OrderStatus, Reservation, Stock
 from shopsphere.ordering.checkout import Checkout
-from shopsphere.ordering.idempotency import IdempotentCheckout
 from shopsphere.ordering.metrics import OrderMetrics
-from shopsphere.ordering.notifier import Notifier
 from shopsphere.ordering.orders import SHOP
 from shopsphere.ordering.settling import Settling
 from shopsphere.records import Listing, Records
+from shopsphere.redis_clients.connecting import connect
 from shopsphere.settings import Settings
 from tests.moved_clock import MovedClock
 from tests.servers import RedisServer
@@ -172,11 +170,10 @@ class OrderService:
 
     checkout: Checkout
     settling: Settling
-    keyed: IdempotentCheckout
     seconds_left: float
 
     async def place(self, key: str | None, *items: Item) -> Order:
-        order, _ = await self.keyed.place(key, items, None, self._deadline())
+        order, _ = await self.checkout.place(key, items, None, self._deadline())
         return order
 
     async def cancel(self, pk: str) -> Order:
@@ -248,11 +245,9 @@ class SmallShop:
 
         metrics, records = self._metrics, _wire(self.records, errors.StoreUnavailable, noted)
         products = _wire(ProductsAtHand(self.products), errors.ProductServiceUnavailable, noted)
-        notifier = Notifier(products, metrics)
-        checkout = Checkout(records, products, notifier, metrics)
-        settling = Settling(records, notifier, metrics, settle_after)
-        keyed = IdempotentCheckout(records, checkout, settling, lease_seconds)
-        return OrderService(checkout, settling, keyed, seconds_left)
+        settling = Settling(records, products, metrics, settle_after)
+        checkout = Checkout(records, products, settling, metrics, lease_seconds)
+        return OrderService(checkout, settling, seconds_left)
 
     async def dies_at(self, call: str, key: str | None, *products: str) -> None:
         """Order at a service that dies before this call."""

@@ -13,9 +13,9 @@ from threading import Event
 
 import pytest
 
-from redis_clients import connect
 from redis_db import RedisRecords
 from shopsphere.domain.records import OrderRecord
+from shopsphere.redis_clients.connecting import connect
 from shopsphere.settings import Settings
 from tests.customers import Customers
 from tests.load import Answer, at_once, send

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.people import CLOSED, PEOPLE, SECRET
-from tests.servers import Service
+from tests.servers import Service, wait_until
 
 ENVIRONMENT = {"LOG_LEVEL": "DEBUG", "USE_REDIS": "false", **CLOSED}
 
@@ -24,7 +24,7 @@ def started(
     log = tmp_path_factory.mktemp("hostile") / "log"
     service = Service("product", log, 0, ORDER_TIMEOUT="1", **ENVIRONMENT)
     try:
-        yield service.start("--http", f"shopsphere.slow_clients:{request.param}")
+        yield service.start("--http", f"shopsphere.web.slow_clients:{request.param}")
     finally:
         service.stop()
 
@@ -108,21 +108,13 @@ def test_a_head_that_never_ends_is_cut_off_long_before_its_time_is_over(
     http: str, tmp_path: Path
 ) -> None:
     service = Service("product", tmp_path / "log", 0, ORDER_TIMEOUT="120", **ENVIRONMENT)
-    sent = 0
-
-    def endless(begun: bytes) -> Iterator[bytes]:
-        nonlocal sent
-        yield begun
-        sent = 0
-        while sent < 100_000_000:
-            sent += 65536
-            yield b"x" * 65536
-
     try:
-        service.start("--http", f"shopsphere.slow_clients:{http}")
+        service.start("--http", f"shopsphere.web.slow_clients:{http}")
         for begun in ENDLESS:
-            assert statuses(talk(service, endless(begun))) in ([], [400], [405])
-            assert sent < 50_000_000  # how much the kernel holds between the two is not known
+            sent = itertools.count()
+            endless = (b"x" * 65536 for _ in itertools.islice(sent, 1500))
+            assert statuses(talk(service, itertools.chain([begun], endless))) in ([], [400], [405])
+            assert next(sent) < 750  # how much the kernel holds between the two is not known
     finally:
         service.stop()
 
@@ -149,13 +141,12 @@ def test_what_is_sent_around_heads_and_bodies_counts_anew_each_time(service: Ser
     assert statuses(talk(service, [*heads, last], wait=0.1)) == [200] * 20 + [400]
 
 
-@pytest.mark.parametrize("path", ["/", "/nowhere"])
 @pytest.mark.parametrize("is_answered_before", [False, True])
 def test_a_body_that_breaks_off_in_nonsense_leaves_no_traceback(
-    service: Service, path: str, is_answered_before: bool
+    service: Service, is_answered_before: bool
 ) -> None:
-    head = f"GET {path} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
-    begin, nonsense = head.encode() + b"1\r\nx\r\n", b"no chunk\r\n\r\n"
+    head = b"GET / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    begin, nonsense = head + b"1\r\nx\r\n", b"no chunk\r\n\r\n"
     pieces = [begin, nonsense] if is_answered_before else [begin + nonsense]
     assert talk(service, pieces, 0.5).count(b"HTTP/1.1") >= 1
 
@@ -187,30 +178,29 @@ def test_a_request_that_says_two_things_at_once_is_refused(service: Service, wha
     assert "/smuggled" not in service.log.read_text()
 
 
-@pytest.mark.parametrize("name", ["X-Request-ID", "Idempotency-Key"])
-@pytest.mark.parametrize(
-    "value",
-    [
-        b"a\nSet-Cookie: x=1", b"a\rSet-Cookie: x=1", b"a\r\n\tSet-Cookie: x=1", b"a\x1fb", b"\x7f",
-        b"\xff\xfe", b"", b"x" * 60_000, b"%0d%0aX: y",
-    ],
-)  # fmt: skip
-def test_no_header_can_be_put_into_another(service: Service, name: str, value: bytes) -> None:
-    body = b'{"name": "Lamp", "price": 1, "quantity": -1}'
-    sent = head(f"Content-Length: {len(body)}", "Connection: close")
-    header = b"\r\n%s: %s\r\nHost: x\r\n" % (name.encode(), value)
-    received = talk(service, [sent.replace(b"\r\nHost: x\r\n", header) + body])
-    assert statuses(received) in ([400], [503])  # 503: of a folded line, h11 makes one with a space
-    assert b"set-cookie" not in received.lower().partition(b"\r\n\r\n")[0].replace(b" set-", b"")
-
-
-@pytest.mark.parametrize(("key", "status"), [("no key", 400), ("dGhlIHNhbXBsZSBub25jZQ==", 404)])
-def test_a_websocket_finds_nothing_and_its_headers_are_in_no_log(
-    service: Service, key: str, status: int
-) -> None:
+def test_a_websocket_finds_nothing_and_its_headers_are_in_no_log(service: Service) -> None:
     websocket = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13"
-    token = PEOPLE["administrator"]["Authorization"]
+    key, token = "dGhlIHNhbXBsZSBub25jZQ==", PEOPLE["administrator"]["Authorization"]
     sent = f"GET / HTTP/1.1\r\nHost: x\r\n{websocket}\r\nSec-WebSocket-Key: {key}\r\n"
     received = talk(service, [f"{sent}Authorization: {token}\r\n\r\n".encode()])
-    assert statuses(received) == [status]
-    assert (b'"not_found"' in received) == (status == 404)
+    assert statuses(received) == [404]
+    assert b'"not_found"' in received
+
+
+def test_head_is_answered_as_get_is_without_the_body(service: Service) -> None:
+    lamp = {"name": "Lamp", "price": 1, "quantity": 1}
+    for _ in range(2):
+        service.post("/products", lamp, headers=PEOPLE["administrator"])
+
+    def answer(method: str, path: str) -> tuple[list[bytes], bytes]:
+        """Return the head of an answer, without what differs by chance, and its body."""
+        sent = f"{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+        head, _, body = talk(service, [sent.encode()]).lower().partition(b"\r\n\r\n")
+        by_chance = (b"date:", b"x-request-id:", b"transfer-encoding:")
+        return [line for line in head.splitlines() if not line.startswith(by_chance)], body
+
+    for path in ("/", "/ready", "/docs", "/products", "/products?limit=1", "/metrics", "/none"):
+        head, body = answer("GET", path)
+        assert body
+        assert answer("HEAD", path) == (head, b"")
+    wait_until(lambda: "HEAD /none 404 in " in service.log.read_text())

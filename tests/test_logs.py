@@ -5,12 +5,13 @@ import logging
 import re
 from collections.abc import Iterator
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from shopsphere.domain.values import User
 from tests.apps import running
+from tests.launching import three_services
 from tests.people import ADMINISTRATOR, CLOSED, CUSTOMER, PEOPLE
 from tests.servers import Service, Trio, free_port, wait_until
 
@@ -21,11 +22,8 @@ Entry = dict[str, Any]
 def trio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trio]:
     """The three services, which want tokens and log in JSON."""
     folder = tmp_path_factory.mktemp("logs")
-    services = Trio(folder, USE_REDIS="false", LOG_FORMAT="json", **CLOSED)
-    try:
-        yield services.start()
-    finally:
-        services.stop()
+    with three_services(folder, USE_REDIS="false", LOG_FORMAT="json", **CLOSED) as trio:
+        yield trio
 
 
 def entries(service: Service) -> list[Entry]:
@@ -70,50 +68,40 @@ def test_an_order_and_what_it_asked_of_the_product_service_have_one_request_id(t
     assert called["user"] is None  # a service is not a person
 
 
-@pytest.mark.parametrize(
-    ("who", "path", "status", "route", "user"),
-    [
+def test_what_is_refused_is_logged_too(trio: Trio) -> None:
+    for who, path, *logged in (
         ("nobody", "/orders", 401, "/orders", None),
         ("order service", "/orders", 403, "/orders", None),
-        pytest.param("customer", "/orders/none", 404, "/orders/{pk}", CUSTOMER, id="a customer"),
+        ("customer", "/orders/none", 404, "/orders/{pk}", CUSTOMER.pk),
         ("customer", "/no-where", 404, None, None),
         ("customer", "/", 200, "/", None),
-    ],
-)
-def test_what_is_refused_is_logged_too(
-    trio: Trio, who: str, path: str, status: int, route: str | None, user: User | None
-) -> None:
-    request_id = f"{who} {path}"
-    trio.order.get(path, headers=as_(who, request_id))
-    [line] = requests_with(request_id, trio.order)
-    assert (line["status"], line["route"]) == (status, route)
-    assert line["user"] == (user.pk if user else None)
+    ):
+        trio.order.get(path, headers=as_(who, f"{who} {path}"))
+        [line] = requests_with(f"{who} {path}", trio.order)
+        assert [line["status"], line["route"], line["user"]] == logged
 
 
-def test_every_line_is_json_from_the_first_to_the_last(trio: Trio) -> None:
+def test_every_line_is_json_from_the_first_to_the_last(trio: Trio, tmp_path: Path) -> None:
     nowhere = {"PRODUCT_SERVICE_URL": f"http://127.0.0.1:{free_port()}"}
-    log = trio.order.log.with_name("away")
-    service = Service("order", log, 0, **trio.order.environment | nowhere)
+    service = Service("order", tmp_path / "log", 0, **trio.order.environment | nowhere)
     order = {"product_id": ADMINISTRATOR.pk, "quantity": 1}
     try:
         service.start()
         assert service.post("/order", order, headers=PEOPLE["customer"]).status_code == 503
     finally:
         service.stop()
-    said = [entry["message"] for entry in entries(service)]
-    assert said[0].startswith("Started server process")
-    assert said[-1].startswith("Finished server process")
-    for entry in entries(service):
+    first, *_, last = logged = entries(service)
+    assert first["message"].startswith("Started server process")
+    assert last["message"].startswith("Finished server process")
+    for entry in logged:
         assert {"timestamp", "level", "service", "request_id", "message"} <= set(entry)
         assert "color_message" not in entry
-    assert "shopsphere.product_client" in {entry["logger"] for entry in entries(service)}
+    assert "shopsphere.product_client" in {entry["logger"] for entry in logged}
 
 
-def test_a_start_that_fails_says_so_in_json(trio: Trio) -> None:
+def test_a_start_that_fails_says_so_in_json(tmp_path: Path) -> None:
     redis = {"USE_REDIS": "required", "REDIS_PORT": str(free_port())}
-    service = Service(
-        "product", trio.product.log.with_name("failed"), 0, **trio.product.environment | redis
-    )
+    service = Service("product", tmp_path / "log", 0, LOG_FORMAT="json", **redis)
     service.start(wait=False).process.wait(30)
     [error] = (e for e in entries(service) if e["message"].startswith("USE_REDIS=required"))
     assert error["level"] == "ERROR"
@@ -127,16 +115,13 @@ def test_what_a_library_logs_is_json_too(capsys: pytest.CaptureFixture[str]) -> 
     assert (entry["level"], entry["message"]) == ("WARNING", "broken pipe")
 
 
-@pytest.mark.parametrize(
-    "administrator", [{}, {"ADMIN_EMAIL": "a@shop.example", "ADMIN_PASSWORD": "a long password"}]
-)
 def test_a_closed_shop_that_may_have_no_administrator_says_so(
-    administrator: dict[str, str], capsys: pytest.CaptureFixture[str]
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    closed = {"USE_REDIS": "false", "AUTH_REQUIRED": "true", "JWT_SECRET": CLOSED["JWT_SECRET"]}
-    with running("user", closed | administrator):
-        pass
-    assert ("ADMIN_EMAIL is empty" in capsys.readouterr().err) is not bool(administrator)
+    named = {"ADMIN_EMAIL": "a@shop.example", "ADMIN_PASSWORD": "a long password"}
+    for administrator in ({}, named):
+        with running("user", {"USE_REDIS": "false", **CLOSED, **administrator}):
+            assert ("ADMIN_EMAIL is empty" in capsys.readouterr().err) is not bool(administrator)
 
 
 def test_text_is_for_people(capsys: pytest.CaptureFixture[str]) -> None:

@@ -19,9 +19,7 @@ from tests.shop import Shop
 
 
 @pytest.mark.skipif(os.name == "nt", reason="sends a signal as POSIX does")
-def test_an_order_that_is_under_way_is_placed_before_the_service_ends(
-    redis_server: RedisServer, tmp_path: Path
-) -> None:
+def test_an_order_under_way_is_still_placed(redis_server: RedisServer, tmp_path: Path) -> None:
     was_asked, may_answer = threading.Event(), threading.Event()
 
     def answer_later(connection: Connection, _: int) -> None:

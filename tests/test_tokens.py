@@ -1,120 +1,89 @@
 """Tokens: what an attacker would send, each refused, and what a customer sends, each taken."""
 
 import base64
-import hashlib
-import hmac
 import json
 import time
 from collections.abc import Iterator
 
+import jwt
 import pytest
 from starlette.testclient import TestClient
 
 import user_service
+from shopsphere.domain.errors import InvalidToken
 from tests.apps import bearer, settings_of
-from tests.people import ADMINISTRATOR, CLOSED, CUSTOMER, PEOPLE, SECRET, enlist
+from tests.people import ADMINISTRATOR, CLOSED, CUSTOMER, SECRET, TOKENS, enlist
 
-Claims = dict[str, object]
 ATTACKER = "a secret of the attacker, of more than 32 bytes"
-HASHES = {"HS256": hashlib.sha256, "HS384": hashlib.sha384, "HS512": hashlib.sha512}
+GOOD = {"sub": CUSTOMER.pk, "role": "user", "iss": "shopsphere", "aud": "shopsphere"}
 
 
 def now() -> int:
     return int(time.time())
 
 
-def good(**others: object) -> Claims:
+def good(**others: object) -> dict[str, object]:
     """Return what a token of CUSTOMER says that is issued now, with other claims besides."""
-    return {
-        "sub": CUSTOMER.pk,
-        "role": "user",
-        "iss": "shopsphere",
-        "aud": "shopsphere",
-        "iat": now(),
-        "exp": now() + 3600,
-        **others,
-    }
+    return {**GOOD, "iat": now(), "exp": now() + 3600, **others}
 
 
-def encode(part: bytes) -> str:
-    """Return the part as a token spells it."""
-    return base64.urlsafe_b64encode(part).rstrip(b"=").decode()
+def forge(
+    claims: object = None, secret: str = SECRET, algorithm: str = "HS256", **header: object
+) -> str:
+    """Return a token that says this, signed like this, with more in its header."""
+    said = json.dumps(good() if claims is None else claims).encode()
+    return jwt.PyJWS().encode(said, secret, algorithm, header)
 
 
-def forge(claims: object = None, secret: str = SECRET, **header: object) -> str:
-    """Return a token made by hand: with this payload, this secret, these members of its header."""
-    header = {"alg": "HS256", "typ": "JWT", **header}
-    text = ".".join(encode(json.dumps(part).encode()) for part in (header, claims or good()))
-    digest = HASHES.get(str(header["alg"]), hashlib.sha256)
-    return f"{text}.{encode(hmac.new(secret.encode(), text.encode(), digest).digest())}"
-
-
-def unsigned(token: str) -> str:
-    return token.rpartition(".")[0] + "."
-
-
-def with_payload_of(claims: Claims) -> str:
-    """Return a good token in which somebody has replaced the payload."""
-    header, _, signature = forge().split(".")
-    return f"{header}.{forge(claims).split('.')[1]}.{signature}"
-
-
-def wrong_claims() -> Iterator[tuple[str, object]]:
-    """Yield each claim with values of the wrong type, or that say something wrong."""
-    for claim in good():
-        values: list[object] = [None, True, [], {}, [good()[claim]]]
-        yield from ((claim, value) for value in values)
-    for claim in ("sub", "role", "iss", "aud"):
-        yield from ((claim, value) for value in (5, ""))
-    for claim in ("iat", "exp"):
-        yield from ((claim, value) for value in ("now", str(now()), float("inf"), float("nan")))
-    yield from (("role", value) for value in ("root", "ADMIN", "admin "))
-    yield from ((claim, "another shop") for claim in ("iss", "aud"))
-    yield ("aud", ["shopsphere", "another shop"])
-    yield from (("iat", now() + 40), ("nbf", now() + 40), ("nbf", "soon"), ("nbf", float("inf")))
-    yield from (("exp", now() - 40), ("exp", 0), ("exp", -1))
+def is_taken(token: str) -> bool:
+    try:
+        return bool(TOKENS.read(token))
+    except InvalidToken:
+        return False
 
 
 def attacks() -> dict[str, str]:
     """Return every token that must be refused, by what is wrong with it."""
     admin = good(sub=ADMINISTRATOR.pk, role="admin")
-    jwk = {"kty": "oct", "k": encode(ATTACKER.encode())}
+    header, payload, signature = forge().split(".")
+    jwk = {"kty": "oct", "k": base64.urlsafe_b64encode(ATTACKER.encode()).decode()}
+    nested = base64.urlsafe_b64encode(b"[" * 5000).decode()
     return {
-        "no algorithm": unsigned(forge(alg="none")),
-        "no algorithm, spelt otherwise": unsigned(forge(alg="nOnE")),
-        "no algorithm, but a signature": forge(alg="none"),
-        "HS384 with the right secret": forge(alg="HS384"),
-        "HS512 with the right secret": forge(alg="HS512"),
-        "RS256, signed with the secret": forge(alg="RS256"),
-        "an algorithm that is a list": forge(alg=["HS256"]),
+        "no algorithm": forge(secret="", algorithm="none"),
+        "HS384 with the right secret": forge(algorithm="HS384"),
         "another secret": forge(secret=ATTACKER),
-        "an empty secret": forge(secret=""),
-        "no signature": forge().rpartition(".")[0],
-        "an empty signature": unsigned(forge()),
+        "no signature": f"{header}.{payload}",
         "a signature cut short": forge()[:-6],
-        "an elevated role under the old signature": with_payload_of(admin),
+        "an elevated role, signed as before": f"{forge(admin).rpartition('.')[0]}.{signature}",
         "a kid of the attacker": forge(admin, ATTACKER, kid="attacker"),
-        "a kid that is an empty file": forge(admin, "", kid="/dev/null"),
-        "a kid that is no text": forge(kid=["x"]),
         "a jwk of the attacker": forge(admin, ATTACKER, jwk=jwk),
         "a critical extension": forge(crit=["shop"], shop="open"),
         "a payload that is a list": forge([good()]),
-        "a payload that is a text": forge("admin"),
-        "a payload nested deeply": f"{forge().split('.')[0]}.{encode(b'[' * 5000)}.x",
-        "a header nested deeply": f"{encode(b'[' * 5000)}.{forge().partition('.')[2]}",
+        "a header nested deeply": f"{nested}.{payload}.{signature}",
         "no token at all": "nothing",
-        "three dots": "...",
-        "letters beyond ASCII": "töken",
-        "two tokens": f"{forge()} {forge()}",
-        **{
-            f"no {claim}": forge({name: good()[name] for name in good() if name != claim})
-            for claim in good()
-        },
-        **{
-            f"wrong claim {number}: {claim}": forge(good(**{claim: value}))
-            for number, (claim, value) in enumerate(wrong_claims())
-        },
+        **{f"no {claim}": forge({c: good()[c] for c in good() if c != claim}) for claim in good()},
     }
+
+
+def test_a_forged_token_is_refused() -> None:
+    assert [attack for attack, token in attacks().items() if is_taken(token)] == []
+
+
+def test_a_claim_that_is_of_the_wrong_type_or_says_something_wrong_is_refused() -> None:
+    no_date = ["now", str(now()), float("inf"), float("nan")]
+    wrong: dict[str, list[object]] = {
+        "sub": [5, ""],
+        "role": [5, "", "root", "ADMIN", "admin "],
+        "iss": [5, "", "another shop"],
+        "aud": [5, "", "another shop", ["shopsphere", "another shop"]],
+        "iat": [*no_date, now() + 40],
+        "exp": [*no_date, now() - 40, 0, -1],
+    }
+    for claim, values in wrong.items():
+        values += [None, True, [], {}, [good()[claim]]]
+        assert [value for value in values if is_taken(forge(good(**{claim: value})))] == [], claim
+    for value in (now() + 40, "soon", float("inf")):
+        assert not is_taken(forge(good(nbf=value)))
 
 
 @pytest.fixture(scope="module")
@@ -125,42 +94,34 @@ def users() -> Iterator[TestClient]:
         yield client
 
 
-@pytest.mark.parametrize("attack", attacks())
-def test_a_forged_token_is_refused(users: TestClient, attack: str) -> None:
-    header = b"Bearer " + attacks()[attack].encode("latin-1")
-    answer = users.get("/me", headers={b"Authorization": header})
-    assert answer.status_code == 401
-    assert answer.headers["WWW-Authenticate"] == "Bearer"
-    assert answer.json()["code"] == "invalid_token"
-    assert SECRET not in answer.text
-
-
-def test_a_good_token_is_taken(users: TestClient) -> None:
-    for claims in (
-        good(),
-        good(exp=now() - 20),  # over, but within the leeway
-        good(iat=now() + 20),  # issued by a clock that is ahead
-        good(iat=now() - 0.5, exp=now() + 60.5),
-        good(nbf=now() - 5),
-        good(name="a claim nobody knows"),
+def test_a_good_token_is_taken_with_the_scheme_in_any_case(users: TestClient) -> None:
+    for scheme, claims in (
+        ("Bearer", good()),
+        ("bearer", good(exp=now() - 20)),  # over, but within the leeway
+        ("BEARER", good(iat=now() + 20)),  # issued by a clock that is ahead
+        ("Bearer ", good(iat=now() - 0.5, exp=now() + 60.5)),
+        ("Bearer", good(nbf=now() - 5)),
+        ("Bearer", good(name="a claim nobody knows")),
     ):
-        answer = users.get("/me", headers=bearer(forge(claims, kid="1")))
+        header = f"{scheme} {forge(claims, kid='1')}"
+        answer = users.get("/me", headers={"Authorization": header})
         assert (answer.status_code, answer.json().get("pk")) == (200, CUSTOMER.pk), claims
 
 
 @pytest.mark.parametrize(
     "header",
-    ["Basic {}", "Token {}", "{}", "Bearer", "Bearer ", "Bearer{}", "Bearer,{}", "Bearer={}", ""],
-)
-def test_a_header_that_carries_no_bearer_token_is_refused(users: TestClient, header: str) -> None:
-    answer = users.get("/me", headers={"Authorization": header.format(forge())})
+    [
+        "Basic {}", "Token {}", "{}", "Bearer", "Bearer ", "Bearer{}", "Bearer,{}", "Bearer={}", "",
+        "Bearer töken", "Bearer nothing",
+    ],
+)  # fmt: skip
+def test_a_header_that_carries_no_good_bearer_token_is_refused(
+    users: TestClient, header: str
+) -> None:
+    sent = header.format(forge()).encode("latin-1")
+    answer = users.get("/me", headers={b"Authorization": sent})
     assert (answer.status_code, answer.headers["WWW-Authenticate"]) == (401, "Bearer")
-
-
-@pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER", "Bearer "])
-def test_the_scheme_is_taken_in_any_case(users: TestClient, scheme: str) -> None:
-    answer = users.get("/me", headers={"Authorization": f"{scheme} {forge()}"})
-    assert answer.status_code == 200
+    assert answer.json()["code"] == "invalid_token"
 
 
 def test_the_token_of_a_user_who_is_gone_finds_nobody(users: TestClient) -> None:
@@ -168,18 +129,9 @@ def test_the_token_of_a_user_who_is_gone_finds_nobody(users: TestClient) -> None
     assert (answer.status_code, answer.json()["code"]) == (404, "user_not_found")
 
 
-def test_two_headers_are_refused_even_if_both_are_good(users: TestClient) -> None:
-    headers = [("Authorization", f"Bearer {forge()}"), ("Authorization", f"Bearer {forge()}")]
-    assert users.get("/me", headers=headers).status_code == 401
-
-
-def test_a_token_outside_the_header_is_no_token(users: TestClient) -> None:
+def test_a_token_in_two_headers_or_outside_of_the_header_is_no_token(users: TestClient) -> None:
+    twice = [("Authorization", f"Bearer {forge()}")] * 2
+    assert users.get("/me", headers=twice).status_code == 401
     for name in ("token", "access_token", "authorization"):
         assert users.get("/me", params={name: forge()}).status_code == 401
         assert users.get("/me", headers={"Cookie": f"{name}={forge()}"}).status_code == 401
-
-
-def test_a_person_with_the_token_of_a_service_is_refused(users: TestClient) -> None:
-    for method in ("GET", "PATCH"):
-        answer = users.request(method, "/me", headers=PEOPLE["order service"])
-        assert (answer.status_code, answer.json()["code"]) == (403, "forbidden")

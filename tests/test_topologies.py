@@ -15,13 +15,14 @@ import uvloop
 from pydantic import SecretStr
 from redis.crc import key_slot
 
-import redis_clients
 import test_connection
 from redis_db import RedisRecords
 from shopsphere.catalogue.products import Products
-from shopsphere.domain.errors import CannotStart, StoreUnavailable
+from shopsphere.domain.errors import StoreUnavailable
 from shopsphere.domain.pks import new_pk
-from shopsphere.settings import Settings
+from shopsphere.redis_clients import connecting
+from shopsphere.redis_clients.errors import NothingAnswers
+from shopsphere.settings import CannotStart, Settings
 from tests.customers import Customers
 from tests.launching import three_services
 from tests.load import send
@@ -50,7 +51,7 @@ async def with_products(
     url: str, use: Callable[[Products], Awaitable[None]], prefix: str = "shopsphere"
 ) -> None:
     """Connect as a service does at its start, and use the products there."""
-    client = await redis_clients.connect(settings_of(url))
+    client = await connecting.connect(settings_of(url))
     try:
         await use(Products(RedisRecords(client, prefix)))
     finally:
@@ -187,7 +188,7 @@ def test_a_lost_node_is_nothing_but_unavailable_and_the_others_serve_on(
             lost.start()
         living = next(pk for pk in lives if lives[pk])
         await asyncio.gather(*(products.release(living, new_pk()) for _ in range(500)))
-        assert outcomes["served"] > outcomes["interrupted"]
+        assert outcomes["served"] > 150 * outcomes["interrupted"]
 
     uvloop.run(with_products(cluster.url, lose_a_node))
     wait_until(cluster.is_whole, 30, "the cluster is whole again")
@@ -257,7 +258,7 @@ def test_a_cluster_is_found_by_any_of_its_nodes_and_a_single_redis_is_none(
 ) -> None:
     nobody = f"redis+cluster://{HOST}:{free_port()},{HOST}"
     connect(f"{nobody}:{cluster.nodes[2].port}")
-    with pytest.raises(redis_clients.NothingAnswers):
+    with pytest.raises(NothingAnswers):
         connect(f"{nobody}:{free_port()}")
     with pytest.raises(CannotStart, match="Cluster mode is not enabled"):
         connect(f"redis+cluster://{HOST}:{redis_server.port}")
@@ -362,7 +363,7 @@ def test_sentinels_that_ask_for_a_password_or_name_no_master_are_told_apart(
         connect(url.replace("shop-master", "another-master"))
     with pytest.raises(CannotStart, match="refuses us"):
         connect(wrong)
-    with pytest.raises(redis_clients.NothingAnswers):
+    with pytest.raises(NothingAnswers):
         connect(f"redis+sentinel://{HOST}:{free_port()},{HOST}:{free_port()}/shop-master")
     for sentinel in watched_redis.sentinels:
         password = f">{watched_redis.password}"
@@ -397,7 +398,7 @@ def test_redis_is_reached_over_a_unix_socket_with_the_right_password_and_databas
         for url in (f"redis://:secret@{address}/99", f"unix://:secret@{socket}?db=99"):
             with pytest.raises(CannotStart, match="DB index"):
                 connect(url)
-        with pytest.raises(redis_clients.NothingAnswers):
+        with pytest.raises(NothingAnswers):
             connect(f"unix://{socket}.none")
 
 

@@ -5,53 +5,29 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import requests
 
-from shopsphere.workers import METRICS_FOLDER
+from shopsphere.metrics import METRICS_FOLDER
 from tests.servers import ROOT, RedisServer, Service, free_port, wait_until
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="stops a process as POSIX does")
 
-NOT_THERE = 'method="GET",route="/products/{pk}",status="404"'
+NOT_THERE = 'method="GET",route="/orders/{pk}",status="404"'
 ASKED = f"http_requests_total{{{NOT_THERE}}}"
 TOOK = f"http_request_duration_seconds_count{{{NOT_THERE}}}"
 
 
-@contextmanager
-def two_workers(
-    name: str, folder: Path, redis: RedisServer, **environment: str
-) -> Iterator[Service]:
-    """Run a service with two workers on Redis that share a folder; both have started."""
-    redis.client.flushall()
-    environment |= {"USE_REDIS": "required", "REDIS_PORT": str(redis.port)}
-    environment |= {METRICS_FOLDER: str(folder / "metrics" / "shop")}
-    service = Service(name, folder / f"{name}.log", 0, **environment)
-    try:
-        service.start("--workers", "2")
-        wait_until_all_run(service, 2)
-        yield service
-    finally:
-        service.stop()
-
-
-def wait_until_all_run(service: Service, workers: int) -> None:
-    """Wait until so many workers have started since the beginning."""
-    wait_until(lambda: service.log.read_text().count("startup complete") == workers, 30)
-
-
-def metric(service: Service, line: str) -> set[float]:
+def metric(service: Service, line: str) -> set[float | None]:
     """Return what is said of a metric when many ask at once, so that both workers answer."""
 
-    def ask(_: int) -> float:
+    def ask(_: int) -> float | None:
         text = requests.get(f"{service.url}/metrics", timeout=10).text
-        [found] = re.findall(rf"(?m)^{re.escape(line)} (\S+)$", text)
-        return float(found)
+        found = re.search(rf"(?m)^{re.escape(line)} (\S+)$", text)
+        return float(found[1]) if found else None
 
     with ThreadPoolExecutor(8) as readers:
         return set(readers.map(ask, range(40)))
@@ -60,49 +36,54 @@ def metric(service: Service, line: str) -> set[float]:
 def test_the_metrics_of_two_workers_add_up_whichever_answers_and_outlive_one_that_dies(
     redis_server: RedisServer, tmp_path: Path
 ) -> None:
-    with two_workers("product", tmp_path, redis_server) as products:
+    redis_server.client.flushall()
+    settings = {"USE_REDIS": "required", "REDIS_PORT": str(redis_server.port)}
+    settings |= {"PRODUCT_SERVICE_URL": f"http://127.0.0.1:{free_port()}", "ORDER_TIMEOUT": "0.5"}
+    settings |= {"SETTLE_INTERVAL": "0.2", METRICS_FOLDER: str(tmp_path / "metrics" / "shop")}
+    orders = Service("order", tmp_path / "order.log", 0, **settings)
+
+    def wait_until_started(workers: int) -> None:
+        wait_until(lambda: orders.log.read_text().count("startup complete") == workers, 30)
+
+    try:
+        orders.start("--workers", "2")
+        wait_until_started(2)
         with ThreadPoolExecutor(8) as customers:
-            list(customers.map(lambda n: requests.get(f"{products.url}/products/{n}"), range(200)))
-        wait_until(lambda: metric(products, ASKED) == {200})  # it is counted after the response
-        assert metric(products, TOOK) == {200}
-        log = products.log.read_text()
-        first, _ = re.findall(r"Started server process \[(\d+)\]", log)
-        os.kill(int(first), signal.SIGKILL)
-        wait_until_all_run(products, 3)
-        assert metric(products, ASKED) == {200}
-
-
-def test_orders_unsettled_are_counted_once_however_many_workers_there_are(
-    redis_server: RedisServer, tmp_path: Path
-) -> None:
-    nowhere = f"http://127.0.0.1:{free_port()}"
-    order = {"product_id": "01JDX4Q8Z6W9RVCNKE3M5T7PBA", "quantity": 1}
-    with two_workers("order", tmp_path, redis_server, PRODUCT_SERVICE_URL=nowhere) as orders:
+            list(customers.map(lambda n: requests.get(f"{orders.url}/orders/{n}"), range(200)))
+        wait_until(lambda: metric(orders, ASKED) == {200})  # it is counted after the response
+        assert metric(orders, TOOK) == {200}
+        order = {"product_id": "01JDX4Q8Z6W9RVCNKE3M5T7PBA", "quantity": 1}
         for left_open in (1, 2):
             assert orders.post("/order", order).status_code == 503
             wait_until(lambda: metric(orders, "orders_unsettled") == {left_open})  # noqa: B023
+        first, _ = re.findall(r"Started server process \[(\d+)\]", orders.log.read_text())
+        os.kill(int(first), signal.SIGKILL)
+        wait_until_started(3)
+        assert metric(orders, ASKED) == {200}
+    finally:
+        orders.stop()
 
 
 def test_each_service_has_a_folder_for_itself_which_others_cannot_read(tmp_path: Path) -> None:
-    assert "1.0" in metrics_of("product", tmp_path / "metrics").stdout
+    assert "1.0" in metrics_in(tmp_path / "metrics").stdout
     own = tmp_path / "metrics" / "product"
     assert list(own.iterdir()) != []
     assert own.stat().st_mode & 0o077 == 0
 
 
 def test_a_folder_that_cannot_be_made_is_one_line_and_each_worker_counts_for_itself() -> None:
-    result = metrics_of("product", Path(os.devnull) / "metrics")
+    result = metrics_in(Path(os.devnull) / "metrics")
     assert "1.0" in result.stdout
     assert result.stderr.startswith(f"{METRICS_FOLDER} cannot be used (")
     assert result.stderr.endswith(": each worker reports its own metrics only\n")
     assert result.stderr.count("\n") == 1
 
 
-def metrics_of(service: str, folder: Path) -> "subprocess.CompletedProcess[str]":
+def metrics_in(folder: Path) -> "subprocess.CompletedProcess[str]":
     """Count one request of a service whose workers are to share this folder."""
     code = (
-        f"from shopsphere.metrics import *; metrics = RequestMetrics({service!r});"
-        "metrics.count({'method': 'GET'}, 200, 0.1); print(exposition(metrics.registry).decode())"
+        "from shopsphere.metrics import *; metrics = RequestMetrics('product');"
+        "metrics.count('GET', '/', 200, 0.1); print(exposition(metrics.registry).decode())"
     )
     environment = {**os.environ, METRICS_FOLDER: str(folder)}
     return subprocess.run(

@@ -3,16 +3,15 @@
 import contextlib
 import logging
 
-from shopsphere.accounts.passwords import Passwords
 from shopsphere.accounts.users import Users
-from shopsphere.domain.errors import CannotStart, EmailTaken, StoreUnavailable
+from shopsphere.domain.errors import EmailTaken, StoreUnavailable
 from shopsphere.domain.values import Role
-from shopsphere.settings import Settings
+from shopsphere.settings import CannotStart, Settings
 
 log = logging.getLogger("shopsphere.accounts.administrator")
 
 
-async def ensure_administrator(settings: Settings, users: Users, passwords: Passwords) -> None:
+async def ensure_administrator(settings: Settings, users: Users) -> None:
     """Return when ADMIN_EMAIL is an administrator's, who has ADMIN_PASSWORD; or is not set.
 
     Several workers may do so at once. Whoever registered the address before cannot log in any more;
@@ -26,7 +25,7 @@ async def ensure_administrator(settings: Settings, users: Users, passwords: Pass
             )
         return
     try:
-        while not await _is_there(settings, users, passwords):
+        while not await _is_there(settings, users):
             pass
     except StoreUnavailable:
         raise CannotStart(
@@ -35,16 +34,15 @@ async def ensure_administrator(settings: Settings, users: Users, passwords: Pass
         ) from None
 
 
-async def _is_there(settings: Settings, users: Users, passwords: Passwords) -> bool:
+async def _is_there(settings: Settings, users: Users) -> bool:
     """Tell whether it is so; if not, take a step towards it, in which others may be faster."""
     email, password = settings.admin_email, settings.admin_password.get_secret_value()
     user = await users.find(email)
     if user is None:
-        password_hash = await passwords.hash(password)
         with contextlib.suppress(EmailTaken):
-            await users.register(email, password_hash, Role.ADMIN)
+            await users.register(email, password, Role.ADMIN)
         return False
-    if user.role is Role.ADMIN and await passwords.verify(password, user.password_hash):
+    if user.role is Role.ADMIN and await users.has_password(user, password):
         return True
-    await users.set_password(user, await passwords.hash(password), Role.ADMIN)
+    await users.set_password(user, password, Role.ADMIN)
     return False

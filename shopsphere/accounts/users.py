@@ -1,66 +1,112 @@
-"""Users and their addresses."""
+"""Users: they register, log in and change their passwords."""
 
 from functools import partial
+from typing import NamedTuple
 
+from shopsphere.accounts.failed_logins import LoginThrottle
+from shopsphere.accounts.passwords import Passwords
 from shopsphere.domain import people
-from shopsphere.domain.errors import EmailTaken
+from shopsphere.domain.errors import EmailTaken, InvalidCredentials, UserNotFound
 from shopsphere.domain.pks import new_pk
 from shopsphere.domain.records import Address, UserRecord
 from shopsphere.domain.values import Role, User
 from shopsphere.records import Records
+from shopsphere.tokens import Tokens
+
+
+class Session(NamedTuple):
+    """An access token, and for how many seconds it is good."""
+
+    access_token: str
+    expires_in: int
 
 
 class Users:
-    """Everybody who has registered. Addresses are compared as they are: in lower case."""
+    """Everybody who has registered. Addresses are compared as they are: in lower case.
 
-    def __init__(self, records: Records) -> None:
+    A `client` is who tries a login.
+    """
+
+    def __init__(
+        self, records: Records, passwords: Passwords, tokens: Tokens, throttle: LoginThrottle
+    ) -> None:
         self._records = records
+        self._passwords = passwords
+        self._tokens = tokens
+        self._throttle = throttle
 
-    async def register(self, email: str, password_hash: str, role: Role = Role.USER) -> User:
+    async def register(self, email: str, password: str, role: Role = Role.USER) -> User:
         """Make a user; raise EmailTaken if the address is somebody's.
 
         The address is claimed after the user is made, so that a crash in between blocks nobody; an
         address whose user is gone is free.
         """
-        pk = new_pk()
+        user = User(new_pk(), email, await self._passwords.hash(password), role)
         await self._records.change(
-            partial(people.register, email=email, password_hash=password_hash, role=role),
-            UserRecord(pk=pk),
+            partial(people.register, email=email, password_hash=user.password_hash, role=role),
+            UserRecord(pk=user.pk),
         )
         [address] = await self._records.read(_address(email))
-        owner_pk = address.user_pk
-        gone_pk = owner_pk if owner_pk and await self.get(owner_pk) is None else ""
+        gone_pk = "" if await self.find(email) else address.user_pk
         try:
             await self._records.change(
-                partial(people.claim, user_pk=pk, gone_pk=gone_pk), _address(email)
+                partial(people.claim, user_pk=user.pk, gone_pk=gone_pk), _address(email)
             )
         except EmailTaken:
-            await self._records.change(people.forget, UserRecord(pk=pk))
+            await self._records.change(people.forget, UserRecord(pk=user.pk))
             raise
-        return User(pk, email, password_hash, role)
+        return user
 
-    async def get(self, pk: str) -> User | None:
-        """Return the user with this pk, or None."""
+    async def get(self, pk: str) -> User:
+        """Return the user with this pk; raise UserNotFound."""
         [record] = await self._records.read(UserRecord(pk=pk))
-        return record.user() if record.email else None
+        if not record.email:
+            raise UserNotFound
+        return record.user()
 
     async def find(self, email: str) -> User | None:
         """Return the user with exactly this (lower-case) address, or None."""
         [address] = await self._records.read(_address(email))
-        return await self.get(address.user_pk) if address.user_pk else None
+        [record] = await self._records.read(UserRecord(pk=address.user_pk))
+        return record.user() if record.email else None
 
-    async def set_password(self, user: User, password_hash: str, role: Role) -> bool:
+    async def log_in(self, client: str, email: str, password: str) -> Session:
+        """Return a session; raise InvalidCredentials, in the same time for an unknown address, or
+        TooManyLogins."""
+        async with self._throttle.attempt(client, email):
+            user = await self.find(email)
+            is_right = await self.has_password(user, password)
+            if user is None or not is_right:
+                raise InvalidCredentials
+        return Session(self._tokens.issue(user.pk, user.role), self._tokens.expires_seconds)
+
+    async def has_password(self, user: User | None, password: str) -> bool:
+        """Tell whether a password is this user's; for an unknown one false, in the same time."""
+        return await self._passwords.verify(password, user.password_hash if user else None)
+
+    async def change_password(self, client: str, user_pk: str, current: str, password: str) -> User:
+        """Give a user another password; a wrong current one counts as a failed login.
+
+        Raise UserNotFound, InvalidCredentials or TooManyLogins.
+        """
+        user = await self.get(user_pk)
+        async with self._throttle.attempt(client, user.email):
+            if not await self.has_password(user, current):
+                raise InvalidCredentials("The current password is wrong.")
+        if not await self.set_password(user, password, user.role):
+            raise InvalidCredentials
+        return user
+
+    async def set_password(self, user: User, password: str, role: Role) -> bool:
         """Set password and role in one step, if the password is still `user`'s; tell whether it
         was."""
-        return await self._records.change(
-            partial(
-                people.set_password,
-                known_hash=user.password_hash,
-                new_hash=password_hash,
-                role=role,
-            ),
-            UserRecord(pk=user.pk),
+        rule = partial(
+            people.set_password,
+            known_hash=user.password_hash,
+            new_hash=await self._passwords.hash(password),
+            role=role,
         )
+        return await self._records.change(rule, UserRecord(pk=user.pk))
 
 
 def _address(email: str) -> Address:

@@ -45,22 +45,17 @@ class Products:
     async def page(self, after: str | None, limit: int) -> Page[Product]:
         """Return up to `limit` products, in the order in which they became visible.
 
-        `after` is a cursor or the pk of a listed product; otherwise raise InvalidRequest.
+        There are fewer while products are deleted. `after` is a cursor or the pk of a listed
+        product; otherwise raise InvalidRequest.
         """
-        found: list[Product] = []
-        while True:
-            entries = await entries_after(self._records, PRODUCTS, after, limit + 1)
-            records = await self._read([entry.member for entry in entries])
-            for entry, record in zip(entries, records, strict=True):
-                if record.state is not ProductState.ON_SALE:
-                    await self._records.leave(PRODUCTS, entry.member)
-                elif len(found) == limit:
-                    return Page(found, after)
-                else:
-                    found.append(record.product())
-                after = cursor_of(PRODUCTS, entry.position)
-            if len(entries) <= limit:
-                return Page(found, None)
+        entries = await entries_after(self._records, PRODUCTS, after, limit + 1)
+        records = await self._read([entry.member for entry in entries[:limit]])
+        for record in records:
+            if record.state is not ProductState.ON_SALE:
+                await self._records.leave(PRODUCTS, record.pk)
+        found = [record.product() for record in records if record.state is ProductState.ON_SALE]
+        is_last = len(entries) <= limit
+        return Page(found, None if is_last else cursor_of(PRODUCTS, entries[-2].position))
 
     async def search_page(self, text: str, after: str | None, limit: int) -> Page[Product]:
         """Return up to `limit` products whose folded name contains the folded `text`.
@@ -97,19 +92,14 @@ class Products:
         New names come before the record and old ones go after it, so a search never misses it.
         """
         revision = search_index.new_revision()
-        new_names = set() if name is None else search_index.entries(name, pk, revision)
-        if new_names:
-            await self._records.add_names(new_names)
-        try:
-            product, (old_name, old_revision) = await self._records.change(
-                partial(stock.update, name=name, price_cents=price_cents),
-                ProductRecord(pk=pk),
-                Applied(pk=f"{pk}:{revision}"),
-            )
-        except ProductNotFound:
-            if new_names:
-                await self._records.remove_names(new_names)
-            raise
+        if name is not None:
+            await self.get(pk)  # no names for a product that is not there
+            await self._records.add_names(search_index.entries(name, pk, revision))
+        product, (old_name, old_revision) = await self._records.change(
+            partial(stock.update, name=name, price_cents=price_cents),
+            ProductRecord(pk=pk),
+            Applied(pk=f"{pk}:{revision}"),
+        )
         if name is not None:
             await self._records.remove_names(search_index.entries(old_name, pk, old_revision))
         return product
@@ -152,19 +142,13 @@ class Products:
     async def reservations_page(self, pk: str, after: str | None, limit: int) -> Page[Reservation]:
         """Return the live reservations (neither released nor shipped), in the order of order pks.
 
-        `after` is the pk of an order. Raise ProductNotFound; those of a deleted product are still
-        there.
+        There are fewer while orders end. `after` is the pk of an order. Raise ProductNotFound;
+        those of a deleted product are still there.
         """
         await self.stock(pk)
-        found: list[Hold] = []
-        while True:
-            holds = await self._records.live(Hold, pk, after or "", limit + 1)
-            found += [hold for hold in holds if hold.is_listed]
-            is_last = len(holds) <= limit
-            if len(found) > limit or is_last:
-                page = [hold.reservation() for hold in found[:limit]]
-                return Page(page, page[-1].order_pk if len(found) > limit else None)
-            after = holds[-1].pk.partition(":")[2]
+        holds = await self._records.live(Hold, pk, after or "", limit + 1)
+        found = [hold.reservation() for hold in holds[:limit] if hold.is_listed]
+        return Page(found, None if len(holds) <= limit else holds[-2].reservation().order_pk)
 
     async def reserve(self, pk: str, order_pk: str, quantity: int) -> tuple[Reservation, bool]:
         """Hold `quantity` units for an order: checked and taken in one step, once per order.

@@ -211,7 +211,3 @@ class RequestTimedOut(Unavailable, code="request_timeout"):
         "The request took too long and was given up. It may have taken effect all the same: if it "
         "had an Idempotency-Key, send it again with that."
     )
-
-
-class CannotStart(Exception):
-    """A service cannot start; the message is the one line that a person is shown."""

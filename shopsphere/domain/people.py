@@ -1,8 +1,21 @@
 """The rules of users, their addresses and failed logins."""
 
+from email_validator import EmailNotValidError, validate_email
+
 from shopsphere.domain.errors import EmailTaken, ShopError, TooManyLogins
 from shopsphere.domain.records import Address, FailedLogins, UserRecord
 from shopsphere.domain.values import Role
+
+MIN_PASSWORD_LENGTH, MAX_PASSWORD_LENGTH = 8, 128
+
+
+def checked_email(text: str) -> str:
+    """Return an address in lower case; raise ValueError if it is not one."""
+    try:
+        checked = validate_email(text.strip(), check_deliverability=False, test_environment=True)
+    except EmailNotValidError:
+        raise ValueError("must be an email address, such as user@example.com") from None
+    return checked.normalized.lower()
 
 
 def register(_: float, record: UserRecord, email: str, password_hash: str, role: Role) -> None:

@@ -8,20 +8,23 @@ lost message or a slow neighbour leaves behind is finished by `settling`.
 import asyncio
 import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from shopsphere.deadline import Deadline
 from shopsphere.domain import errors
+from shopsphere.domain import idempotency as keys
 from shopsphere.domain import orders as rules
 from shopsphere.domain.errors import OrderRefused, ProductNotFound, StoreUnavailable, Unavailable
-from shopsphere.domain.pks import is_pk
-from shopsphere.domain.records import OrderRecord
+from shopsphere.domain.idempotency import Binding
+from shopsphere.domain.pks import is_pk, new_pk
+from shopsphere.domain.records import KeyRecord, OrderRecord
 from shopsphere.domain.values import Item, Order, OrderStatus, Reservation, by_product
 from shopsphere.ordering.metrics import OrderMetrics
 from shopsphere.ordering.notes import ENDS_AS, Command, PendingCommand
-from shopsphere.ordering.notifier import Notifier, ProductService
+from shopsphere.ordering.notifier import ProductService, notify
 from shopsphere.ordering.orders import Orders
+from shopsphere.ordering.settling import Settling
 from shopsphere.records import Records
 
 log = logging.getLogger("shopsphere.ordering")
@@ -38,34 +41,74 @@ class Checkout:
     """The commands of customers and of the shop. Each can be sent again after any failure."""
 
     def __init__(
-        self, records: Records, products: ProductService, notifier: Notifier, metrics: OrderMetrics
+        self,
+        records: Records,
+        products: ProductService,
+        settling: Settling,
+        metrics: OrderMetrics,
+        lease_seconds: float,
     ) -> None:
+        """`lease_seconds`: how long an idempotency key is held for one request."""
         self._records = records
         self._products = products
-        self._notifier = notifier
+        self._settling = settling
         self._metrics = metrics
+        self._lease_seconds = lease_seconds
         self._orders = Orders(records)
+        self._freeing: set[asyncio.Task[None]] = set()
 
     async def place(
+        self, key: str | None, items: Sequence[Item], user_pk: str | None, deadline: Deadline
+    ) -> tuple[Order, bool]:
+        """Place an order of all items, of different products, or of none.
+
+        Return it, and whether a request with this `key` placed it before; without a key it is a new
+        one. Raise the OrderRefused of the first item that is refused: then nothing is held, or
+        settling gives it back, and the key is free. Raise Unavailable when the outcome is not
+        known: then the note stays. Raise RequestInProgress while another request may be placing it,
+        IdempotencyKeyReused when the key came with another request.
+        """
+        pk = new_pk()
+        if key is None:
+            return await self._place(pk, items, user_pk, deadline), False
+        record, request = KeyRecord(pk=key), keys.digest_of(items)
+        bind = partial(keys.bind, request=request, order_pk=pk, lease_seconds=self._lease_seconds)
+        binding = await self._records.change(bind, record)
+        deadline.began = binding.bound_at
+        if binding.order_pk != pk:
+            earlier = await self._settle(binding, items)
+            if earlier:
+                return earlier, True
+            if deadline.seconds_left < deadline.timeout_seconds / 2:
+                await self._free(partial(keys.forget, order_pk=binding.order_pk), record)
+                raise errors.OrderGivenUp
+            bind_again = partial(bind, settled_pk=binding.order_pk)
+            if (await self._records.change(bind_again, record)).order_pk != pk:
+                raise errors.RequestInProgress
+        try:
+            return await self._place(pk, items, user_pk, deadline), False
+        except OrderRefused:
+            await self._free(partial(keys.forget, order_pk=pk), record)
+            raise
+        except BaseException:
+            await self._free(partial(keys.end_lease, order_pk=pk), record)
+            raise
+
+    async def _place(
         self, pk: str, items: Sequence[Item], user_pk: str | None, deadline: Deadline
     ) -> Order:
-        """Place an order of all items, or of none. Only the request that made `pk` calls this, with
-        items of different products.
-
-        Raise the OrderRefused of the first item that is refused: then nothing is held, or settling
-        gives it back. Raise Unavailable when the outcome is not known: then the note stays.
-        """
+        """Place an order under a pk that this request made."""
         try:
             if not all(is_pk(item.product_pk) for item in items):
                 raise ProductNotFound
-            order = await self._place(pk, items, user_pk, deadline)
+            order = await self._take(pk, items, user_pk, deadline)
         except OrderRefused as refusal:
             self._metrics.refused.labels(refusal.code).inc()
             raise
         self._metrics.placed.inc()
         return order
 
-    async def _place(
+    async def _take(
         self, pk: str, items: Sequence[Item], user_pk: str | None, deadline: Deadline
     ) -> Order:
         note = PendingCommand.of(Command.PLACE, pk, [item.product_pk for item in items])
@@ -128,7 +171,7 @@ class Checkout:
         """Notify the product service in half of the time that is left; tell whether that worked."""
         try:
             async with asyncio.timeout(deadline.seconds_left / 2):
-                await self._notifier.notify(ended)
+                await notify(self._products, self._metrics, ended)
         except (Unavailable, TimeoutError):
             log.warning("could not notify the product service; settling will: %s", ended.text)
             return False
@@ -138,3 +181,38 @@ class Checkout:
         """Remove the note of a finished command; if that fails, settling removes it."""
         with contextlib.suppress(StoreUnavailable):
             await self._records.remove_note(note.text)
+
+    async def _settle(self, bound: Binding, items: Sequence[Item]) -> Order | None:
+        """Return the order that a key is bound to, once it is in its lists; if it was not placed,
+        make sure that it never will be.
+
+        Raise RequestInProgress while its request may still run, Unavailable where what it holds
+        cannot be given back.
+        """
+        order = await self._orders.find(bound.order_pk)
+        if order:
+            await self._orders.enter(order)
+            return order
+        if bound.lease_seconds_left:
+            raise errors.RequestInProgress(bound.lease_seconds_left)
+        product_pks = [item.product_pk for item in items if is_pk(item.product_pk)]
+        # The request is the same as the earlier one, and so are its products.
+        pending = PendingCommand.of(Command.PLACE, bound.order_pk, product_pks)
+        return await self._settling.settle(pending)
+
+    async def _free(self, rule: Callable[[float, KeyRecord], None], record: KeyRecord) -> None:
+        """Free a key, or end its lease; where that fails, the lease ends by itself.
+
+        When the time of the request is over, its response does not wait for this.
+        """
+
+        async def free() -> None:
+            with contextlib.suppress(StoreUnavailable):
+                await self._records.change(rule, record)
+
+        freeing = asyncio.create_task(free())
+        self._freeing.add(freeing)
+        freeing.add_done_callback(self._freeing.discard)
+        request = asyncio.current_task()
+        if request is None or not request.cancelling():
+            await asyncio.shield(freeing)

@@ -4,7 +4,7 @@ from functools import partial
 
 from shopsphere.domain.errors import InsufficientQuantity, ProductNotFound
 from shopsphere.domain.values import OrderStatus
-from shopsphere.metrics import CollectorRegistry, Counter, Gauge
+from shopsphere.metrics import prometheus
 
 
 class OrderMetrics:
@@ -14,8 +14,8 @@ class OrderMetrics:
     Each is there from the start, at 0: Prometheus sees no increase in what begins with 1.
     """
 
-    def __init__(self, registry: CollectorRegistry) -> None:
-        count = partial(Counter, registry=registry)
+    def __init__(self, registry: prometheus.CollectorRegistry) -> None:
+        count = partial(prometheus.Counter, registry=registry)
         self.placed = count("orders_placed", "Orders placed.")
         self.refused = count("orders_refused", "Orders refused.", ["reason"])
         self.settled = count("orders_settled", "Orders settled, by outcome.", ["outcome"])
@@ -27,7 +27,7 @@ class OrderMetrics:
             self.refused.labels(refusal.code)
         for outcome in set(OrderStatus) - {OrderStatus.NONE}:
             self.settled.labels(outcome.lower())
-        self.unsettled = Gauge(
+        self.unsettled = prometheus.Gauge(
             "orders_unsettled",
             "Commands that were pending at the last round of settling; NaN while that fails.",
             registry=registry,

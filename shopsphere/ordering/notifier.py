@@ -25,35 +25,25 @@ class ProductService(Protocol):
     async def ship(self, product_pk: str, order_pk: str) -> None: ...
 
 
-class Notifier:
-    """Notifies the product service of what became of orders."""
+async def notify(products: ProductService, metrics: OrderMetrics, ended: PendingCommand) -> None:
+    """Ship what an order holds of these products, or release it; return when all is delivered.
 
-    def __init__(self, products: ProductService, metrics: OrderMetrics) -> None:
-        self._products = products
-        self._metrics = metrics
+    A definite refusal means that one of the two services lost memory in a failover: it is logged
+    for the audit, and counts as delivered. Raise Unavailable for any other failure.
+    """
+    some = asyncio.Semaphore(NOTIFIED_AT_ONCE)
+    send = products.ship if ended.command is Command.SHIP else products.release
 
-    async def notify(self, ended: PendingCommand) -> None:
-        """Ship what an order holds of these products, or release it; return when all is delivered.
+    async def notify_of(product_pk: str) -> None:
+        try:
+            async with some:
+                await send(product_pk, ended.order_pk)
+        except (ReservationReleased, ReservationShipped) as refusal:
+            metrics.inconsistent.inc()
+            where = f"order {ended.order_pk}, product {product_pk}"
+            log.error("inconsistent: %s: %s Run test_connection.py --audit.", where, refusal.detail)
 
-        A definite refusal means that one of the two services lost memory in a failover: it is
-        logged for the audit, and counts as delivered. Raise Unavailable for any other failure.
-        """
-        some = asyncio.Semaphore(NOTIFIED_AT_ONCE)
-        is_shipped = ended.command is Command.SHIP
-        notify = self._products.ship if is_shipped else self._products.release
-
-        async def notify_of(product_pk: str) -> None:
-            try:
-                async with some:
-                    await notify(product_pk, ended.order_pk)
-            except (ReservationReleased, ReservationShipped) as refusal:
-                self._metrics.inconsistent.inc()
-                where = f"order {ended.order_pk}, product {product_pk}"
-                log.error(
-                    "inconsistent: %s: %s Run test_connection.py --audit.", where, refusal.detail
-                )
-
-        results = await asyncio.gather(*map(notify_of, ended.product_pks), return_exceptions=True)
-        for result in results:
-            if result:
-                raise result
+    results = await asyncio.gather(*map(notify_of, ended.product_pks), return_exceptions=True)
+    for result in results:
+        if result:
+            raise result

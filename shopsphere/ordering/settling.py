@@ -17,7 +17,7 @@ from shopsphere.domain.values import Order, OrderStatus
 from shopsphere.logs import REQUEST_ID
 from shopsphere.ordering.metrics import OrderMetrics
 from shopsphere.ordering.notes import ENDS_AS, Command, PendingCommand, pending_commands
-from shopsphere.ordering.notifier import Notifier
+from shopsphere.ordering.notifier import ProductService, notify
 from shopsphere.ordering.orders import Orders
 from shopsphere.records import Records
 
@@ -41,10 +41,14 @@ class Settling:
     """Settles orders with notes that are at least `after_seconds` old by the storage's clock."""
 
     def __init__(
-        self, records: Records, notifier: Notifier, metrics: OrderMetrics, after_seconds: float
+        self,
+        records: Records,
+        products: ProductService,
+        metrics: OrderMetrics,
+        after_seconds: float,
     ) -> None:
         self._records = records
-        self._notifier = notifier
+        self._notify = partial(notify, products, metrics)
         self._metrics = metrics
         self._after_seconds = after_seconds
         self._orders = Orders(records)
@@ -97,7 +101,7 @@ class Settling:
         if order:
             await self._orders.enter(order)
         if status_of(order) is status:
-            await self._notifier.notify(pending)
+            await self._notify(pending)
         if await self._records.remove_note(pending.text):
             self._metrics.settled.labels(status_of(order).lower()).inc()
             log.info("order %s was settled: it is %s", pending.order_pk, status_of(order))
@@ -116,12 +120,12 @@ class Settling:
             await self.settle(pending)
         order = await self._orders.find(pk)
         if order and product_pk not in {item.product_pk for item in order.items}:
-            await self._notifier.notify(PendingCommand.of(Command.CANCEL, pk, [product_pk]))
+            await self._notify(PendingCommand.of(Command.CANCEL, pk, [product_pk]))
             return Outcome.RELEASED
         order = await self.settle(PendingCommand.of(Command.PLACE, pk, [product_pk]))
         for command in (Command.CANCEL, Command.SHIP):
             if status_of(order) is ENDS_AS[command]:
-                await self._notifier.notify(PendingCommand.of(command, pk, [product_pk]))
+                await self._notify(PendingCommand.of(command, pk, [product_pk]))
         return Outcome(status_of(order).lower())
 
 

@@ -1,40 +1,23 @@
 """Sets up `.venv`: makes it, installs into it, and shows the progress.
 
-Standard library only, as it runs before anything is installed. It imports nothing of ours.
+Standard library only, as it runs before anything is installed.
 """
 
-import contextlib
 import importlib.util
-import os
 import re
 import shutil
-import signal
-import subprocess
 import sys
-from collections import deque
-from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
+from shopsphere.tools.processes import IS_WINDOWS, ROOT, run_to_end, say
+
 VENV = ROOT / ".venv"
-IS_WINDOWS = os.name == "nt"
 STEPS = r" *((Collecting|Using cached|Downloading|Building) \S+|Installing collected packages)"
 """The lines of pip that are shown as progress."""
 
 
 class LauncherError(Exception):
     """Why ShopSphere cannot run, in a sentence that says what to do."""
-
-
-def say(text: str) -> None:
-    """Print a line and flush it; raise BrokenPipeError once nobody reads the pipe."""
-    try:
-        print(text, flush=True)
-    except BrokenPipeError:
-        # Python would try to write the rest again when it exits, and complain.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise
 
 
 def venv_python(venv: Path = VENV, is_windows: bool = IS_WINDOWS) -> Path:
@@ -107,54 +90,3 @@ def _show_step(line: str) -> None:
         say("  the package index does not respond; pip tries again")
     elif found := re.match(STEPS, line):
         say(f"  {found[1]}")
-
-
-def run_to_end(
-    command: list[str], show: Callable[[str], None] = lambda line: None
-) -> tuple[int, list[str]]:
-    """Run a command; return its status and last lines. If we are stopped, so is it."""
-    lines: deque[str] = deque(maxlen=200)
-    with start(command) as process:
-        try:
-            for line in process.stdout or ():
-                lines.append(line.rstrip())
-                show(line)
-        except BaseException:
-            end_group(process, force=True)
-            raise
-    return process.returncode, list(lines)
-
-
-def start(
-    command: list[str], environment: Mapping[str, str] | None = None
-) -> "subprocess.Popen[str]":
-    """Start a command in its own process group, with all that it prints in one pipe."""
-    return subprocess.Popen(
-        command,
-        cwd=ROOT,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        **own_group(),
-    )
-
-
-def own_group(is_windows: bool = IS_WINDOWS) -> dict[str, Any]:
-    """Return the arguments with which Popen gives a process its own group."""
-    if is_windows:
-        return {"creationflags": 0x200}  # CREATE_NEW_PROCESS_GROUP
-    return {"start_new_session": True}
-
-
-def end_group(process: "subprocess.Popen[str]", force: bool, is_windows: bool = IS_WINDOWS) -> None:
-    """Ask a process and its children to end, or force them; fine when they have ended."""
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        if not is_windows:
-            os.killpg(process.pid, signal.SIGKILL if force else signal.SIGTERM)
-        elif not force:
-            process.send_signal(getattr(signal, "CTRL_BREAK_EVENT", signal.SIGTERM))
-        elif process.poll() is None:
-            subprocess.run(["taskkill", "/F", "/T", "/PID", str(process.pid)], check=False)

@@ -3,7 +3,6 @@
 Without this, /redoc fetches its logo from a CDN: a request to strangers, and an error offline.
 """
 
-from functools import cache
 from pathlib import Path
 
 import fastapi_offline
@@ -16,13 +15,9 @@ LOGO = b"https://cdn.redoc.ly/redoc/logo-mini.svg"
 NOTHING = b"data:image/svg+xml,<svg xmlns='http://www.w3.org/2000/svg'/>"
 
 
-@cache
-def _script() -> bytes:
-    return SCRIPT.read_bytes().replace(LOGO, NOTHING)
-
-
 async def _answer(_: Request) -> Response:
-    return Response(_script(), media_type="text/javascript")
+    script = SCRIPT.read_bytes().replace(LOGO, NOTHING)
+    return Response(script, media_type="text/javascript")
 
 
 ROUTE = Route(f"/static-offline-docs/{SCRIPT.name}", _answer)

@@ -13,7 +13,8 @@ from pydantic.config import JsonDict
 from shopsphere.domain.pks import PK_PATTERN
 from shopsphere.domain.values import Page
 from shopsphere.lists import CURSOR_PATTERN
-from shopsphere.models import pk_of
+from shopsphere.web.examples import header
+from shopsphere.web.schemas import pk_of
 
 MAX_LIMIT = 1000
 DEFAULT_LIMIT = 100
@@ -69,14 +70,7 @@ PagingByEntry = Annotated[
 PagingByPk = Annotated[Paging, _paging(PK_PATTERN, "", pk_of("an order"))]
 
 WITH_LINK: dict[int | str, dict[str, Any]] = {
-    200: {
-        "headers": {
-            "Link": {
-                "description": 'The next page, `<url>; rel="next"`, while there is more.',
-                "schema": {"type": "string"},
-            }
-        }
-    }
+    200: header("Link", 'The next page, `<url>; rel="next"`, while there is more.')
 }
 """For the `responses` of a route that lists."""
 

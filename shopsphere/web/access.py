@@ -18,7 +18,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from shopsphere.domain.errors import Forbidden, InvalidToken
 from shopsphere.domain.values import Role
 from shopsphere.settings import Settings
-from shopsphere.tokens import Caller, Tokens
+from shopsphere.tokens import Caller
+from shopsphere.web.service import service_of
 
 Endpoint = TypeVar("Endpoint", bound=Callable[..., object])
 _open_endpoints: set[object] = set()
@@ -59,9 +60,8 @@ class Rule(SecurityBase):
 
     def require(self, request: Request) -> None:
         """Raise InvalidToken or Forbidden, unless the caller may come in."""
-        tokens: Tokens = request.app.state.tokens
         token, is_open = _bearer(request), _is_open(request)
-        caller = None if token is None else tokens.read(token)
+        caller = None if token is None else service_of(request).tokens.read(token)
         request.scope["shopsphere.caller"] = caller  # for the log and the idempotency key too
         if caller is None:
             if self.needs_token or not is_open:
@@ -88,8 +88,7 @@ class _MetricsReaders(Rule):
     scheme_name = "MetricsToken"
 
     def require(self, request: Request) -> None:
-        settings: Settings = request.app.state.settings
-        expected = settings.metrics_token.get_secret_value()
+        expected = service_of(request).settings.metrics_token.get_secret_value()
         request.scope["shopsphere.caller"] = None
         if _is_open(request):
             return
@@ -146,8 +145,7 @@ def is_token_optional(route: APIRoute, settings: Settings) -> bool:
 
 
 def _is_open(request: Request) -> bool:
-    settings: Settings = request.app.state.settings
-    return not settings.auth_required
+    return not service_of(request).settings.auth_required
 
 
 def _bearer(request: Request) -> str | None:

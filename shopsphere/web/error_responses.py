@@ -1,17 +1,13 @@
 """The one place where an error becomes an HTTP answer, and where OpenAPI is told of it."""
 
 import json
-from functools import cache
 from typing import Any
 
-from fastapi import FastAPI, Request, Response
+from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.routing import APIRoute
 from pydantic import BaseModel
-from pydantic.json_schema import models_json_schema
 from starlette.exceptions import HTTPException
 
-from shopsphere.access import is_token_optional
 from shopsphere.deadline import Deadline
 from shopsphere.domain import errors
 from shopsphere.settings import in_plain_words
@@ -96,13 +92,10 @@ def _named(error: dict[str, Any]) -> tuple[str, str]:
 
 
 async def _on_framework_error(request: Request, error: HTTPException) -> Response:
-    ours = errors.ShopError()
-    if error.status_code < 500:
-        ours = errors.InvalidRequest(("body", "cannot be read as JSON in UTF-8"))
-    for kind in (errors.NoSuchPath, errors.MethodNotAllowed, errors.BodyTooLarge):
-        if error.status_code == kind.status:
-            ours = kind()
-    answer = error_answer(ours)
+    kinds = (errors.NoSuchPath, errors.MethodNotAllowed, errors.BodyTooLarge, errors.ShopError)
+    unreadable = errors.InvalidRequest(("body", "cannot be read as JSON in UTF-8"))
+    ours = {kind.status: kind() for kind in kinds}
+    answer = error_answer(ours.get(min(error.status_code, 500), unreadable))
     answer.headers.update(error.headers or {})
     if error.status_code == 405 and "route" in request.scope:
         answer.headers["Allow"] = _allowed(request)
@@ -124,49 +117,3 @@ def _allowed(request: Request) -> str:
     if "get" in methods:
         methods.add("head")
     return ", ".join(sorted(methods)).upper()
-
-
-def correct_openapi(app: FastAPI) -> None:
-    """Have OpenAPI say 400 where FastAPI would say 422, and what holds for every route."""
-    generate = app.openapi
-
-    @cache
-    def openapi() -> dict[str, Any]:
-        document = generate()
-        for route in app.routes:
-            if isinstance(route, APIRoute) and route.include_in_schema:
-                for method in route.methods or ():
-                    operation = document["paths"][route.path_format][method.lower()]
-                    _correct(operation, is_token_optional(route, app.state.settings))
-        components = document["components"]
-        components["securitySchemes"] = dict(  # Swagger's cursor is in the last, AccessToken
-            sorted(components["securitySchemes"].items(), reverse=True)
-        )
-        schemas = components["schemas"]
-        schemas["Health"]["properties"]["service"]["examples"] = [app.state.service]
-        for unused in ("HTTPValidationError", "ValidationError"):
-            schemas.pop(unused, None)
-        schemas |= models_json_schema(
-            [(ErrorBody, "validation")], ref_template="#/components/schemas/{model}"
-        )[1]["$defs"]
-        return document
-
-    app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way to extend it
-
-
-def _correct(operation: dict[str, Any], has_optional_token: bool) -> None:
-    responses, parameters = operation["responses"], operation.get("parameters", ())
-    for parameter in parameters:  # FastAPI says null of what can be left out only
-        parameter["schema"] |= parameter["schema"].pop("anyOf", [{}])[0]
-    if "HTTPValidationError" in str(responses.get("422")):
-        del responses["422"]
-    common: list[type[errors.ShopError]] = [errors.BodyTooLarge]
-    if "requestBody" in operation or any(each["in"] == "query" for each in parameters):
-        common.append(errors.InvalidRequest)
-    if "503" in responses:  # a route's own reasons replace those of its router
-        common += [errors.StoreUnavailable, errors.RequestTimedOut]
-    if "security" in operation:
-        common += [errors.InvalidToken, errors.Forbidden]
-        if has_optional_token:
-            operation["security"].insert(0, {})  # nothing will do as well
-    operation["responses"] = dict(sorted(raises(*common, among=responses).items()))

@@ -20,16 +20,8 @@ from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Any
 
-from shopsphere.installing import (
-    IS_WINDOWS,
-    ROOT,
-    LauncherError,
-    end_group,
-    run_to_end,
-    say,
-    set_up,
-    start,
-)
+from shopsphere.tools.installing import LauncherError, set_up
+from shopsphere.tools.processes import IS_WINDOWS, ROOT, end_group, run_to_end, say, start
 
 SERVICES = (("product", 8000), ("user", 8001), ("order", 8002))
 REDIS_PORT = 6379
@@ -40,7 +32,7 @@ BECOME_REDIS = (
 )
 """`ps` then shows whose Redis it is: that of this `.venv`."""
 REDIS_VARIABLES = {"USE_REDIS", "REDIS_URL", "REDIS_HOST", "REDIS_PORT"}
-PROTOCOL = "shopsphere.slow_clients:PROTOCOL"
+PROTOCOL = "shopsphere.web.slow_clients:PROTOCOL"
 """uvicorn's protocol, but one that gives up clients which send no request."""
 DEFAULT_HOST = "127.0.0.1"
 EVERY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104
@@ -51,7 +43,6 @@ SECONDS_OF_PATIENCE = 15
 FAILED_START_LINES = ("Application startup failed", "Process SpawnProcess-")
 """What uvicorn 0.54 prints for a start that failed, the second above a traceback. The reloader of
 `--reload` then waits for a file to change, and keeps the port."""
-COLOURS = {"product": "36", "user": "32", "order": "35", "redis": "33"}
 
 Health = dict[str, Any]
 
@@ -151,9 +142,6 @@ class Program:
 
     def _show_lines(self) -> None:
         prefix = f"{self.name:<7} | "
-        has_colours = sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
-        if has_colours and not os.environ.get("NO_COLOR"):
-            prefix = f"\033[{COLOURS.get(self.name, '34')}m{prefix}\033[0m"
         for line in self.process.stdout or ():
             self.last_lines.append(line.rstrip())
             self.notice_failed_start(line)
@@ -323,7 +311,7 @@ def run(python: Path, options: argparse.Namespace) -> None:
 def add_demo_products(python: Path, host: str) -> None:
     """Add products to a shop that has none yet, and say what came of it."""
     urls = [url_of(host, port) for _, port in SERVICES[:2]]
-    _, lines = run_to_end([str(python), "-m", "shopsphere.demo", *urls])
+    _, lines = run_to_end([str(python), "-m", "shopsphere.tools.demo", *urls])
     say("\n".join(lines))
 
 

@@ -1,7 +1,7 @@
 """A dozen products to try the shop with: name, price and quantity.
 
-`python -m shopsphere.demo PRODUCT_SERVICE_URL USER_SERVICE_URL` adds them to an empty shop, as the
-administrator that the settings name, and prints the outcome.
+`python -m shopsphere.tools.demo PRODUCT_SERVICE_URL USER_SERVICE_URL` adds them to an empty shop,
+as the administrator that the settings name, and prints the outcome.
 """
 
 import json

@@ -12,6 +12,11 @@ ORDER_PK = "01M8706QYJ691M9ES1XN5SPPBZ"
 ORDER_MADE_AT = "2026-11-24T14:43:51.890000Z"
 
 
+def header(name: str, description: str) -> dict[str, Any]:
+    """Return a header, for the `responses` of a route that sends it."""
+    return {"headers": {name: {"description": description, "schema": {"type": "string"}}}}
+
+
 def example_with(model: type[BaseModel], **different: object) -> dict[str, Any]:
     """Return the example of a model with some values changed, for the `responses` of a route."""
     fields = model.model_fields.items()

@@ -1,0 +1,61 @@
+"""Every way in which Redis cannot serve becomes one error of ours."""
+
+import asyncio
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from redis import exceptions
+from redis.exceptions import ConnectionError, RedisClusterException, RedisError, TimeoutError
+
+from shopsphere.domain.errors import StoreUnavailable
+
+log = logging.getLogger("shopsphere.redis")
+
+REFUSALS = (
+    exceptions.AuthenticationError, exceptions.AuthorizationError, exceptions.NoPermissionError
+)  # fmt: skip
+REFUSAL_WORDS = ("NOAUTH", "NOPERM", "WRONGPASS", "max number of clients")
+CANNOT_SERVE = (
+    ConnectionError, TimeoutError, RedisClusterException, *REFUSALS,
+    exceptions.InvalidResponse, exceptions.ReadOnlyError, exceptions.ClusterError,
+    exceptions.OutOfMemoryError,  # type: ignore[attr-defined]  # types-redis
+    exceptions.AskError, exceptions.TryAgainError,
+)  # fmt: skip
+CANNOT_SERVE_WORDS = (
+    "LOADING", "READONLY", "OOM ", "used memory > 'maxmemory'", "NOREPLICAS", "MISCONF",
+    "CLUSTERDOWN", "MASTERDOWN", "BUSY ", "TRYAGAIN", "non local key", "UNBLOCKED", *REFUSAL_WORDS,
+)  # fmt: skip
+"""What Redis says in a bare ResponseError, or inside a script's error, when it cannot serve."""
+
+
+class NothingAnswers(Exception):
+    """At the address of Redis there is nothing that answers."""
+
+
+def cannot_serve(error: RedisError | RedisClusterException) -> bool:
+    return isinstance(error, CANNOT_SERVE) or any(word in str(error) for word in CANNOT_SERVE_WORDS)
+
+
+@contextmanager
+def our_errors() -> Iterator[None]:
+    """Raise StoreUnavailable for every way in which Redis cannot serve; the log says why.
+
+    Also raise a cancellation that came meanwhile and was swallowed by asyncio.wait_for of Python
+    3.11, through which redis-py 8.1 sends: what is not told to end goes on, past its time.
+    """
+    task = asyncio.current_task()
+    cancellations = task.cancelling() if task else 0
+    try:
+        yield
+        if task and task.cancelling() > cancellations:
+            raise asyncio.CancelledError
+    except (RedisError, RedisClusterException) as error:
+        if cannot_serve(error):
+            log.warning("Redis cannot serve now: %s: %.300s", type(error).__name__, error)
+            raise StoreUnavailable from error
+        raise
+
+
+def is_refusal(error: object) -> bool:
+    return isinstance(error, REFUSALS) or any(word in str(error) for word in REFUSAL_WORDS)

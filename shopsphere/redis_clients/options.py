@@ -1,0 +1,47 @@
+"""How connections to Redis are made, and what a URL of Sentinels or of a Cluster says."""
+
+from typing import Any
+from urllib.parse import unquote
+
+from redis.asyncio import ConnectionPool
+from redis.asyncio.cluster import ClusterNode
+from redis.asyncio.connection import SSLConnection, parse_url
+from redis.asyncio.retry import Retry
+from redis.backoff import FullJitterBackoff
+
+from shopsphere.deadline import TCP_OPTIONS
+
+POOL: dict[str, Any] = {"max_connections": 100, "timeout": 5}
+CONNECTION: dict[str, Any] = {
+    "socket_timeout": 2,
+    "socket_connect_timeout": 1,
+    "health_check_interval": 15,
+    "decode_responses": True,
+    "protocol": 2,  # RESP3, the default of redis-py 8, is unknown to servers before 6
+    "retry": Retry(FullJitterBackoff(cap=0.2, base=0.02), 2),
+}
+TCP: dict[str, Any] = {"socket_keepalive": True, "socket_keepalive_options": TCP_OPTIONS}
+
+
+def parts_of(rest: str) -> tuple[list[tuple[str, int]], str, dict[str, Any], dict[str, Any]]:
+    """Return nodes, name, login and options of `user:password@host:port,host:port/name?options`.
+
+    The options are those of redis-py, and `ssl=true`.
+    """
+    rest, _, query = rest.partition("?")
+    userinfo, _, address = rest.rpartition("@")
+    nodes, _, name = address.partition("/")
+    username, _, password = (unquote(part) for part in userinfo.partition(":"))
+    given = {"username": username, "password": password}
+    login: dict[str, Any] = {key: value for key, value in given.items() if value}
+    options: dict[str, Any] = dict(parse_url(f"redis://?{query}"))
+    options["ssl"] = options.get("ssl") == "true"
+    split = [node.rpartition(":") for node in nodes.split(",")]
+    return [(host.strip("[]"), int(port)) for host, _, port in split], name, login, options
+
+
+def try_options(connects: ConnectionPool | ClusterNode) -> None:
+    """Raise TypeError, RedisError or OSError if no connection can be made with its options."""
+    connection = connects.connection_class(**connects.connection_kwargs)
+    if isinstance(connection, SSLConnection):
+        connection.ssl_context.get()

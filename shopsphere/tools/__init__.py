@@ -1,0 +1,1 @@
+"""What the commands at the top level are made of. No service imports it."""

@@ -1,0 +1,70 @@
+"""The routes that every service has: alive, ready, metrics."""
+
+from typing import Literal
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import PlainTextResponse
+from pydantic import BaseModel, Field
+
+from shopsphere import __version__
+from shopsphere.domain.errors import StoreUnavailable
+from shopsphere.metrics import exposition, prometheus
+from shopsphere.records import StorageName
+from shopsphere.web.access import METRICS_READER, anyone
+from shopsphere.web.error_responses import raises
+from shopsphere.web.service import service_of
+
+OPERATIONS = {"operations": "Health checks and metrics."}
+METRICS_EXAMPLE = 'http_requests_total{method="GET",route="/",status="200"} 3.0'
+
+
+class Health(BaseModel):
+    service: str
+    status: Literal["ok"]
+    storage: StorageName = Field(examples=["redis"])
+    fallback: bool = Field(
+        examples=[False], description="It is in memory only because no Redis answered at its start."
+    )
+    version: str = Field(examples=[__version__])
+
+
+operations = APIRouter(tags=["operations"])
+
+
+@operations.get("/")
+@anyone
+async def health(request: Request) -> Health:
+    """Responds whenever the process serves, even while its storage is unreachable."""
+    service = service_of(request)
+    return Health(
+        service=service.name,
+        status="ok",
+        storage=service.opened.storage,
+        fallback=service.opened.is_fallback,
+        version=__version__,
+    )
+
+
+@operations.get("/ready", responses=raises(StoreUnavailable))
+@anyone
+async def ready(request: Request) -> Health:
+    """200 while the storage responds, 503 otherwise. Other services do not count."""
+    await service_of(request).opened.records.ping()
+    return await health(request)
+
+
+@operations.get(
+    "/metrics",
+    dependencies=[METRICS_READER],
+    response_class=PlainTextResponse,
+    responses={200: {"content": {"text/plain": {"example": METRICS_EXAMPLE}}}},
+)
+async def metrics(request: Request) -> Response:
+    """Requests, how they ended and how long they took, in the format of Prometheus.
+
+    The order service also counts orders placed, refused and settled, and the commands that were
+    pending when settling last looked.
+    """
+    return Response(
+        exposition(service_of(request).metrics.registry), media_type=prometheus.CONTENT_TYPE_LATEST
+    )
