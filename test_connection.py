@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -82,9 +83,8 @@ class Line(NamedTuple):
 Show = Callable[[Line], None]
 
 
-def show(line: Line) -> None:
-    """Print a line of the table."""
-    print(line, flush=True)
+show: Show = partial(print, flush=True)
+"""Print a line of the table."""
 
 
 def as_json(lines: Sequence[Line], is_good: bool, was_audited: bool) -> str:

@@ -75,8 +75,7 @@ class Users:
         TooManyLogins."""
         async with self._throttle.attempt(client, email):
             user = await self.find(email)
-            is_right = await self.has_password(user, password)
-            if user is None or not is_right:
+            if not await self.has_password(user, password) or user is None:
                 raise InvalidCredentials
         return Session(self._tokens.issue(user.pk, user.role), self._tokens.expires_seconds)
 

@@ -175,7 +175,6 @@ class Unavailable(ShopError, status=503, code="unavailable"):
     """Whether what was requested may have happened all the same."""
     advice: ClassVar[str] = "Try again in a moment."
     """What to do about it, where that cannot place an order twice."""
-    sentence = "The service cannot respond now."
 
     def __init__(self) -> None:
         super().__init__(f"{self.sentence} {self.advice}", retry_after=1)

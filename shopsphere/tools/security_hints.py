@@ -8,7 +8,6 @@ from urllib.parse import urlsplit
 
 from shopsphere.settings import MIN_SECRET_BYTES, Settings
 
-TIMEOUT_SECONDS = 1
 ANOTHER_LOOPBACK = "127.0.0.2"
 """What listens on 127.0.0.1 alone does not here; what listens on all addresses does. macOS has no
 such address, so there it is not seen."""
@@ -43,7 +42,7 @@ def others_reach(url: str) -> bool:
 
 def _listens_on_all_addresses(port: str) -> bool:
     try:
-        socket.create_connection((ANOTHER_LOOPBACK, int(port)), TIMEOUT_SECONDS).close()
+        socket.create_connection((ANOTHER_LOOPBACK, int(port)), timeout=1).close()
     except (OSError, ValueError):
         return False
     return True

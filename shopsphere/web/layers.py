@@ -147,8 +147,7 @@ class Cors(CORSMiddleware):
         response = super().preflight_response(request_headers)
         if response.status_code == 200:
             return response
-        refusal = error_response(
-            errors.InvalidRequest(("Origin", "or method is not allowed (CORS)"))
-        )
+        error = errors.InvalidRequest(("Origin", "or method is not allowed (CORS)"))
+        refusal = error_response(error)
         refusal.headers["Vary"] = response.headers["Vary"]
         return refusal
