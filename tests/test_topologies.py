@@ -354,6 +354,15 @@ def test_with_min_replicas_to_write_a_master_alone_acknowledges_nothing(
     shop.wait_until_exact(EXACT_SECONDS)
 
 
+def test_who_finds_no_connection_free_waits_for_one(watched_redis: WatchedRedis) -> None:
+    async def use(products: Products) -> None:
+        for _ in range(2):  # more than one record is read over a connection for itself
+            await products.create("Lamp", 100, 1)
+        await asyncio.gather(*(products.page(None, 2) for _ in range(20)))
+
+    asyncio.run(with_products(f"{watched_redis.url}?max_connections=2", use))
+
+
 def test_sentinels_that_ask_for_a_password_or_name_no_master_are_told_apart(
     watched_redis: WatchedRedis,
 ) -> None:
