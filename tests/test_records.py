@@ -350,6 +350,7 @@ async def test_no_name_is_missed_and_all_are_packed_while_two_processes_write_th
         assert await two[0].names(start, prefix, limit) == wanted[:limit]
     redis.config_resetstat()
     assert await two[0].names("", "", 3) == everything[:3]
+    assert await two[0].names(everything[0], everything[0], 3) == everything[:1]
     assert redis.info("commandstats")["cmdstat_zrangebylex"]["calls"] < 5, "no more than it needs"
 
     await walks_beside(two[turn % 2].remove_names(names) for turn, names in enumerate(others))

@@ -96,12 +96,9 @@ def hold_of(state: HoldState) -> tuple[ProductRecord, Hold]:
 
 def order_of(status: OrderStatus) -> OrderRecord:
     record = OrderRecord(pk="o")
-    if status is FAILED:
-        orders.fail(NOW, record)
-    elif status is not NONE:
+    if status in EVER_PLACED:
         orders.place(NOW, record, RESERVED, "u", began=NOW)
-        orders.end(NOW, record, status)
-    return record
+    return record.model_copy(update={"status": status})
 
 
 def bound(order_pk: str = "first") -> KeyRecord:
