@@ -1,6 +1,6 @@
-"""Storage in memory, for one process: everything is lost when it ends.
+"""In-memory storage for one process; all data is lost when it ends.
 
-Methods are `async` and never await inside, so each is one atomic step on the event loop.
+Methods are `async` but never wait, so each is one atomic step on the event loop.
 """
 
 import asyncio
@@ -24,10 +24,10 @@ T = TypeVar("T")
 
 
 class MemoryRecords:
-    """`Records` in memory. A record that is kept is never changed, only replaced."""
+    """`Records` in memory. A stored record is never changed, only replaced."""
 
     def __init__(self, clock: Clock = time.time) -> None:
-        """`clock` tells seconds since 1970."""
+        """`clock` returns Unix time in seconds."""
         self._clock = clock
         self._records: SortedDict[Key, Record] = SortedDict()
         self._expiring: defaultdict[int, OrderedDict[Key, float]] = defaultdict(OrderedDict)
@@ -122,7 +122,7 @@ class MemoryRecords:
         return record
 
     def _keep(self, record: Record) -> None:
-        """Keep a record, or forget it if it equals its defaults; see that it expires."""
+        """Store a record, or remove it if it equals its defaults, and set its expiry."""
         key = record.kind, record.pk
         missing = type(record)(pk=record.pk)
         before = self._records.get(key, missing)
@@ -138,7 +138,7 @@ class MemoryRecords:
             self._expiring[record.kept_seconds][key] = self._clock() + record.kept_seconds
 
     def _drop_expired(self) -> None:
-        """Forget what has expired: of those kept equally long, the oldest come first."""
+        """Remove expired records; those with the same `kept_seconds` are in order of expiry."""
         now = self._clock()
         for expiring in self._expiring.values():
             while expiring and next(iter(expiring.values())) <= now:

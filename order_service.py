@@ -1,4 +1,4 @@
-"""The order service, port 8002: places orders, asking the product service for the stock."""
+"""The order service, port 8002: places orders, with stock reserved at the product service."""
 
 import asyncio
 import logging
@@ -35,7 +35,7 @@ log = logging.getLogger("shopsphere.order")
 
 PORT = 8002
 LEASE_MARGIN_SECONDS = 2
-"""How much longer than its request may run a key is held, in case its process dies."""
+"""If a process dies, its request's key stays held for ORDER_TIMEOUT and this margin."""
 DESCRIPTION = """
 Place and manage orders; stock is never oversold.
 
@@ -75,7 +75,7 @@ class Settled(BaseModel):
 
 
 def _of_item(name: str) -> AliasPath:
-    """Return where a field of the order's only item is found."""
+    """Return the path of a field of the order's only item."""
     return AliasPath("items", 0, name)
 
 
@@ -96,7 +96,7 @@ ORDERS = TypeAdapter(list[OrderPublic])
 
 @dataclass(frozen=True, slots=True)
 class Ordering:
-    """What this service alone has."""
+    """The resources of this service alone."""
 
     orders: Orders
     checkout: Checkout
@@ -141,19 +141,19 @@ async def place_order(
     deadline: RequestDeadline,
     response: Response,
 ) -> Order:
-    """Order some units of a product: they are taken from its stock, or the order is refused.
+    """Order a product: the units are reserved from its stock, or the order is refused.
 
-    A 503 with an `order_id` does not say whether the order was placed. If it was,
+    After a 503 with an `order_id`, the order may have been placed. If it was,
     `GET /orders/{order_id}` finds it; if it is not there ORDER_TIMEOUT seconds after the 503, it
-    never will be. Or send an `Idempotency-Key`, and send the order again with the same key:
+    never will be. Alternatively, send an `Idempotency-Key` and retry with the same key:
 
-    - The same key and the same product and quantity: the same order as it is now, 201, with
-      `Idempotent-Replayed: true`.
+    - The same key with the same product and quantity returns the same order in its current state:
+      201, with `Idempotent-Replayed: true`.
     - The same key with another product or quantity: 422.
     - While the first request may still be running: 409 with `Retry-After`. If its process died,
       retry 2 seconds after ORDER_TIMEOUT; after a 503, retry immediately.
-    - After a refusal (400, 404) the key is free again.
-    - After a 503 or a crash, a retry replaces the attempt that was not placed; there are never two
+    - After a refusal (400, 404), the key is free again.
+    - After a 503 or a crash, a retry replaces an attempt that was not placed; there are never two
       orders.
 
     A key is kept for 24 hours from its last order, separately for each user.
@@ -169,16 +169,16 @@ async def place_order(
 async def list_orders(
     caller: Customer, request: Request, paging: PagingByEntry, own: Own
 ) -> Response:
-    """Your orders, oldest first: the whole list, or a page of it with `limit` and `after`.
+    """Your orders, oldest first: the whole list, or one page with `limit` and `after`.
 
-    Administrators see everybody's; so does anyone while AUTH_REQUIRED is false.
+    Administrators see all orders; so does everyone while AUTH_REQUIRED is false.
     """
     return await listing(request, paging, partial(own.orders.page, caller.orders_of), ORDERS)
 
 
 @ordering.get("/orders/{pk}", response_model=OrderPublic, responses=raises(errors.OrderNotFound))
 async def get_order(caller: Customer, pk: Pk, own: Own) -> Order:
-    """One of your orders; an administrator gets everybody's."""
+    """One of your orders. Administrators can get any order."""
     return await own.orders.get(pk, caller.orders_of)
 
 
@@ -191,10 +191,10 @@ async def get_order(caller: Customer, pk: Pk, own: Own) -> Order:
     },
 )
 async def cancel_order(caller: Customer, pk: Pk, own: Own, deadline: RequestDeadline) -> Order:
-    """Cancel one of your orders: its stock goes back, once, however often this is called.
+    """Cancel one of your orders. Its stock is released once, however often this is called.
 
-    Administrators cancel anybody's. It also works while the product service is unreachable: the
-    stock follows.
+    Administrators can cancel any order. This works even while the product service is unreachable;
+    the stock is then released later.
     """
     return await own.checkout.cancel(pk, caller.orders_of, deadline)
 
@@ -209,9 +209,9 @@ async def cancel_order(caller: Customer, pk: Pk, own: Own, deadline: RequestDead
     },
 )
 async def ship_order(pk: Pk, own: Own, deadline: RequestDeadline) -> Order:
-    """Mark an order as shipped, which is final. Its units count as shipped, once.
+    """Mark an order as shipped, which is final. Its units count as shipped once.
 
-    It also works while the product service is unreachable: the stock follows.
+    This works even while the product service is unreachable; the stock is then updated later.
     """
     return await own.checkout.ship(pk, deadline)
 
@@ -224,10 +224,10 @@ async def ship_order(pk: Pk, own: Own, deadline: RequestDeadline) -> Order:
     ),
 )
 async def settle_order(pk: SettledPk, body: Settle, own: Own) -> Settled:
-    """Settle one order now, if no request is at work on it: for repairs after an audit.
+    """Settle one order now, unless a request is working on it: for repairs after an audit.
 
-    An order that was not placed never will be, and stock that the product holds for it goes back;
-    one that was cancelled or shipped is told to the product service again. Safe to repeat.
+    An order that was not placed never will be, and its reservation is released. For a cancelled or
+    shipped order, the product service is notified again. Safe to repeat.
     """
     outcome = await own.settling.settle_order(pk, body.product_id)
     return Settled(pk=pk, product_id=body.product_id, outcome=outcome)
@@ -248,13 +248,13 @@ async def _ordering(service: Service[Ordering]) -> AsyncIterator[Ordering]:
         try:
             yield Ordering(Orders(opened.records), checkout, settling)
         finally:
-            while not running.done():  # redis-py, by wait_for of Python 3.11, drops many
+            while not running.done():  # in Python 3.11, redis-py's wait_for drops cancellations
                 running.cancel()
                 await asyncio.wait([running], timeout=0.1)
 
 
 def build(settings: Settings | None = None) -> FastAPI:
-    """Return the app, with these settings or those of the environment."""
+    """Return the app, with these settings or those from the environment."""
     routers = [ordering, fulfilment]
     return create_app("order", DESCRIPTION, TAGS, routers, open_storage, _ordering, settings)
 

@@ -1,4 +1,4 @@
-"""The product service, port 8000: the catalogue, and the stock, which it alone owns."""
+"""The product service, port 8000: owns the catalogue and the stock."""
 
 import unicodedata
 from collections.abc import AsyncIterator
@@ -46,8 +46,8 @@ TAGS = {
 }
 MAX_NAME_LENGTH = 200
 MAX_NAME_INPUT = 4 * 3 * MAX_NAME_LENGTH + 1
-"""What is longer is in no name: NFC makes one character of 4 at most, and folding 3 of one. Nobody
-looks at the rest, as it takes a second to normalize 30,000 accents."""
+"""No name contains a longer text: NFC makes one character of at most 4, and folding 3 of one. The
+rest is ignored, because it takes a second to normalize 30,000 accents."""
 
 
 def _name(text: str) -> str:
@@ -136,7 +136,7 @@ async def _same_storage(
     request: Request,
     x_storage: Annotated[
         StorageName | None,
-        Header(include_in_schema=False),  # where the order service keeps its orders
+        Header(include_in_schema=False),  # the order service's storage
     ] = None,
 ) -> None:
     if x_storage not in (None, service_of(request).opened.storage):
@@ -184,9 +184,9 @@ async def search_products(
         ),
     ],
 ) -> Response:
-    """Products whose name contains the text, wherever it stands and whatever its case.
+    """Products whose names contain the text anywhere, ignoring case.
 
-    Sorted by the text from the match onward.
+    Sorted by the name from the match onward.
     """
     search = partial(products.search_page, name[:MAX_NAME_INPUT])
     return await listing(request, paging, search, PRODUCTS)
@@ -197,8 +197,8 @@ async def search_products(
 )
 @anyone
 async def get_product(pk: Pk, request: Request) -> Product:
-    """One product: its name, its price, and how many can be ordered now."""
-    # The route that is asked most does without a dependency, which costs 12 µs.
+    """One product: its name, its price, and how many units can be ordered now."""
+    # No dependency on this busiest route, as it would cost 12 µs.
     products: Products = service_of(request).own
     return await products.get(pk)
 
@@ -207,7 +207,7 @@ async def get_product(pk: Pk, request: Request) -> Product:
     "/products", response_model=ProductPublic, status_code=201, dependencies=[ADMINISTRATOR]
 )
 async def create_product(body: ProductCreate, products: Catalogue, response: Response) -> Product:
-    """Add a product with its price and its stock. Use the returned `pk` to order it."""
+    """Add a product with its price and stock. Use the returned `pk` to order it."""
     product = await products.create(body.name, to_cents(body.price), body.quantity)
     response.headers["Location"] = f"/products/{product.pk}"
     return product
@@ -216,7 +216,7 @@ async def create_product(body: ProductCreate, products: Catalogue, response: Res
 @catalogue.get("/products", response_model=list[ProductPublic], responses=WITH_LINK)
 @anyone
 async def list_products(request: Request, paging: PagingByEntry, products: Catalogue) -> Response:
-    """All products, oldest first: the whole list, or a page of it with `limit` and `after`."""
+    """All products, oldest first: the whole list, or one page with `limit` and `after`."""
     return await listing(request, paging, products.page, PRODUCTS)
 
 
@@ -227,7 +227,7 @@ async def list_products(request: Request, paging: PagingByEntry, products: Catal
     responses=raises(errors.ProductNotFound),
 )
 async def update_product(pk: Pk, body: ProductUpdate, products: Catalogue) -> Product:
-    """Change name, price or both. Orders keep the name and the price they were placed with."""
+    """Change the name, the price or both. Orders keep the name and price they were placed with."""
     price_cents = None if body.price is None else to_cents(body.price)
     return await products.update(pk, body.name, price_cents)
 
@@ -239,7 +239,7 @@ async def update_product(pk: Pk, body: ProductUpdate, products: Catalogue) -> Pr
     responses=raises(errors.ProductNotFound),
 )
 async def delete_product(pk: Pk, products: Catalogue) -> None:
-    """Delete a product. Its orders stay, and can still be cancelled."""
+    """Delete a product. Its orders remain and can still be cancelled."""
     await products.delete(pk)
 
 
@@ -260,12 +260,11 @@ async def delete_product(pk: Pk, products: Catalogue) -> None:
 async def change_stock(
     pk: Pk, body: StockChange, products: Catalogue, key: IdempotencyKey, response: Response
 ) -> Product:
-    """Add units, or remove them if negative: never below zero, nor above 1,000,000,000 on hand.
+    """Add units, or remove them if negative: never below zero or above 1,000,000,000 on hand.
 
-    With an `Idempotency-Key` it counts once in 24 hours, however often it is sent: sent again, the
-    answer is the product as it is now, with `Idempotent-Replayed: true`. The same key with another
-    change is refused with 422; after a refusal the key is free again. Keys are separate for each
-    user and each product.
+    With an `Idempotency-Key`, the change counts once in 24 hours: repeats return the product in its
+    current state, with `Idempotent-Replayed: true`. The same key with another change is refused
+    with 422; after a refusal, the key is free again. Keys are separate for each user and product.
     """
     change = max(-MAX_ON_HAND - 1, min(body.change, MAX_ON_HAND + 1))
     product, is_replay = await products.change_stock(pk, change, key)
@@ -280,7 +279,7 @@ async def change_stock(
     responses=raises(errors.ProductNotFound),
 )
 async def get_stock(pk: Pk, products: Catalogue) -> Stock:
-    """Of all units ever `received`, some are `available`, some `reserved`, some `shipped`.
+    """Stock breakdown: of all units `received`, how many are available, reserved and shipped.
 
     They always add up: `received = available + reserved + shipped`.
     """
@@ -296,7 +295,7 @@ async def get_stock(pk: Pk, products: Catalogue) -> Stock:
 async def list_reservations(
     pk: Pk, request: Request, paging: PagingByPk, products: Catalogue
 ) -> Response:
-    """The live reservations, by order: neither released nor shipped."""
+    """The live reservations, neither released nor shipped, sorted by order."""
     return await listing(request, paging, partial(products.reservations_page, pk), RESERVATIONS)
 
 
@@ -319,8 +318,8 @@ async def reserve(
 ) -> Reservation:
     """Hold units for an order: checked and taken in one step, once per order.
 
-    The same again answers 200 and takes nothing. A refusal is final for this order,
-    even if stock comes in.
+    A repeat returns 200 and takes nothing. A refusal for lack of stock is final for this order,
+    even if stock is added.
     """
     reservation, is_new = await products.reserve(pk, order_pk, body.quantity)
     response.status_code = 201 if is_new else 200
@@ -331,7 +330,7 @@ async def reserve(
     "", status_code=204, responses=raises(errors.ProductNotFound, errors.ReservationShipped)
 )
 async def release(pk: Pk, order_pk: OrderPk, products: Catalogue) -> None:
-    """The units are available again, once, however often this is called.
+    """Release the units, once, however often this is called.
 
     This order cannot reserve them again. The product need not exist.
     """
@@ -342,7 +341,7 @@ async def release(pk: Pk, order_pk: OrderPk, products: Catalogue) -> None:
     "/ship", status_code=204, responses=raises(errors.ProductNotFound, errors.ReservationReleased)
 )
 async def ship(pk: Pk, order_pk: OrderPk, products: Catalogue) -> None:
-    """Mark the units as shipped: `reserved` falls and `shipped` rises, once."""
+    """Mark the units as shipped: they move from `reserved` to `shipped`, once."""
     await products.ship(pk, order_pk)
 
 
@@ -352,7 +351,7 @@ async def _catalogue(service: Service[Products]) -> AsyncIterator[Products]:
 
 
 def build(settings: Settings | None = None) -> FastAPI:
-    """Return the app, with these settings or those of the environment."""
+    """Return the app, with these settings or those from the environment."""
     routers = [catalogue, stock, reservations]
     return create_app("product", DESCRIPTION, TAGS, routers, open_storage, _catalogue, settings)
 

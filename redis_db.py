@@ -1,7 +1,7 @@
-"""Storage on Redis: redis-om's models of what is kept, and the port `Records` over them.
+"""Storage on Redis: redis-om models of the records, and the port `Records` on top of them.
 
-Each step touches keys of one slot, and scripts touch declared keys only, so the same code runs on
-one Redis, behind Sentinels and on a Cluster.
+Each step touches keys of one slot, and scripts touch declared keys only, so the same code runs on a
+single Redis, with Sentinels and on a Cluster.
 """
 
 import asyncio
@@ -33,35 +33,35 @@ Rs = TypeVarTuple("Rs")
 T = TypeVar("T")
 
 FORMAT = "3"
-"""The format of what is kept. It goes up with every change of that; 0.1.0 kept no number."""
+"""The version of the data format, raised with each change of it; 0.1.0 stored no version."""
 
 KINDS_OF_0_1_0 = frozenset(
     "products {product-names} reservations update orders orders-placing orders-cancelling "  # noqa: SIM905
     "orders-shipping email".split()
 )
-"""What stands after the prefix in keys of 0.1.0, and in no keys of today."""
+"""What follows the prefix in keys of 0.1.0 but in no current keys."""
 
 STEPS_AT_ONCE = 64
-"""Steps of one slot that share a read and a write."""
+"""How many steps of one slot may share a read and a write."""
 
 SEEN_RECORDS = 4096
-"""Shared records of which this process remembers how it saw them last."""
+"""How many shared records this process caches as it last saw them."""
 
 TURN_POLL_SECONDS = 0.004
-"""How often a process looks whether another one still has a slot to itself."""
+"""How often a process checks whether another still has exclusive use of a slot."""
 
 FULL_BUCKET = 100
-"""Names that fill a bucket: below the 128 up to which Redis keeps a sorted set packed."""
+"""How many names fill a bucket: fewer than the 128 up to which Redis packs a sorted set."""
 
 
 STEP = Script("""
--- Change records of one slot if each still has the version it was seen with, nobody else has the
--- slot to itself, and the clock is within a second of the time that the rules were given.
+-- Change records of one slot if each still has the version it was seen with, no other process has
+-- exclusive use of the slot, and the clock is within a second of the time given to the rules.
 -- Returns {-1, seconds, microseconds}; if refused, {microseconds to wait, seconds, microseconds,
 -- records...}.
--- Who asks for it then has the slot to itself until it writes, for 20 ms at most: by an end time,
--- not by an expiry, which a clock that goes back would stretch.
--- KEYS: records, turn, live records of the slot. ARGV: in JSON, time, process, whether it asks for
+-- A refused process that asks for it gets exclusive use of the slot until it writes, for at most
+-- 20 ms. That is an end time, not an expiry, which would last longer if the clock went back.
+-- KEYS: records, turn, live records of the slot. ARGV: JSON of time, process, whether it asks for
 -- the slot, the version of each record, and commands, each with the number of its key.
 local n = #KEYS - 2
 local at, process, asks, versions, commands = unpack(cjson.decode(ARGV[1]))
@@ -102,9 +102,9 @@ return {-1, time[1], time[2]}
 """)
 
 ENTER = Script("""
--- Add a member to lists of one slot and remove it from others, unless it is in one of some.
--- KEYS: last position in this slot; lists it must not be in, lists to leave, lists to enter.
--- ARGV: member, how many lists it must not be in, how many to leave.
+-- Add a member to lists of one slot and remove it from others, unless it is in a forbidden list.
+-- KEYS: last position in this slot; forbidden lists, lists to leave, lists to enter.
+-- ARGV: member, number of forbidden lists, number of lists to leave.
 local forbidden, leaving = tonumber(ARGV[2]), tonumber(ARGV[3])
 for i = 2, 1 + forbidden do
   if redis.call('ZSCORE', KEYS[i], ARGV[1]) then
@@ -126,11 +126,11 @@ end
 
 NAMES = Script("""
 -- Add names to a bucket of the search index, as long as it stays packed, or remove them from it.
--- Returns a name to split the bucket at if it is full, otherwise '', then the names that are left:
+-- Returns a name to split the bucket at if it is full, otherwise '', then the names left over:
 -- they belong in other buckets, or there was no room.
--- The index is one sorted list in buckets, small enough for Redis to keep them packed. A bucket is
--- named by a lower bound; the directory holds the bounds of all buckets but the first, whose is ''.
--- KEYS: directory, bucket. ARGV: 'add' or 'remove', bound, names that fill a bucket, names.
+-- The index is one sorted list in buckets that are small enough for Redis to pack. A bucket is
+-- named by its lower bound; the directory holds all bounds but that of the first, which is ''.
+-- KEYS: directory, bucket. ARGV: 'add' or 'remove', bound, number of names in a full bucket, names.
 local result = {''}
 local size = redis.call('ZCARD', KEYS[2])
 for i = 4, #ARGV do
@@ -152,8 +152,8 @@ return result
 """)
 
 SPLIT_BUCKET = Script("""
--- Move the names from a bound on to a bucket of their own, if the bucket is still full.
--- KEYS: directory, bucket, new bucket. ARGV: bound of the new bucket, names that fill a bucket.
+-- Move the names from a bound onward to a new bucket, if the old one is still full.
+-- KEYS: directory, bucket, new bucket. ARGV: bound of the new bucket, names in a full bucket.
 local rank = redis.call('ZRANK', KEYS[2], ARGV[1])
 if rank and rank > 0 and redis.call('ZCARD', KEYS[2]) >= tonumber(ARGV[2]) then
   redis.call('ZUNIONSTORE', KEYS[3], 1, KEYS[2])
@@ -172,7 +172,7 @@ return now
 """)
 
 NOTES = Script("""
--- Returns {seconds, microseconds, texts and times in turn}. KEYS: notes. ARGV: first time, count.
+-- Returns {seconds, microseconds, {text, time, text, time...}}. KEYS: notes. ARGV: since, limit.
 local from, limit = ARGV[1], ARGV[2]
 local notes = redis.call('ZRANGEBYSCORE', KEYS[1], from, '+inf', 'WITHSCORES', 'LIMIT', 0, limit)
 local time = redis.call('TIME')
@@ -181,20 +181,21 @@ return {time[1], time[2], notes}
 
 
 class RedisModel(HashModel):  # type: ignore[misc]  # mypy does not follow aredis_om
-    """A record as redis-om names its key, validates it and serialises it.
+    """A record as a redis-om model, which names its key and validates it.
 
-    `save()` is not atomic in redis-om 1.2.0, so records are read and written by `RedisRecords`.
+    `save()` is not atomic in redis-om 1.2.0, so `RedisRecords` reads and writes records.
     """
 
     @classmethod
     def make_primary_key(cls, pk: Any) -> str:
-        """Return the key without the shop's prefix; the slot is its hash tag."""
+        """Return the key without REDIS_PREFIX; the slot is its hash tag."""
         slot, colon, rest = str(pk).partition(":")
         return f"{cls._meta.model_key_prefix}:{{{slot}}}{colon}{rest}"
 
     @classmethod
     def validate_primary_key(cls) -> None:
-        """redis-om 1.2.0 looks through all fields for it, with each record: a third of the time."""
+        """Skip a check for which redis-om 1.2.0 scans all fields of each record, a third of the
+        time."""
 
 
 def _model_of(record: type[Record]) -> type[RedisModel]:
@@ -206,22 +207,22 @@ def _model_of(record: type[Record]) -> type[RedisModel]:
 
 
 MODELS: dict[str, type[Any]] = {each.kind: _model_of(each) for each in Record.__subclasses__()}
-"""redis-om's model of each kind of record in `domain.records`; it adds no field."""
+"""The redis-om model of each kind of record in `domain.records`; models add no fields."""
 
 
 def _validated(wanted: R, kept: Mapping[str, str]) -> R:
-    """Return the wanted record as a hash keeps it; raise ValidationError."""
+    """Return the wanted record with the fields of its hash; raise ValidationError."""
     record: R = MODELS[wanted.kind].model_validate({**kept, "pk": wanted.pk})
     return record
 
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
-    """A record as it was seen, and its version, which is empty if it is not kept."""
+    """A record as it was seen, and its version, which is empty if it is not stored."""
 
     version: str
     record: Any
-    """A record; a ValidationError if what is kept does not make one."""
+    """A record, or a ValidationError if the stored hash is not valid."""
 
     @classmethod
     def kept(cls, version: str, record: Record) -> Self:
@@ -229,7 +230,7 @@ class _Seen:
 
     @classmethod
     def of(cls, wanted: Record, kept: Sequence[str]) -> Self:
-        """Return what a hash, names and values in turn, holds of the wanted record."""
+        """Return the wanted record as stored in a hash of alternating names and values."""
         if not kept:
             return cls("", wanted)
         fields = dict(zip(kept[::2], kept[1::2], strict=True))
@@ -242,7 +243,7 @@ class _Seen:
 
 @dataclass(frozen=True, slots=True)
 class _Step:
-    """A rule that waits to be applied to records with these keys."""
+    """A rule waiting to be applied to the records with these keys."""
 
     rule: Callable[..., Any]
     wanted: Mapping[str, Record]
@@ -253,8 +254,8 @@ class _Step:
 class RedisRecords:
     """`Records` on Redis.
 
-    A step writes first, on what this process saw last, and a refusal returns what is there. Steps
-    that wait for the same slot go together; where another process writes too, they read first.
+    A step writes first, based on what this process last saw; a refusal returns the current records.
+    Steps waiting for the same slot are batched; if other processes write too, a batch reads first.
     """
 
     def __init__(self, client: ShopRedis, prefix: str) -> None:
@@ -270,7 +271,7 @@ class RedisRecords:
         self._index_turn = asyncio.Lock()
 
     async def read(self, *wanted: R) -> list[R]:
-        if len(wanted) == 1:  # it shares the pipeline of its turn of the event loop
+        if len(wanted) == 1:  # the client batches single commands by itself
             return [_validated(wanted[0], await self._client.hgetall(self._key(wanted[0])))]
         async with pipeline(self._client) as pipe:
             for each in wanted:
@@ -294,7 +295,7 @@ class RedisRecords:
         return outcome
 
     async def _lead(self, slot: str) -> None:
-        """Apply the steps that wait for a slot until there are no more, or Redis cannot serve."""
+        """Apply the steps waiting for a slot until none are left or Redis cannot serve."""
         queue = self._queues[slot]
         error: BaseException = StoreUnavailable()
         try:
@@ -313,10 +314,10 @@ class RedisRecords:
                     step.outcome.set_exception(error)
 
     async def _apply_together(self, slot: str, steps: Sequence[_Step]) -> None:
-        """Apply these steps, all in one write, and set their outcomes.
+        """Apply these steps in one write and set their outcomes.
 
-        They are tried on what was seen last. Several steps read first where another process was
-        seen to write, as trying many of them in vain takes long.
+        They are tried on what was last seen. Several steps read first if another process was seen
+        to write, because a failed attempt with many steps is slow.
         """
         wanted = {key: record for step in steps for key, record in step.wanted.items()}
         seen = {key: self._seen.get(key) or _Seen("", record) for key, record in wanted.items()}
@@ -416,7 +417,7 @@ class RedisRecords:
         await self._in_buckets("remove", names)
 
     async def names(self, start: str, prefix: str, limit: int) -> list[str]:
-        """The bound of the next bucket is read after a bucket, so that a split hides nothing."""
+        """Each bucket is read before the bound of the next one, so that a split hides nothing."""
         low, high = b"[" + start.encode(), b"(" + prefix.encode() + b"\xff"
         [[bound]] = await self._bounds([start])
         found: list[str] = []
@@ -433,7 +434,7 @@ class RedisRecords:
                 low = b"(" + names[-1].encode()
 
     async def _in_buckets(self, action: str, names: Collection[str]) -> None:
-        """Run a script on the buckets of these names, again for those that moved meanwhile."""
+        """Run a script on the buckets of these names, and repeat it for names that have moved."""
         async with self._index_turn:
             while names:
                 buckets: dict[str, list[str]] = {}
@@ -445,7 +446,7 @@ class RedisRecords:
                 names = [name for each in left for name in each]
 
     async def _in_bucket(self, action: str, bound: str, names: Collection[str]) -> Collection[str]:
-        """Run a script on one bucket, and split it if it is full; return the names left over."""
+        """Run a script on one bucket and split it if it is full; return the names left over."""
         keys = [self._bucket(), self._bucket(bound)]
         split_at, *left = await NAMES.run(self._client, keys, action, bound, FULL_BUCKET, *names)
         if split_at:
@@ -454,7 +455,7 @@ class RedisRecords:
         return list(left)
 
     async def _bounds(self, names: Collection[str]) -> list[list[str]]:
-        """Return for each name the bound of its bucket; of the first bucket it is empty."""
+        """Return the bound of each name's bucket; that of the first bucket is empty."""
         async with pipeline(self._client) as pipe:
             for name in names:
                 pipe.zrevrangebylex(self._bucket(), f"[{name}", "-", 0, 1)
@@ -494,7 +495,7 @@ class RedisRecords:
         return f"{self._prefix}:list:{{{listing.slot}}}:{listing.name}"
 
     def _bucket(self, bound: str | None = None) -> str:
-        """Return the key of a bucket of the search index; without a bound, of the directory."""
+        """Return the key of a bucket of the search index, or without a bound, of the directory."""
         directory = f"{self._prefix}:names:{{names}}"
         return directory if bound is None else f"{directory}:{bound}"
 
@@ -504,8 +505,8 @@ def _rehearse(
 ) -> tuple[dict[str, Any], list[tuple[_Step, Any]]]:
     """Apply the rules of these steps, in turn, to copies of what was seen.
 
-    Return the latest of each record, and the outcome of each step that was not cancelled. A rule
-    that raises, which is a bug, changes nothing, and is an error to its step alone.
+    Return the latest state of each record, and the outcome of each step that was not cancelled. A
+    rule that raises, which is a bug, changes nothing and fails only its own step.
     """
     latest = {key: each.record for key, each in seen.items()}
     outcomes: list[tuple[_Step, Any]] = []
@@ -529,12 +530,12 @@ def _rehearse(
 
 @cache
 def _defaults(kind: type[Record]) -> Mapping[str, Any]:
-    """Return the fields of a record that is not kept, all but its pk."""
+    """Return the default values of a record's fields, except its pk."""
     return {name: field.default for name, field in kind.model_fields.items() if name != "pk"}
 
 
 def _is_missing(record: Record) -> bool:
-    """Tell whether a record equals its defaults, so that it is not kept."""
+    """Return whether a record equals its defaults, and so is not stored."""
     fields = record.__dict__
     return all(fields[name] == default for name, default in _defaults(type(record)).items())
 
@@ -542,8 +543,8 @@ def _is_missing(record: Record) -> bool:
 def _commands(
     number: int, live: int, version: str, before: _Seen, after: Record
 ) -> Iterator[Sequence[str | int]]:
-    """Yield the commands that turn a record, the key with this number, into what it is after a
-    step; `live` is the number of the list of its slot."""
+    """Yield the commands that store a record's state after a step. `number` is that of its key,
+    `live` that of its slot's list of live records."""
     if _is_missing(after):
         yield "DEL", number
     else:
@@ -568,7 +569,7 @@ def _commands(
 async def open_records(client: ShopRedis, prefix: str) -> RedisRecords:
     """Return the records that this client reads and writes under a prefix.
 
-    Raise CannotStart when there is data of another format.
+    Raise CannotStart if there is data in another format.
     """
     try:
         await _check_format(client, prefix)
@@ -581,7 +582,8 @@ async def open_records(client: ShopRedis, prefix: str) -> RedisRecords:
 
 
 async def _check_format(client: ShopRedis, prefix: str) -> None:
-    """Raise CannotStart if the data under this prefix is of another format; name a new one's."""
+    """Raise CannotStart if data under this prefix has another format; store the format of a new
+    prefix."""
     key = f"{prefix}:format"
     kept = await client.get(key)
     if kept is None:

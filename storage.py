@@ -1,6 +1,6 @@
-"""The storage switch: settings in, opened storage out. It is thrown once, at start.
+"""Opens the storage that the settings choose, once, at startup.
 
-What a storage needs is imported only when it is known to be opened: redis-om alone takes 30 ms.
+A storage's modules are imported only when it is used: redis-om alone takes 30 ms.
 """
 
 import logging
@@ -20,7 +20,7 @@ FALLBACK_WARNING = (
 
 
 async def open_storage(settings: Settings) -> Opened:
-    """Open Redis, or memory; raise CannotStart when the settings forbid what is there."""
+    """Open Redis or memory; raise CannotStart if the settings do not allow what is available."""
     if settings.use_redis != "false":
         from shopsphere.redis_clients.connecting import connect
         from shopsphere.redis_clients.errors import NothingResponds

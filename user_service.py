@@ -1,4 +1,4 @@
-"""The user service, port 8001: registering, logging in, who am I."""
+"""The user service, port 8001: registration, login and the caller's own account."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -82,7 +82,7 @@ own = APIRouter(tags=["me"], responses=raises(errors.StoreUnavailable))
 async def register(body: UserCreate, users: AllUsers) -> User:
     """Create an account with an email address and a password of 8 to 128 characters.
 
-    The address is kept in lower case. An address that is already registered is refused.
+    The address is stored in lower case. An already registered address is refused.
     """
     return await users.register(body.email, body.password)
 
@@ -98,8 +98,8 @@ async def login(body: Login, users: AllUsers, client: Client) -> Session:
 
     On this page, copy the `access_token` from the response, and paste it into **Authorize**.
 
-    A wrong password and an unknown address get the same response, in the same time. After too many
-    failures your client is refused for a while; other clients are unaffected.
+    A wrong password and an unknown address get the same response after the same time. After too
+    many failures, your client is refused for a while; other clients are unaffected.
     """
     return await users.log_in(client, body.email, body.password)
 
@@ -118,9 +118,9 @@ async def get_me(caller: SignedIn, users: AllUsers) -> User:
 async def change_password(
     caller: SignedIn, body: PasswordChange, users: AllUsers, client: Client
 ) -> User:
-    """Change your password. A wrong current one is refused, and counts as a failed login.
+    """Change your password. A wrong current password is refused and counts as a failed login.
 
-    Access tokens issued before remain valid until they expire.
+    Access tokens issued earlier remain valid until they expire.
     """
     return await users.change_password(client, caller.user_pk, body.current_password, body.password)
 
@@ -136,7 +136,7 @@ async def _users(service: Service[Users]) -> AsyncIterator[Users]:
 
 
 def build(settings: Settings | None = None) -> FastAPI:
-    """Return the app, with these settings or those of the environment."""
+    """Return the app, with these settings or those from the environment."""
     return create_app("user", DESCRIPTION, TAGS, [accounts, own], open_storage, _users, settings)
 
 

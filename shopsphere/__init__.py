@@ -1,3 +1,3 @@
-"""What the three ShopSphere services share. It imports nothing from the services or the stores."""
+"""The code shared by the three services. It imports neither the services nor the storages."""
 
 __version__ = "0.1.0"

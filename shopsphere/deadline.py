@@ -1,25 +1,25 @@
-"""The time of a request, and what may have come of it when that is over."""
+"""The deadline of a request, and what it may have done by then."""
 
 import asyncio
 import socket
 from dataclasses import dataclass
 
 WRITE_SECONDS = 1
-"""A write lands within a second of its read, or not at all."""
+"""A write takes effect within a second of its read, or not at all."""
 
 TCP_OPTIONS: dict[int, int] = (
     {socket.TCP_USER_TIMEOUT: 4000} if hasattr(socket, "TCP_USER_TIMEOUT") else {}
 )
-"""Options of every TCP socket to another service or to Redis. On Linux, what is not acknowledged in
-4 s is dropped, even after the socket was closed; otherwise it can arrive minutes later."""
+"""Options of every TCP socket to another service or to Redis. On Linux, data that stays
+unacknowledged for 4 s is dropped, even after close; otherwise it can arrive minutes later."""
 
 
 @dataclass(slots=True)
 class Deadline:
-    """When a request must end, in the time of the event loop.
+    """When a request must end, in the event loop's time.
 
-    `order_pk` is the order that it may have placed by then; empty until it may. `began` is when it
-    first wrote to the storage, by the storage's clock; 0 until it did.
+    `order_pk` is the order that it may have placed; empty until that is possible. `began` is when
+    it first wrote to the storage, by the storage's clock; 0 until then.
     """
 
     at: float
@@ -33,6 +33,6 @@ class Deadline:
 
     @property
     def place_by(self) -> float:
-        """Until when the record of an order may be read to be placed. So nothing is placed when the
-        time is over; with less than 2 s in all, half of it is kept for the write."""
+        """The latest time to read an order's record when placing it. It leaves a second for the
+        write, or half of a timeout below 2 s, so that no order is placed after the deadline."""
         return self.at - min(WRITE_SECONDS, self.timeout_seconds / 2)

@@ -1,4 +1,4 @@
-"""HTTP sessions in which one part of ShopSphere asks another, with `requests`."""
+"""HTTP sessions between the parts of ShopSphere, with `requests`."""
 
 import io
 import socket
@@ -18,13 +18,13 @@ RETRIES = Retry(
     allowed_methods=None,  # every request of ours is safe to repeat
     raise_on_status=False,
 )
-"""What is sent again; `RETRIES.new(total=...)` says how often."""
+"""What is retried; `RETRIES.new(total=...)` sets how often."""
 NO_RETRY = Retry(0, read=False, raise_on_status=False)
-"""Without `read=False`, requests calls an answer that does not come a ConnectionError."""
+"""Without `read=False`, requests reports a missing response as a ConnectionError."""
 
 
 class _Once(io.RawIOBase):
-    """What comes from a socket until its timeout is over: once in all, not again for each read."""
+    """Reads from a socket with one timeout in total, instead of one for each read."""
 
     def __init__(self, raw: io.RawIOBase, connection: socket.socket) -> None:
         self._raw = raw
@@ -47,7 +47,7 @@ class _Once(io.RawIOBase):
 
 
 class _WholeResponse(HTTPResponse):
-    """A response whose head counts too: a peer that drips headers would hold a thread for hours."""
+    """One timeout for the whole head of a response; slow headers could block a thread for hours."""
 
     def __init__(self, sock: socket.socket, *args: Any, **options: Any) -> None:
         super().__init__(sock, *args, **options)
@@ -71,7 +71,7 @@ class _TLSPool(HTTPSConnectionPool):
 
 
 class _Adapter(HTTPAdapter):
-    """Sets TCP_OPTIONS besides the socket options of urllib3, and one timeout for a response."""
+    """Adds TCP_OPTIONS to urllib3's socket options, and applies one timeout to a response."""
 
     def init_poolmanager(self, *args: Any, **options: Any) -> None:
         ours = [(socket.IPPROTO_TCP, option, value) for option, value in TCP_OPTIONS.items()]
@@ -82,9 +82,9 @@ class _Adapter(HTTPAdapter):
 
 
 def session(retries: Retry) -> requests.Session:
-    """Return a session that sends again as `retries` says, and takes nothing from elsewhere."""
+    """Return a session with these retries, which ignores the environment."""
     opened = requests.Session()
-    opened.trust_env = False  # no proxy, and no password from a .netrc
+    opened.trust_env = False  # no proxies, no passwords from .netrc
     for scheme in ("http://", "https://"):
         opened.mount(scheme, _Adapter(max_retries=retries))
     return opened

@@ -1,4 +1,4 @@
-"""Lists in order of entry, and their cursors: positions, which never expire, in one list."""
+"""Lists in order of entry, and their cursors: positions in one list, which never expire."""
 
 import hashlib
 import re
@@ -12,7 +12,7 @@ CURSOR_PATTERN = "[0-9]{1,16}-[0-9a-f]{8}"
 
 
 def cursor_of(listing: Listing, position: int) -> str:
-    """Return the cursor of a position, which is good for this list alone."""
+    """Return the cursor of a position, valid for this list only."""
     return f"{position}-{_digest(listing)}"
 
 
@@ -21,8 +21,7 @@ async def entries_after(
 ) -> list[Entry]:
     """Return up to `limit` entries of a list.
 
-    `after` is a cursor of this list, or the pk of something in it. Raise InvalidRequest for
-    anything else.
+    `after` is a cursor of this list or the pk of a member. Raise InvalidRequest for anything else.
     """
     position = 0 if after is None else await _position(records, listing, after)
     return await records.entries(listing, position, limit)

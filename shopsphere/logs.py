@@ -1,4 +1,4 @@
-"""Logging: one line per event, as text or as JSON, with the request's id."""
+"""Logging: one line per event, as text or JSON, with the request id."""
 
 import logging
 import sys
@@ -10,18 +10,18 @@ from pythonjsonlogger.json import JsonFormatter
 from shopsphere.settings import Settings
 
 OTHERS = ("asyncio", "urllib3", "py.warnings")
-"""Other loggers that may write in our processes."""
+"""Loggers of libraries that may log in our processes."""
 
 TEXT_FORMATTER = logging.Formatter("%(asctime)s %(levelname)-7s %(message)s [%(request_id)s]")
 
 REQUEST_ID: ContextVar[str] = ContextVar("request_id", default="-")
-"""The id of the request that is being served."""
+"""The id of the current request."""
 
 
 def configure_logging(service: str, settings: Settings) -> None:
-    """Send every line to standard error, in one form; ours replace uvicorn's access log.
+    """Log every line to standard error in one format; request lines replace uvicorn's access log.
 
-    To be called before uvicorn's first line, which it writes when it has imported the app.
+    Call this before uvicorn's first line, which follows the import of the app.
     """
 
     def add_context(record: logging.LogRecord) -> bool:
@@ -29,8 +29,8 @@ def configure_logging(service: str, settings: Settings) -> None:
         record.request_id = REQUEST_ID.get()
         return True
 
-    # Caller, thread and process are in no line: four tenths of its cost, by the chapter
-    # "Optimization" of Python's logging HOWTO.
+    # No line shows caller, thread or process; not collecting them saves 40 % of its cost (see
+    # "Optimization" in Python's logging HOWTO).
     logging._srcfile = None
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     handler = logging.StreamHandler(sys.stderr)
@@ -45,8 +45,8 @@ def configure_logging(service: str, settings: Settings) -> None:
         logging.getLogger(name).handlers = [handler]
     logging.captureWarnings(True)
     uvicorn = logging.getLogger("uvicorn.error")
-    # At DEBUG, websockets 17.4 writes every header of a handshake here, tokens among them; and why
-    # a start failed is an ERROR, which a person sees whatever the level.
+    # At DEBUG, websockets 17.4 logs all handshake headers here, including tokens. A failed start is
+    # an ERROR, which is shown at every LOG_LEVEL.
     uvicorn.setLevel(min(max(uvicorn.level, logging.INFO), logging.ERROR))
     access = logging.getLogger("uvicorn.access")
     access.handlers = []
@@ -54,7 +54,7 @@ def configure_logging(service: str, settings: Settings) -> None:
 
 
 def json_formatter() -> logging.Formatter:
-    """Return what makes a line an object; `json_lines.json` names it, for lines before the app."""
+    """Return the JSON formatter; `json_lines.json` names it for lines logged before the app."""
     return JsonFormatter(
         "%(levelname)s %(name)s %(service)s %(request_id)s %(message)s",
         timestamp=True,

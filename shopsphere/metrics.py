@@ -1,4 +1,4 @@
-"""Metrics for Prometheus, of this process, or of all workers of a service that share a folder."""
+"""Prometheus metrics of this process, or of all workers of a service that share a folder."""
 
 import logging
 import os
@@ -10,9 +10,9 @@ METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 
 
 def _shared_folder() -> Path | None:
-    """Return the folder in which workers share their metrics, made if need be; None without one.
+    """Return the folder in which workers share their metrics, created if missing; None without one.
 
-    One that cannot be written to is a warning, and prometheus_client does not get to see it.
+    A folder that is not writable is logged as a warning, and hidden from prometheus_client.
     """
     name = os.environ.pop(METRICS_FOLDER, "")
     if not name:
@@ -34,7 +34,7 @@ def _shared_folder() -> Path | None:
 
 SHARED = _shared_folder()
 
-import prometheus_client as prometheus  # noqa: E402  # it looks for the folder when imported
+import prometheus_client as prometheus  # noqa: E402  # it reads the setting on import
 from prometheus_client.multiprocess import MultiProcessCollector  # noqa: E402
 
 __all__ = ["RequestMetrics", "exposition", "prometheus"]
@@ -46,7 +46,7 @@ class RequestMetrics:
     """Counts requests and their duration, by route template."""
 
     def __init__(self, service: str = "") -> None:
-        """`service`: names the sub-folder that its workers share, where they share one."""
+        """`service` names the subfolder that its workers share, if they share one."""
         if SHARED:
             (SHARED / service).mkdir(mode=0o700, exist_ok=True)
             os.environ[METRICS_FOLDER] = str(SHARED / service)
@@ -61,7 +61,7 @@ class RequestMetrics:
         self._known: dict[tuple[str, str, int], tuple[Any, Any]] = {}
 
     def count(self, method: str, route: str, status: int, seconds: float) -> None:
-        """Count one answered request."""
+        """Count one finished request."""
         key = (method if method in METHODS else "OTHER", route, status)
         if key not in self._known:
             self._known[key] = (self._requests.labels(*key), self._seconds.labels(*key))
@@ -71,7 +71,7 @@ class RequestMetrics:
 
 
 def exposition(registry: prometheus.CollectorRegistry) -> bytes:
-    """Return the metrics as Prometheus reads them, added up where workers share a folder."""
+    """Return the metrics in Prometheus's format, summed over workers that share a folder."""
     if SHARED:
         registry = prometheus.CollectorRegistry()
         MultiProcessCollector(registry)  # type: ignore[no-untyped-call]

@@ -1,4 +1,4 @@
-"""The port: what both storages can do. Every method may raise `StoreUnavailable`."""
+"""The port that both storages implement. Every method may raise `StoreUnavailable`."""
 
 import math
 from collections.abc import Callable, Collection, Sequence
@@ -13,14 +13,14 @@ Rs = TypeVarTuple("Rs")
 T = TypeVar("T")
 
 Rule = Callable[[float, *Rs], T | ShopError]
-"""A pure function that changes records of one slot, given the storage's time, and returns a value
-or an error."""
+"""A function that changes records of one slot, given the storage's time, and returns a value or an
+error; see `shopsphere.domain`."""
 
 StorageName = Literal["redis", "memory"]
-"""Where records can be kept. An order and its stock have to be on storages of the same name."""
+"""Where records are kept. Orders and stock must be on storages of the same name."""
 
 NEVER = math.inf
-"""The deadline of what may take as long as it takes."""
+"""No deadline."""
 
 
 class Listing(NamedTuple):
@@ -34,16 +34,16 @@ Lists = Sequence[Listing]
 
 
 class Entry(NamedTuple):
-    """A member of a list and its position: the storage's clock in microseconds when it entered, or
-    one more than the last position of the slot."""
+    """A member of a list and its position: the storage's time in microseconds when it was added, or
+    one more than the last position in the slot if that is greater."""
 
     member: str
     position: int
 
 
 class Note(NamedTuple):
-    """A pending command, when it was noted by the storage's clock, in microseconds, and its age in
-    seconds; negative if that clock went back since."""
+    """A pending command, the storage's time in microseconds when it was noted, and its age in
+    seconds, which is negative if that clock went back since then."""
 
     text: str
     noted_at: int
@@ -51,32 +51,32 @@ class Note(NamedTuple):
 
 
 def slot_of(pk: str) -> str:
-    """Return the part of a pk that says which records can change together."""
+    """Return the slot of a pk; records of one slot can change together."""
     return pk.partition(":")[0]
 
 
 class Records(Protocol):
-    """Records, lists, notes and names. A record with nothing but its pk says which one is meant."""
+    """Records, lists, notes and names. Callers identify a record by passing one with only a pk."""
 
     async def read(self, *wanted: R) -> list[R]:
-        """Return these records as they are now; one that is missing has its defaults.
+        """Return the current state of these records; a missing one has its defaults.
 
-        They are for reading only. Records of several slots are not of one moment.
+        Callers must not change them. Records of different slots may be read at different moments.
         """
 
     async def change(self, rule: Rule[*Rs, T], *wanted: *Rs, within: float = NEVER) -> T:
         """Apply a rule to records of one slot in one step; raise the error that it returns.
 
-        The rule gets the storage's time in seconds. What it changed is kept in either case. It may
-        run again, so it knows its own effect. `within` is a time of the event loop: when it is
-        over, nothing is read any more, and RequestTimedOut is raised. A write lands within a second
-        of its read by the storage's clock, or not at all.
+        The rule gets the storage's time in seconds. Its changes are kept in either case. It may run
+        again, so it must recognise its own effect. After `within`, a time of the event loop,
+        nothing more is read and RequestTimedOut is raised. A write takes effect within a second of
+        its read by the storage's clock, or not at all.
         """
 
     async def live(self, kind: type[R], slot: str, after: str, limit: int) -> list[R]:
-        """Return up to `limit` listed records of a slot whose pks are above `slot:after`, in order.
+        """Return up to `limit` listed records of a slot with pks above `slot:after`, in order.
 
-        Some may have changed since they were found, and not be listed any more.
+        Some may have changed since they were found and no longer be listed.
         """
 
     async def enter(
@@ -84,53 +84,50 @@ class Records(Protocol):
     ) -> None:
         """Add a member to lists of one slot and remove it from others, in one step.
 
-        Nothing happens if it is in one of `unless_in`. Entering again moves nothing.
+        Do nothing if it is in one of `unless_in`. Adding it again does not change its position.
         """
 
     async def leave(self, listing: Listing, member: str) -> None:
-        """Remove a member from a list, if it is there."""
+        """Remove a member from a list if it is there."""
 
     async def entries(self, listing: Listing, after: int, limit: int) -> list[Entry]:
-        """Return up to `limit` entries with a position above `after`, in their order."""
+        """Return up to `limit` entries with positions above `after`, in order."""
 
     async def position(self, listing: Listing, member: str) -> int | None:
         """Return the position of a member; None if it is not in the list."""
 
     async def add_names(self, names: Collection[str]) -> None:
-        """Add to the sorted names of the search index; those already there stay."""
+        """Add names to the search index; those already there stay."""
 
     async def remove_names(self, names: Collection[str]) -> None:
-        """Remove from the sorted names, whether they are there or not."""
+        """Remove names from the search index, whether they are there or not."""
 
     async def names(self, start: str, prefix: str, limit: int) -> list[str]:
-        """Return up to `limit` names that begin with `prefix`, from `start` on, in order of code
+        """Return up to `limit` names that begin with `prefix`, from `start` on, sorted by code
         points."""
 
     async def add_note(self, text: str) -> float:
-        """Note a pending command as of now, and return that time in seconds.
+        """Note a pending command and return the storage's time in seconds.
 
-        Adding it again restarts its age.
+        Adding it again resets its age.
         """
 
     async def remove_note(self, text: str) -> bool:
-        """Remove a note, if it is there; tell whether it was."""
+        """Remove a note if it is there; return whether it was."""
 
     async def notes(self, since: int, limit: int) -> list[Note]:
-        """Return up to `limit` notes of a time or later ones, in order of their times.
-
-        Those from the future come last.
-        """
+        """Return up to `limit` notes from the time `since` or later, oldest first."""
 
     async def ping(self) -> None:
-        """Return when the storage can serve; raise StoreUnavailable when it cannot."""
+        """Return if the storage can serve; otherwise raise StoreUnavailable."""
 
     async def close(self) -> None:
-        """Finish what is being written and close all connections. Nothing is called afterwards."""
+        """Finish pending writes and close all connections. No method may be called afterwards."""
 
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """Storage that serves. `is_fallback`: it is memory because no Redis responded at start."""
+    """An open storage. `is_fallback` means memory because no Redis responded at startup."""
 
     records: Records
     storage: StorageName

@@ -1,4 +1,4 @@
-"""Every setting, from the environment or a `.env` file beside the services, checked at start."""
+"""All settings, from the environment or a `.env` file next to the services, checked at startup."""
 
 import argparse
 import multiprocessing
@@ -31,7 +31,7 @@ MIN_SECRET_BYTES = 32
 
 
 class CannotStart(Exception):
-    """A service cannot start; the message is the one line that a person is shown."""
+    """A service cannot start; the message is the only line shown to the user."""
 
 
 _PLAINER = {
@@ -44,7 +44,7 @@ _PLAINER = {
 
 
 def in_plain_words(kind: str, message: str) -> str:
-    """Return what pydantic says of a value as the rest of a sentence that begins with its name."""
+    """Return pydantic's complaint about a value, to follow the value's name in a sentence."""
     return _PLAINER.get(kind) or re.sub("^(Value error, |Input |String )", "", message).replace(
         "should", "must", 1
     )
@@ -89,7 +89,7 @@ LOGIN_LIMIT = r"([1-9]\d{0,6}) ?(?:/|per) ?([1-9]\d{0,2}|) ?(second|minute|hour|
 
 
 def failures_in_seconds(limit: str) -> tuple[int, int]:
-    """Return how many failed logins LOGIN_LIMIT allows, in how many seconds; raise ValueError."""
+    """Return how many failed logins a LOGIN_LIMIT allows in how many seconds; raise ValueError."""
     found = re.fullmatch(LOGIN_LIMIT, limit.lower())
     if found is None:
         raise ValueError("must be one limit, such as 10/minute or 100/2 hours")
@@ -108,7 +108,7 @@ Seconds = Annotated[float, Field(gt=0, le=3600, allow_inf_nan=False)]
 
 
 class Settings(BaseSettings):
-    """The settings of a service. `Settings.load()` is the way to get them."""
+    """The settings of a service. Use `Settings.load()` to get them."""
 
     model_config = SettingsConfigDict(
         env_file_encoding="utf-8", extra="ignore", env_ignore_empty=True
@@ -164,7 +164,7 @@ class Settings(BaseSettings):
 
     @classmethod
     def load(cls) -> Self:
-        """Read the settings; raise CannotStart naming each wrong variable, without its value."""
+        """Read the settings; raise CannotStart, naming each wrong variable but not its value."""
         try:
             if os.environ.get("SHOPSPHERE_ENV_FILE") and not ENV_FILE.exists():
                 raise CannotStart("SHOPSPHERE_ENV_FILE names a file that is not there.")
@@ -180,7 +180,7 @@ class Settings(BaseSettings):
 
     @classmethod
     def misspelt(cls) -> Iterator[tuple[str, str]]:
-        """Yield each variable that looks like a misspelt setting, and that setting."""
+        """Yield each variable that looks like a misspelt setting, with that setting."""
         known = [name.upper() for name in cls.model_fields]
         for variable in sorted({*os.environ, *dotenv_values(ENV_FILE)}):
             for meant in get_close_matches(variable.upper(), known, 1, 0.9):
@@ -189,7 +189,7 @@ class Settings(BaseSettings):
 
     @property
     def redis_address(self) -> str:
-        """Where Redis is expected, without any password."""
+        """The address of Redis, without any password."""
         url = self.redis_url.get_secret_value()
         if not url:
             return f"{self.redis_host}:{self.redis_port}"
@@ -198,7 +198,7 @@ class Settings(BaseSettings):
 
     @property
     def redis_full_url(self) -> str:
-        """What to connect to, with the password: not for a log."""
+        """The URL to connect to, with the password; never log it."""
         host = f"[{self.redis_host}]" if ":" in self.redis_host else self.redis_host
         password = quote(self.redis_password.get_secret_value(), safe="")
         return self.redis_url.get_secret_value() or f"redis://:{password}@{host}:{self.redis_port}"
@@ -209,7 +209,7 @@ class Settings(BaseSettings):
 
 
 def settings_error(error: ValidationError) -> str:
-    """Return one line that names each variable that is wrong, and says what it may be."""
+    """Return one line that names each wrong variable and its valid values."""
     return " ".join(
         f"{each['loc'][0]} ".upper()
         + in_plain_words(each["type"], each["msg"])
@@ -221,8 +221,8 @@ def settings_error(error: ValidationError) -> str:
 def workers_asked_for() -> int:
     """Return how many workers uvicorn was asked to run.
 
-    A worker of uvicorn 0.54 does not know. It is a child process of multiprocessing, which passes
-    the command line on; WEB_CONCURRENCY is what uvicorn reads where the command line is silent.
+    A worker of uvicorn 0.54 cannot tell. It is a multiprocessing child, which gets the same command
+    line; without `--workers`, uvicorn reads WEB_CONCURRENCY.
     """
     if multiprocessing.parent_process() is None:
         return 1

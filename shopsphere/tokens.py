@@ -12,15 +12,16 @@ from shopsphere.domain.values import Role
 ISSUER = AUDIENCE = "shopsphere"
 REQUIRED_CLAIMS = ["sub", "role", "iss", "aud", "iat", "exp"]
 LEEWAY_SECONDS = 30
-"""How far the clocks of two machines may be apart."""
+"""How far the clocks of two machines may differ."""
 
-# PyJWT 2.15 warns at every use of a secret under 32 bytes; the settings say so once, at start.
+# PyJWT 2.15 warns at every use of a secret under 32 bytes. The settings refuse one where
+# AUTH_REQUIRED is true, and test_connection.py warns of it otherwise.
 warnings.filterwarnings("ignore", category=jwt.InsecureKeyLengthWarning)
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who a token speaks for: the pk of a user, or the name of a service."""
+    """The subject of a token: the pk of a user or the name of a service."""
 
     user_pk: str
     role: Role
@@ -29,8 +30,8 @@ class Caller:
 class Tokens:
     """Issues and reads access tokens; all services share the secret.
 
-    A token is good until it expires, with the role that its user had when it was issued: nothing
-    revokes it, neither a new password nor a new role. Another JWT_SECRET ends all tokens at once.
+    A token is valid until it expires, with the role that its user had when it was issued. Neither a
+    new password nor a new role revokes it; changing JWT_SECRET invalidates all tokens at once.
     """
 
     def __init__(self, secret: str, expires_minutes: int) -> None:
@@ -40,7 +41,7 @@ class Tokens:
     def issue(self, subject: str, role: Role, expires: float | None = None) -> str:
         """Return a token for a user, by pk, or a service, by name.
 
-        It is good until so many seconds after 1970, or for `expires_seconds`.
+        It expires at `expires`, a Unix time, or after `expires_seconds`.
         """
         now = time.time()
         claims = {
@@ -54,7 +55,7 @@ class Tokens:
         return jwt.encode(claims, self._secret, algorithm="HS256")
 
     def read(self, token: str) -> Caller:
-        """Return whom the token speaks for; raise InvalidToken, saying what is wrong with it."""
+        """Return the caller that the token identifies; raise InvalidToken with the reason."""
         try:
             claims = jwt.decode(
                 token,
@@ -74,7 +75,7 @@ class Tokens:
 
 
 def _be_strict(claims: dict[str, object]) -> None:
-    """Raise ValueError where PyJWT 2.15 is not: for an empty subject, and "1" or true as a date."""
+    """Raise ValueError where PyJWT 2.15 is lenient: an empty subject, or "1" or true as a date."""
     if claims["sub"] == "":
         raise ValueError("the subject is empty")
     if not {type(claims["iat"]), type(claims["exp"])} <= {int, float}:

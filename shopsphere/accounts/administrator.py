@@ -1,4 +1,4 @@
-"""The administrator whom the settings name, made at the start of the user service."""
+"""The administrator named in the settings, created when the user service starts."""
 
 import contextlib
 import logging
@@ -12,11 +12,11 @@ log = logging.getLogger("shopsphere.accounts.administrator")
 
 
 async def ensure_administrator(settings: Settings, users: Users) -> None:
-    """Return when ADMIN_EMAIL is an administrator's, who has ADMIN_PASSWORD; or is not set.
+    """Ensure that ADMIN_EMAIL, if set, is an administrator's account with ADMIN_PASSWORD.
 
-    Several workers may do so at once. Whoever registered the address before cannot log in any more;
-    a token given to them before is one of a user, and ends by itself. No account is ever demoted:
-    who was named before stays an administrator. Raise CannotStart where it cannot be done.
+    Several workers may do this at once. An existing account with this address gets the new role and
+    password; its tokens keep the old role until they expire. No account is ever demoted: a
+    previously named administrator remains one. Raise CannotStart if the storage is unavailable.
     """
     if not settings.admin_email:
         if settings.auth_required:
@@ -35,7 +35,7 @@ async def ensure_administrator(settings: Settings, users: Users) -> None:
 
 
 async def _is_there(settings: Settings, users: Users) -> bool:
-    """Tell whether it is so; if not, take a step towards it, in which others may be faster."""
+    """Return whether the administrator is set up; if not, take one step, which others may race."""
     email, password = settings.admin_email, settings.admin_password.get_secret_value()
     user = await users.find(email)
     if user is None:

@@ -1,4 +1,4 @@
-"""Failed logins are counted; a client with too many is refused for a while."""
+"""Counts failed logins, and refuses clients with too many for a while."""
 
 import asyncio
 import hashlib
@@ -15,16 +15,16 @@ from shopsphere.records import Records
 from shopsphere.settings import failures_in_seconds
 
 ANY_ADDRESS_FACTOR = 10
-"""How many times the limit of one address a client has for all addresses together."""
+"""A client's limit for all email addresses together, as a multiple of that for one address."""
 
 
 class LoginThrottle:
-    """Counts the failures of a client at one address, and at any; its successes never count.
+    """Counts a client's failures per email address and in total; successes never count.
 
-    An attempt waits until one of the hashing threads can be had, and only then looks at the counts.
-    So of the attempts that come at once fewer than HASHING_THREADS in each worker go past a limit,
-    and none is refused for others that may yet succeed. What other clients do does not matter:
-    nobody can lock the owner of an address out from elsewhere.
+    An attempt waits for a free hashing thread before it checks the counts. So of concurrent
+    attempts, fewer than HASHING_THREADS per worker exceed a limit, and none is refused because of
+    attempts that may still succeed. Clients are independent: nobody can lock the owner of an
+    address out from another client.
     """
 
     def __init__(self, records: Records, limit: str) -> None:
@@ -35,10 +35,10 @@ class LoginThrottle:
 
     @asynccontextmanager
     async def attempt(self, client: str, email: str) -> AsyncIterator[None]:
-        """Let one attempt at a password happen, or raise TooManyLogins.
+        """Allow one password attempt, or raise TooManyLogins.
 
-        InvalidCredentials raised inside counts; leaving without an error clears this client's
-        count at this address.
+        InvalidCredentials raised inside counts as a failure; leaving without an error clears this
+        client's count for this email address.
         """
         at_address, at_any = _counted(client, email), _counted(client)
         most_at_any = ANY_ADDRESS_FACTOR * self._most
@@ -56,14 +56,14 @@ class LoginThrottle:
 
 
 def _counted(*parts: str) -> FailedLogins:
-    """Return the record that counts the failures of a client, at one address or at any."""
+    """Return the record of a client's failures, for one email address or in total."""
     return FailedLogins(pk=hashlib.sha256(" ".join(parts).encode()).hexdigest())
 
 
 def client_of(host: str) -> str:
-    """Return what stands for the client at this address: of IPv6, the network of 64 bits.
+    """Return the client that this IP address counts as: for IPv6, its /64 network.
 
-    One customer of a provider has all addresses of such a network to choose from.
+    A provider's customer can use any address in such a network.
     """
     try:
         address = ip_address(host)

@@ -1,4 +1,4 @@
-"""Passwords: hashed and verified by passlib, in a few threads of their own."""
+"""Passwords, hashed and verified by passlib in their own few threads."""
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
@@ -7,12 +7,12 @@ from typing import Self
 from passlib.context import CryptContext
 
 HASHING_THREADS = 2
-"""A hash costs a third of a second of CPU, outside the interpreter lock: more threads only starve
-the requests that do not hash."""
+"""A hash takes a third of a second of CPU time without the GIL, so more threads would only starve
+other requests."""
 
 
 class Passwords:
-    """Hashes passwords. bcrypt_sha256 counts every byte; plain bcrypt would stop at 72."""
+    """Hashes passwords. bcrypt_sha256 uses every byte; plain bcrypt ignores those after 72."""
 
     def __init__(self, rounds: int) -> None:
         self._context = CryptContext(
@@ -28,9 +28,9 @@ class Passwords:
         return hashed
 
     async def verify(self, password: str, password_hash: str | None) -> bool:
-        """Tell whether the password has this hash.
+        """Return whether the password matches this hash.
 
-        With None, for an unknown user, it takes the same time and is false.
+        For None, which stands for an unknown user, return false after the same time.
         """
         loop = asyncio.get_running_loop()
         hashed = password_hash or self._nobodys_hash
@@ -43,5 +43,5 @@ class Passwords:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Let the threads go; work that has not begun is dropped."""
+        """Release the threads; work that has not begun is dropped."""
         self._threads.shutdown(wait=False, cancel_futures=True)

@@ -1,4 +1,4 @@
-"""Users: they register, log in and change their passwords."""
+"""Users: registration, login and password changes."""
 
 from functools import partial
 from typing import NamedTuple
@@ -15,16 +15,16 @@ from shopsphere.tokens import Tokens
 
 
 class Session(NamedTuple):
-    """An access token, and for how many seconds it is good."""
+    """An access token and its lifetime in seconds."""
 
     access_token: str
     expires_in: int
 
 
 class Users:
-    """Everybody who has registered. Addresses are compared as they are: in lower case.
+    """The registered users. Email addresses must be passed in lower case.
 
-    A `client` is who tries a login.
+    A `client` identifies the origin of a login attempt.
     """
 
     def __init__(
@@ -36,10 +36,10 @@ class Users:
         self._throttle = throttle
 
     async def register(self, email: str, password: str, role: Role = Role.USER) -> User:
-        """Make a user; raise EmailTaken if the address is somebody's.
+        """Create a user; raise EmailTaken if the address belongs to another user.
 
-        The address is claimed after the user is made, so that a crash in between blocks nobody; an
-        address whose user is gone is free.
+        The address is claimed after the user is created, so a crash in between does not block it.
+        An address whose user is gone is free.
         """
         pk, password_hash = new_pk(), await self._passwords.hash(password)
         await self._records.change(
@@ -71,8 +71,8 @@ class Users:
         return user if user.email else None
 
     async def log_in(self, client: str, email: str, password: str) -> Session:
-        """Return a session; raise InvalidCredentials, in the same time for an unknown address, or
-        TooManyLogins."""
+        """Return a session. Raise TooManyLogins, or InvalidCredentials, after the same time for an
+        unknown address as for a wrong password."""
         async with self._throttle.attempt(client, email):
             user = await self.find(email)
             if not await self.has_password(user, password) or user is None:
@@ -80,11 +80,11 @@ class Users:
         return Session(self._tokens.issue(user.pk, user.role), self._tokens.expires_seconds)
 
     async def has_password(self, user: User | None, password: str) -> bool:
-        """Tell whether a password is this user's; for an unknown one false, in the same time."""
+        """Return whether a password is this user's; false after the same time for None."""
         return await self._passwords.verify(password, user.password_hash if user else None)
 
     async def change_password(self, client: str, user_pk: str, current: str, password: str) -> User:
-        """Give a user another password; a wrong current one counts as a failed login.
+        """Change a user's password; a wrong current one counts as a failed login.
 
         Raise UserNotFound, InvalidCredentials or TooManyLogins.
         """
@@ -97,8 +97,8 @@ class Users:
         return user
 
     async def set_password(self, user: User, password: str, role: Role) -> bool:
-        """Set password and role in one step, if the password is still `user`'s; tell whether it
-        was."""
+        """Set password and role in one step if the stored password is still that of `user`; return
+        whether it was."""
         rule = partial(
             people.set_password,
             known_hash=user.password_hash,
@@ -109,5 +109,6 @@ class Users:
 
 
 def _address(email: str) -> Address:
-    """Return the record of an address; a slot must not begin with a brace, as an address may."""
+    """Return the record of an address. The `@` is there because a slot must not begin with `{` or
+    `}`, as an address may."""
     return Address(pk=f"@{email}")

@@ -1,4 +1,4 @@
-"""Products: their list, their search index, their stock and what orders hold of it."""
+"""Products: their list, search index, stock and reservations."""
 
 from functools import partial
 
@@ -17,15 +17,15 @@ PRODUCTS = Listing("products")
 class Products:
     """The catalogue and the stock.
 
-    Every change of stock is checked and made in one step, so that always
-    `received = available + reserved + shipped` and nothing is below zero.
+    Every change of stock is checked and made in one step, so that
+    `received = available + reserved + shipped` always holds and nothing drops below zero.
     """
 
     def __init__(self, records: Records) -> None:
         self._records = records
 
     async def create(self, name: str, price_cents: int, quantity: int) -> Product:
-        """Put a new product on sale. It is listed last, so whoever sees it can read it."""
+        """Put a new product on sale. It is listed last, so a listed product is readable."""
         pk, revision = new_pk(), search_index.new_revision()
         await self._records.add_names(search_index.entries(name, pk, revision))
         product = await self._records.change(
@@ -36,7 +36,7 @@ class Products:
         return product
 
     async def get(self, pk: str) -> Product:
-        """Return a product; raise ProductNotFound, also if it was deleted."""
+        """Return a product; raise ProductNotFound if it does not exist or was deleted."""
         [record] = await self._records.read(ProductRecord(pk=pk))
         if record.state is not ProductState.ON_SALE:
             raise ProductNotFound
@@ -45,8 +45,8 @@ class Products:
     async def page(self, after: str | None, limit: int) -> Page[Product]:
         """Return up to `limit` products, in the order in which they became visible.
 
-        There are fewer while products are deleted. `after` is a cursor or the pk of a listed
-        product; otherwise raise InvalidRequest.
+        There may be fewer, even before the end, while products are being deleted. `after` is a
+        cursor or the pk of a listed product; otherwise raise InvalidRequest.
         """
         entries = await entries_after(self._records, PRODUCTS, after, limit + 1)
         records = await self._read([entry.member for entry in entries[:limit]])
@@ -60,9 +60,9 @@ class Products:
     async def search_page(self, text: str, after: str | None, limit: int) -> Page[Product]:
         """Return up to `limit` products whose folded name contains the folded `text`.
 
-        Ordered by what stands in the folded name from the first match on, then by pk. `after` is a
-        `next_after` of the same search; raise InvalidRequest when it cannot be one. A product that
-        is renamed during a walk can be met at both places.
+        They are sorted by the folded name from the first match onward, then by pk. `after` is a
+        `next_after` of the same search; raise InvalidRequest if it cannot be. A product renamed
+        between pages can appear twice.
         """
         folded = search_index.fold(text)
         prefix = search_index.prefix(folded)
@@ -89,11 +89,12 @@ class Products:
     async def update(self, pk: str, name: str | None, price_cents: int | None) -> Product:
         """Change what is not None, in one step; raise ProductNotFound.
 
-        New names come before the record and old ones go after it, so a search never misses it.
+        New names are indexed before the change and old ones removed after it, so a search never
+        misses the product.
         """
         revision = search_index.new_revision()
         if name is not None:
-            await self.get(pk)  # no names for a product that is not there
+            await self.get(pk)  # index no names for a product that does not exist
             await self._records.add_names(search_index.entries(name, pk, revision))
         product, (old_name, old_revision) = await self._records.change(
             partial(stock.update, name=name, price_cents=price_cents),
@@ -109,10 +110,9 @@ class Products:
     ) -> tuple[Product, bool]:
         """Add `change` (which may be negative) to received and available, in one step.
 
-        Return the product as it is then, and whether this `key` had counted before: for a day a
-        key counts once. Raise ProductNotFound, InsufficientQuantity below zero, StockLimit with
-        more than MAX_ON_HAND units on hand, IdempotencyKeyReused when the key came with another
-        change.
+        Return the updated product, and whether this is a repeat: a key counts once within a day.
+        Raise ProductNotFound, InsufficientQuantity below zero, StockLimit above MAX_ON_HAND units
+        on hand, IdempotencyKeyReused if the key was used for another change.
         """
         command = new_pk()
         return await self._records.change(
@@ -122,8 +122,10 @@ class Products:
         )
 
     async def delete(self, pk: str) -> None:
-        """Take a product off sale; raise ProductNotFound if it is not, after finishing what an
-        earlier call may have left. Its stock and its holds stay."""
+        """Take a product off sale; its stock and holds stay.
+
+        Raise ProductNotFound; if it was already deleted, first finish any interrupted cleanup.
+        """
         (name, revision), is_mine = await self._records.change(
             partial(stock.delete, command=new_pk()), ProductRecord(pk=pk)
         )
@@ -133,17 +135,17 @@ class Products:
             raise ProductNotFound
 
     async def stock(self, pk: str) -> Stock:
-        """Return what became of all units, even of a deleted product; raise ProductNotFound."""
+        """Return the stock breakdown, even of a deleted product; raise ProductNotFound."""
         [record] = await self._read([pk])
         if record.state is ProductState.NONE:
             raise ProductNotFound
         return record.stock()
 
     async def reservations_page(self, pk: str, after: str | None, limit: int) -> Page[Reservation]:
-        """Return the live reservations (neither released nor shipped), in the order of order pks.
+        """Return the live reservations (neither released nor shipped), sorted by order pk.
 
-        There are fewer while orders end. `after` is the pk of an order. Raise ProductNotFound;
-        those of a deleted product are still there.
+        There may be fewer than `limit`, even before the end, while orders end. `after` is the pk of
+        an order. Raise ProductNotFound; a deleted product still has its reservations.
         """
         await self.stock(pk)
         holds = await self._records.live(Hold, pk, after or "", limit + 1)
@@ -153,25 +155,25 @@ class Products:
     async def reserve(self, pk: str, order_pk: str, quantity: int) -> tuple[Reservation, bool]:
         """Hold `quantity` units for an order: checked and taken in one step, once per order.
 
-        Return the reservation and whether it was taken just now; the same again returns the same.
-        Raise ProductNotFound; ReservationRefused, which is final for this order; after a release
-        ReservationReleased; ReservationConflict when it is held with another quantity.
+        Return the reservation, and whether this call made it; a repeat returns the same one. Raise
+        ProductNotFound; ReservationRefused, which is final for this order; ReservationReleased
+        after a release; ReservationConflict if another quantity is held.
         """
         return await self._records.change(
             partial(stock.reserve, quantity=quantity), *self._hold(pk, order_pk)
         )
 
     async def release(self, pk: str, order_pk: str) -> None:
-        """Give the units back, once; this order cannot reserve them again for ten minutes.
+        """Release the units, once; this order cannot reserve them again for ten minutes.
 
-        That is remembered for any product, also one that does not exist. Raise ReservationShipped.
+        This is remembered for any pk, even if no such product exists. Raise ReservationShipped.
         """
         await self._records.change(stock.release, *self._hold(pk, order_pk))
 
     async def ship(self, pk: str, order_pk: str) -> None:
-        """Count held units as shipped, once; nothing happens where nothing is known of the order.
+        """Count held units as shipped, once; do nothing if the order is unknown here.
 
-        Raise ReservationReleased when they were given back.
+        Raise ReservationReleased if they were released, or never reserved for lack of stock.
         """
         await self._records.change(stock.ship, *self._hold(pk, order_pk))
 

@@ -1,8 +1,8 @@
-"""Finding text anywhere in a name: both storages keep every suffix of every folded name, sorted.
+"""Substring search: both storages keep every suffix of every folded name, sorted.
 
-An entry is `suffix NUL pk NUL revision`. Suffixes are cut, so a reader checks the whole name. A
-name has no control characters, so NUL sorts before anything in it. UTF-8 sorts by bytes as strings
-do by code points, so that Redis and memory agree on the order.
+An entry is `suffix NUL pk NUL revision`. Suffixes are truncated, so a search checks the whole name.
+Names have no control characters, so NUL sorts before anything in them. UTF-8 bytes sort as code
+points do, so Redis and memory agree on the order.
 """
 
 import secrets
@@ -12,21 +12,21 @@ from shopsphere.domain.errors import InvalidRequest
 from shopsphere.domain.pks import is_pk
 
 SUFFIX_BYTES = 30
-"""With these an entry has 64 bytes at most: what Redis keeps packed in small sorted sets."""
+"""Keeps an entry within 64 bytes, the longest that Redis packs in small sorted sets."""
 
 
 def fold(text: str) -> str:
-    """Return `text` as it is compared: NFC, then Unicode case folding.
+    """Return `text` normalized for comparison: NFC, then Unicode case folding.
 
-    Folding goes character by character, so a part of a name folds to a part of the folded name.
+    Folding works character by character, so a part of a name folds to a part of the folded name.
     """
     return unicodedata.normalize("NFC", text).casefold()
 
 
 def new_revision() -> str:
-    """Return what tells the entries of one naming of a product from those of its others.
+    """Return an id that tells a product's entries for one name from those for its other names.
 
-    It is short, 6 characters, as every entry has it.
+    It has only 6 characters, because every entry contains it.
     """
     return secrets.token_urlsafe(4)
 
@@ -38,34 +38,34 @@ def entries(name: str, pk: str, revision: str) -> set[str]:
 
 
 def split(entry: str) -> tuple[str, str, str]:
-    """Return suffix, pk and revision of an entry."""
+    """Return the suffix, pk and revision of an entry."""
     suffix, pk, revision = entry.split("\0")
     return suffix, pk, revision
 
 
 def is_first_match(folded_name: str, folded_text: str, suffix: str) -> bool:
-    """Tell whether this suffix is where `folded_text` first stands in the name.
+    """Return whether this suffix begins at the first occurrence of `folded_text` in the name.
 
-    A name that contains the text three times has three entries: just one of them counts.
+    A name that contains the text three times has three matching entries; only one of them counts.
     """
     start = folded_name.find(folded_text)
     return start >= 0 and prefix(folded_name[start:]) == suffix
 
 
 def prefix(folded: str) -> str:
-    """Return what an entry keeps of a suffix, or what every entry that can match begins with."""
+    """Return a suffix as entries store it, or the prefix shared by all entries that can match."""
     return folded.encode()[:SUFFIX_BYTES].decode(errors="ignore")
 
 
 def to_cursor(suffix: str, pk: str) -> str:
-    """Return the cursor that stands for an entry: opaque, safe in a URL."""
+    """Return the cursor of an entry: opaque and URL-safe."""
     return f"{suffix}\0{pk}".encode().hex()
 
 
 def from_cursor(cursor: str, folded_text: str) -> str:
     """Return a string that sorts after the entry of this cursor and before the next product's.
 
-    Raise InvalidRequest when the cursor cannot belong to this search.
+    Raise InvalidRequest if the cursor cannot belong to this search.
     """
     try:
         suffix, _, pk = bytes.fromhex(cursor).decode().partition("\0")

@@ -1,15 +1,15 @@
-"""Everything that can go wrong in a shop, by name; an error owns its status, code and sentence."""
+"""Everything that can go wrong in a shop; each error owns its status, code and sentence."""
 
 import math
 from typing import ClassVar, Self
 
 
 class ShopError(Exception):
-    """Base of every error that a caller is told about.
+    """Base of every error that is reported to a caller.
 
-    `status` is the HTTP status, `code` the stable machine-readable name; an error below has those
-    of its class statement, or of the error above it. `extra` are further members of the answer's
-    body, `headers` further headers.
+    `status` is the HTTP status, `code` the stable machine-readable name. Subclasses set them in
+    their class statement, or inherit them. `extra` holds additional members of the response body,
+    `headers` additional headers.
     """
 
     status: ClassVar[int] = 500
@@ -30,12 +30,12 @@ class ShopError(Exception):
 
     @classmethod
     def example(cls) -> Self:
-        """Return one as a caller can meet it, for the documentation."""
+        """Return a realistic instance for the documentation."""
         return cls()
 
 
 class InvalidRequest(ShopError, status=400, code="invalid_request"):
-    """The request itself is wrong: in each `field` something is to be changed."""
+    """The request itself is wrong; each error names the `field` to change."""
 
     def __init__(self, *errors: tuple[str, str]) -> None:
         field, message = errors[0]
@@ -64,7 +64,7 @@ class EmailTaken(ShopError, status=400, code="email_taken"):
 
 
 class _Unauthorized(ShopError, status=401):
-    """Every 401 says how to do better (RFC 9110, section 15.5.2)."""
+    """Every 401 names the scheme to authenticate with (RFC 9110, section 15.5.2)."""
 
     def __init__(self, detail: str | None = None) -> None:
         super().__init__(detail)
@@ -82,7 +82,7 @@ class TooManyLogins(ShopError, status=429, code="too_many_logins"):
 
 
 class InvalidToken(_Unauthorized, code="invalid_token"):
-    """No bearer token where one is needed, or one that does not hold (RFC 6750)."""
+    """The bearer token is missing or invalid (RFC 6750)."""
 
     sentence = "A valid bearer token is needed. Get one from POST /login of the user service."
 
@@ -96,11 +96,11 @@ class UserNotFound(ShopError, status=404, code="user_not_found"):
 
 
 class OrderRefused(ShopError):
-    """An item of an order is unavailable, which is final for the order."""
+    """An item is unavailable; this is final for the order."""
 
     is_remembered: ClassVar[bool] = True
-    """Whether the product service remembers it for this order. Otherwise the item is released as
-    well, so that a late request cannot reserve it after all."""
+    """Whether the product service remembers the refusal. If not, the refused item is released too,
+    so that a delayed request cannot still reserve it."""
 
 
 class ProductNotFound(OrderRefused, status=404, code="product_not_found"):
@@ -113,7 +113,7 @@ class OrderNotFound(ShopError, status=404, code="order_not_found"):
 
 
 class InsufficientQuantity(OrderRefused, status=400, code="insufficient_quantity"):
-    """Fewer units can be had than are wanted; `available` says how many there are."""
+    """Fewer units are available than requested; `available` says how many."""
 
     def __init__(self, available: int) -> None:
         super().__init__(f"Only {available} available. Ask for that many or fewer.")
@@ -126,7 +126,7 @@ class InsufficientQuantity(OrderRefused, status=400, code="insufficient_quantity
 
 
 class ReservationRefused(InsufficientQuantity, status=409):
-    """Too little stock for a reservation: final for this order."""
+    """Not enough stock for a reservation; final for this order."""
 
 
 class StockLimit(ShopError, status=400, code="stock_limit"):
@@ -154,7 +154,7 @@ class OrderIsCancelled(ShopError, status=409, code="order_is_cancelled"):
 
 
 class RequestInProgress(ShopError, status=409, code="request_in_progress"):
-    """The status is the one of draft-ietf-httpapi-idempotency-key-header, section 2.7."""
+    """The status is from draft-ietf-httpapi-idempotency-key-header, section 2.7."""
 
     sentence = "A request with this Idempotency-Key is still running. Send it again in a moment."
 
@@ -163,18 +163,18 @@ class RequestInProgress(ShopError, status=409, code="request_in_progress"):
 
 
 class IdempotencyKeyReused(ShopError, status=422, code="idempotency_key_reused"):
-    """The status is the one of draft-ietf-httpapi-idempotency-key-header, section 2.7."""
+    """The status is from draft-ietf-httpapi-idempotency-key-header, section 2.7."""
 
     sentence = "This Idempotency-Key came with another request before. Use a new key."
 
 
 class Unavailable(ShopError, status=503, code="unavailable"):
-    """Something this service depends on cannot serve now; trying again later is right."""
+    """A dependency of this service cannot serve now; the caller should retry later."""
 
     leaves_outcome_open: ClassVar[bool] = False
-    """Whether what was requested may have happened all the same."""
+    """Whether the request may have taken effect anyway."""
     advice: ClassVar[str] = "Try again in a moment."
-    """What to do about it, where that cannot place an order twice."""
+    """What to do next, unless that could place an order twice."""
 
     def __init__(self) -> None:
         super().__init__(f"{self.sentence} {self.advice}", retry_after=1)
@@ -191,7 +191,7 @@ class StorageMismatch(Unavailable, code="storage_mismatch"):
 
 
 class ProductServiceUnavailable(Unavailable, code="product_service_unavailable"):
-    """The product service gave no usable response; what it may have reserved is released later."""
+    """The product service gave no usable response; anything it reserved is released later."""
 
     sentence = "The product service does not respond now."
 

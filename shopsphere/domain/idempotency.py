@@ -1,6 +1,6 @@
 """The rules of idempotency keys for orders.
 
-The contract is Stripe's, the statuses are those of draft-ietf-httpapi-idempotency-key-header.
+The contract is Stripe's; the statuses are from draft-ietf-httpapi-idempotency-key-header.
 """
 
 import hashlib
@@ -14,8 +14,8 @@ from shopsphere.domain.values import Item, by_product
 
 @dataclass(frozen=True, slots=True)
 class Binding:
-    """The order that a key is bound to, and the storage's time; for another's order, also how long
-    its lease still runs."""
+    """The order that a key is bound to, and the storage's time; if another request made the order,
+    also how long its lease still runs."""
 
     order_pk: str
     bound_at: float
@@ -23,7 +23,7 @@ class Binding:
 
 
 def digest_of(items: Iterable[Item]) -> str:
-    """Return what two requests have in common when they ask for the same set of items."""
+    """Return a digest of these items, regardless of their order."""
     text = " ".join(f"{item.product_pk} {item.quantity}" for item in by_product(items))
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -36,11 +36,11 @@ def bind(
     lease_seconds: float,
     settled_pk: str = "",
 ) -> Binding | ShopError:
-    """Bind a key to an order, with a lease, if it is new, or still bound to the order that was
-    settled; return what it is bound to.
+    """Bind a key to an order, with a lease, if it is new or still bound to `settled_pk`; return its
+    binding.
 
-    A lease with more time left than a new one has is over: the clock went back. Clocks of rules
-    differ by up to CLOCK_SECONDS.
+    A lease with more time left than a new one counts as ended, because the clock went back. The
+    times that rules are given differ by up to CLOCK_SECONDS.
     """
     if key.request not in ("", request):
         return IdempotencyKeyReused()
@@ -53,12 +53,12 @@ def bind(
 
 
 def forget(_: float, key: KeyRecord, order_pk: str) -> None:
-    """Free a key, if it is still bound to this order."""
+    """Free a key if it is still bound to this order."""
     if key.order_pk == order_pk:
         key.request, key.order_pk, key.lease_until = "", "", 0
 
 
 def end_lease(_: float, key: KeyRecord, order_pk: str) -> None:
-    """Let the next request with this key go on at once, if it is still bound to this order."""
+    """Let the next request with this key proceed at once, if it is still bound to this order."""
     if key.order_pk == order_pk:
         key.lease_until = 0

@@ -1,4 +1,4 @@
-"""Money: a JSON number outside, exact to the cent; whole cents inside."""
+"""Money: JSON numbers exact to the cent outside, whole cents inside."""
 
 from decimal import Decimal
 from typing import Annotated
@@ -28,13 +28,13 @@ Money = Annotated[
     AfterValidator(_whole_cents),
     WithJsonSchema({"type": "number", "minimum": 0, "maximum": MAX_PRICE, "multipleOf": 0.01}),
 ]
-"""An amount as it comes in: a JSON number, exact to the cent."""
+"""An amount in a request: a JSON number, exact to the cent."""
 
 
 Amount = Annotated[float, BeforeValidator(lambda cents: cents / 100)]
-"""Cents as the JSON number that goes out; exact, as no amount has over 15 digits."""
+"""Cents as the JSON number in a response; exact, because no amount exceeds 15 digits."""
 
 
 def to_cents(amount: Decimal) -> int:
-    """Return a `Money` in whole cents."""
+    """Return a `Money` amount in whole cents."""
     return int(amount * 100)

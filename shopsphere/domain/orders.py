@@ -10,10 +10,10 @@ from shopsphere.domain.values import EVER_PLACED, Order, OrderStatus, Reservatio
 def place(
     now: float, record: OrderRecord, held: Sequence[Reservation], user_pk: str | None, began: float
 ) -> Order | ShopError:
-    """Place an order of what is held for it, unless it was given up meanwhile.
+    """Place an order for the units held for it, unless it was given up in the meantime.
 
-    `began` is the storage's time when the request began. A machine that was paused, or a clock that
-    jumped, may bring it here when it is forgotten already that the order was given up.
+    `began` is the storage's time when the request began. After a paused machine or a clock jump,
+    the record of a failed order may already have expired, so a stale request is refused by age.
     """
     if record.status is OrderStatus.NONE and abs(now - began) <= TEN_MINUTES / 2:
         record.status, record.items_json = OrderStatus.PLACED, to_json(held)
@@ -22,14 +22,14 @@ def place(
 
 
 def fail(_: float, record: OrderRecord) -> Order | None:
-    """Make sure that an order that is not placed never will be; return it if it was ever placed."""
+    """Ensure that an order is never placed, unless it already was; return it if so."""
     if record.status is OrderStatus.NONE:
         record.status = OrderStatus.FAILED
     return record.order() if record.status in EVER_PLACED else None
 
 
 def end(_: float, record: OrderRecord, status: OrderStatus) -> Order | None:
-    """PLACED becomes CANCELLED or SHIPPED; return the order as it is then if it was ever placed."""
+    """Turn PLACED into CANCELLED or SHIPPED; return the order as it is now, if ever placed."""
     if record.status is OrderStatus.PLACED:
         record.status = status
     return record.order() if record.status in EVER_PLACED else None

@@ -1,4 +1,4 @@
-"""The rules of users, their addresses and failed logins."""
+"""The rules of users, email addresses and failed logins."""
 
 from email_validator import EmailNotValidError, validate_email
 
@@ -10,7 +10,7 @@ MIN_PASSWORD_LENGTH, MAX_PASSWORD_LENGTH = 8, 128
 
 
 def checked_email(text: str) -> str:
-    """Return an address in lower case; raise ValueError if it is not one."""
+    """Return an email address in lower case; raise ValueError if it is not valid."""
     try:
         checked = validate_email(text.strip(), check_deliverability=False, test_environment=True)
     except EmailNotValidError:
@@ -19,17 +19,17 @@ def checked_email(text: str) -> str:
 
 
 def register(_: float, record: User, email: str, password_hash: str, role: Role) -> None:
-    """Make a user. The address is claimed afterwards."""
+    """Create a user. The address is claimed afterwards."""
     record.email, record.password_hash, record.role = email, password_hash, role
 
 
 def forget(_: float, record: User) -> None:
-    """Remove a user whose address turned out to be another's."""
+    """Remove a user whose address turned out to be taken."""
     record.email, record.password_hash, record.role = "", "", Role.USER
 
 
 def claim(_: float, address: Address, user_pk: str, gone_pk: str = "") -> ShopError | None:
-    """Give an address to a user, unless it is another's who is not known to be gone."""
+    """Give an address to a user, unless another has it; `gone_pk` is a user known to be gone."""
     if address.user_pk not in ("", user_pk, gone_pk):
         return EmailTaken()
     address.user_pk = user_pk
@@ -37,7 +37,7 @@ def claim(_: float, address: Address, user_pk: str, gone_pk: str = "") -> ShopEr
 
 
 def set_password(_: float, record: User, known_hash: str, new_hash: str, role: Role) -> bool:
-    """Set password and role if the password is still the known one; tell whether it was."""
+    """Set password and role if the password is still the known one; return whether it was."""
     if record.password_hash not in (known_hash, new_hash):
         return False
     record.password_hash, record.role = new_hash, role
@@ -45,19 +45,19 @@ def set_password(_: float, record: User, known_hash: str, new_hash: str, role: R
 
 
 def require_few(now: float, failures: FailedLogins, most: int) -> ShopError | None:
-    """Refuse an attempt after so many failures, until their window ends."""
+    """Refuse attempts after `most` failures, until their window ends."""
     if failures.count < most or failures.is_over(now):
         return None
     return TooManyLogins(failures.ends - now)
 
 
 def count_failure(now: float, failures: FailedLogins, seconds: int) -> None:
-    """Count a failure, in a new window if the last is over; twice if a Redis response is lost."""
+    """Count a failure, in a new window if the last one ended; twice if a Redis response is lost."""
     if failures.is_over(now):
         failures.count, failures.seconds, failures.ends = 0, seconds, now + seconds
     failures.count += 1
 
 
 def clear_failures(_: float, failures: FailedLogins) -> None:
-    """Forget the failures."""
+    """Reset the count."""
     failures.count, failures.seconds, failures.ends = 0, 0, 0

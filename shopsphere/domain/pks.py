@@ -1,4 +1,4 @@
-"""Primary keys: ULIDs, which carry the moment they were made."""
+"""Primary keys: ULIDs, which contain their creation time."""
 
 import re
 from datetime import UTC, datetime
@@ -15,10 +15,9 @@ _last_pk = 0
 
 
 def new_pk() -> str:
-    """Return a new ULID, greater than every one this process made before, whatever the clock does.
+    """Return a new ULID, greater than all earlier ones of this process, whatever the clock does.
 
-    So what one process creates one after the other sorts in that order, even within one
-    millisecond.
+    So pks made by one process sort in order of creation, even within one millisecond.
     """
     global _last_pk
     _last_pk = max(int(ULID()), _last_pk + 1)
@@ -26,18 +25,18 @@ def new_pk() -> str:
 
 
 def is_pk(text: str) -> bool:
-    """Tell whether `text` can be a pk: 26 characters of Crockford's base 32, upper case."""
+    """Return whether `text` can be a pk: 26 characters of Crockford's base 32, upper case."""
     return _PK.fullmatch(text) is not None
 
 
 class TimedByPk:
-    """Something with a pk, created at the moment that its pk says."""
+    """Anything whose creation time is read from its pk."""
 
     __slots__ = ()
     pk: str
 
     @property
     def created_at(self) -> datetime:
-        """When it was created, in UTC, to the millisecond: the first 10 characters of its pk."""
+        """The creation time in UTC, to the millisecond, from the first 10 characters of the pk."""
         milliseconds = int(self.pk[:10].translate(_TO_PYTHONS_BASE_32), 32)
         return datetime.fromtimestamp(milliseconds / 1000, UTC)

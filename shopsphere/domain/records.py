@@ -1,6 +1,6 @@
-"""What is kept, one class for each kind of record, for every storage.
+"""The records that every storage keeps, one class per kind.
 
-A record that is missing reads as one whose fields are all at their defaults.
+A missing record reads as one with all fields at their defaults.
 """
 
 from collections.abc import Iterable
@@ -15,34 +15,31 @@ from shopsphere.domain.values import Order, OrderStatus, Product, Reservation, R
 
 TEN_MINUTES = 10 * 60
 """How long refusals, releases, shipments, failed orders and applied commands are remembered, in
-seconds.
-
-Longer than any message of theirs can be late (DESIGN section 5).
-"""
+seconds: longer than any of their messages can be delayed (DESIGN section 5)."""
 DAY = 24 * 60 * 60
 CLOCK_SECONDS = 1
-"""How far the time that a rule is given may be from the storage's clock."""
+"""How far the time passed to a rule may differ from the storage's clock."""
 
 
 class Record(BaseModel):
-    """Kept under its pk, `slot` or `slot:rest`: records of one slot can change in one step.
+    """Kept under its pk, `slot` or `slot:rest`; records of one slot can change in one step.
 
-    A record that equals its defaults is not there.
+    A record that equals its defaults is not stored.
     """
 
     kind: ClassVar[str]
     is_shared: ClassVar[bool] = False
-    """Whether many steps want the same record, so that it is worth remembering."""
+    """Whether many steps use the same record, so that it is worth caching."""
     pk: str
 
     @property
     def kept_seconds(self) -> int | None:
-        """How long it is kept after a change; None for good."""
+        """How long it is kept after a change; None means forever."""
         return None
 
     @property
     def is_listed(self) -> bool:
-        """Whether it stands in the list of its slot. Only one kind of record of a slot may."""
+        """Whether it is in the list of its slot. Only one kind of record per slot may be."""
         return False
 
 
@@ -53,7 +50,7 @@ class ProductState(StrEnum):
 
 
 class ProductRecord(Record):
-    """A product and its stock. `revision` names the search entries of its present name."""
+    """A product and its stock. `revision` identifies the search entries of its current name."""
 
     kind = "product"
     is_shared = True
@@ -83,9 +80,9 @@ class HoldState(StrEnum):
 
 
 class Hold(Record):
-    """What one order holds of one product; its pk is `product:order`.
+    """The units that one order holds of one product; its pk is `product:order`.
 
-    `available` is what a refusal said there was.
+    `available` is the quantity that was available at a refusal.
     """
 
     kind = "reservation"
@@ -109,9 +106,10 @@ class Hold(Record):
 
 
 class Applied(Record):
-    """A command that changed a product; its pk is `product:key`, or `product:command` without one.
+    """A command that changed a product; its pk is `product:key`, or `product:command` if keyless.
 
-    `change` is that of its stock, `old_name` and `old_revision` those that an update replaced.
+    `change` is the change of stock; `old_name` and `old_revision` are those that an update
+    replaced.
     """
 
     kind = "applied"
@@ -130,13 +128,13 @@ _ITEMS = TypeAdapter(tuple[tuple[str, int, int, str], ...])
 
 
 def to_json(items: Iterable[Reservation]) -> str:
-    """Return items as they are kept: without the names of fields, so that Redis packs them."""
+    """Return items as they are stored: without field names, so that Redis keeps them packed."""
     rows = ((it.product_pk, it.quantity, it.unit_price_cents, it.product_name) for it in items)
     return _ITEMS.dump_json(tuple(rows)).decode()
 
 
 class OrderRecord(Record):
-    """An order. `items_json` are its items: a hash has no lists."""
+    """An order. Its items are in JSON, because a Redis hash has no lists."""
 
     kind = "order"
     status: OrderStatus = OrderStatus.NONE
@@ -156,8 +154,8 @@ class OrderRecord(Record):
 
 
 class KeyRecord(Record):
-    """An idempotency key: what it came with, the order it is bound to, and until when its lease
-    runs, in seconds of the storage's clock (0: it does not)."""
+    """An idempotency key: a digest of its request, the order it is bound to, and when its lease
+    ends, in seconds of the storage's clock (0: no lease)."""
 
     kind = "idempotency-key"
     request: str = ""
@@ -170,7 +168,7 @@ class KeyRecord(Record):
 
 
 class User(Record, TimedByPk):
-    """Somebody who has registered; nobody, while the address is empty."""
+    """A registered user; while `email` is empty, the user does not exist."""
 
     kind = "user"
     email: str = ""
@@ -179,9 +177,9 @@ class User(Record, TimedByPk):
 
 
 class FailedLogins(Record):
-    """Failed logins of a client, in a window of so many seconds that ends by the storage's clock.
+    """Failed logins of a client, in a window of `seconds` that ends at `ends` (storage's clock).
 
-    Its pk is a digest of the client, and of the address if it counts those at one.
+    Its pk is a digest of the client, and of the email address unless it counts all addresses.
     """
 
     kind = "failed-logins"
@@ -194,12 +192,12 @@ class FailedLogins(Record):
         return self.seconds
 
     def is_over(self, now: float) -> bool:
-        """Tell whether the window has ended, or the clock went back so that it is from later."""
+        """Return whether the window has ended, or is in the future because the clock went back."""
         return not now < self.ends <= now + self.seconds + CLOCK_SECONDS
 
 
 class Address(Record):
-    """An email address, its pk with an `@` before it, and the user it belongs to."""
+    """An email address and the user it belongs to; its pk is `@` and the address."""
 
     kind = "address"
     user_pk: str = ""

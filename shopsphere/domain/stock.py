@@ -1,4 +1,4 @@
-"""The rules of products, their stock, and what orders hold of it."""
+"""The rules of products, their stock and its reservations."""
 
 from shopsphere.domain import errors
 from shopsphere.domain.errors import ShopError
@@ -6,13 +6,13 @@ from shopsphere.domain.records import Applied, Hold, HoldState, ProductRecord, P
 from shopsphere.domain.values import MAX_ON_HAND, Product, Reservation
 
 Naming = tuple[str, str]
-"""A name that a product has had, and the revision of its search entries."""
+"""A name of a product, and the revision of its search entries."""
 
 
 def create(
     _: float, product: ProductRecord, name: str, revision: str, price_cents: int, quantity: int
 ) -> Product:
-    """Put a new product on sale, with so many units received."""
+    """Put a new product on sale, with `quantity` units in stock."""
     if product.state is ProductState.NONE:
         product.state = ProductState.ON_SALE
         product.name, product.revision, product.price_cents = name, revision, price_cents
@@ -23,9 +23,9 @@ def create(
 def update(
     _: float, product: ProductRecord, made: Applied, name: str | None, price_cents: int | None
 ) -> tuple[Product, Naming] | ShopError:
-    """Change what is not None, once for each command; return also the naming that it replaced.
+    """Change what is not None, once per command; also return the naming that it replaced.
 
-    The command is the second half of the pk of `made`, and the revision of a new name.
+    The command is the second half of the pk of `made`; it becomes the revision of a new name.
     """
     if not made.command:
         if product.state is not ProductState.ON_SALE:
@@ -42,9 +42,10 @@ def update(
 def change_stock(
     _: float, product: ProductRecord, made: Applied, change: int, command: str, has_key: bool
 ) -> tuple[Product, bool] | ShopError:
-    """Add units, negative ones too, once for each key or command; tell whether it was made before.
+    """Add units, or remove them if negative, once per key or command.
 
-    A change that is refused leaves its key free.
+    Return the product, and whether the key was used for this change before. A refused change leaves
+    its key free.
     """
     if made.command == command:
         return product.product(), False
@@ -65,9 +66,9 @@ def change_stock(
 
 
 def delete(_: float, product: ProductRecord, command: str) -> tuple[Naming, bool] | ShopError:
-    """Take a product off sale; its stock and its holds stay.
+    """Take a product off sale; its stock and holds stay.
 
-    Return its last naming, and whether this command deleted it (another may have before).
+    Return its last naming, and whether this command deleted it, rather than an earlier one.
     """
     if product.state is ProductState.NONE:
         return errors.ProductNotFound()
@@ -79,9 +80,9 @@ def delete(_: float, product: ProductRecord, command: str) -> tuple[Naming, bool
 def reserve(
     _: float, product: ProductRecord, hold: Hold, quantity: int
 ) -> tuple[Reservation, bool] | ShopError:
-    """Hold units for an order, once; tell whether they were taken just now.
+    """Hold units for an order, once; return whether this call took them.
 
-    A refusal for want of stock is remembered, so that it is final for this order.
+    A refusal for lack of stock is remembered, so it is final for this order.
     """
     match hold.state:
         case HoldState.REFUSED:
@@ -105,8 +106,8 @@ def reserve(
 
 
 def release(_: float, product: ProductRecord, hold: Hold) -> ShopError | None:
-    """Give units back, once. It is remembered, also where nothing was held: a late attempt to
-    reserve is refused."""
+    """Release units, once. This is remembered even if nothing was held, so that a delayed
+    reservation is refused."""
     if hold.state is HoldState.SHIPPED:
         return errors.ReservationShipped()
     if hold.state is HoldState.HELD:
@@ -119,7 +120,7 @@ def release(_: float, product: ProductRecord, hold: Hold) -> ShopError | None:
 
 
 def ship(_: float, product: ProductRecord, hold: Hold) -> ShopError | None:
-    """Count held units as shipped, once; nothing happens where nothing is known of the order."""
+    """Count held units as shipped, once; do nothing if the order is unknown here."""
     if hold.state in (HoldState.RELEASED, HoldState.REFUSED):
         return errors.ReservationReleased()
     if hold.state is HoldState.HELD:

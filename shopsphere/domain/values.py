@@ -1,6 +1,6 @@
-"""What the shop tells about its things: plain values, with money in whole cents.
+"""Plain values that the shop returns, with money in whole cents.
 
-Records (`domain.records`) are what is kept; rules change records and return values.
+Records (`domain.records`) are what is stored; rules change records and return values.
 """
 
 from collections.abc import Iterable
@@ -12,14 +12,14 @@ from typing import Generic, NamedTuple, TypeVar
 from shopsphere.domain.pks import TimedByPk
 
 MAX_ON_HAND = 1_000_000_000
-"""Units of one product that a shop can hold at most."""
+"""The most units of one product that a shop can have on hand."""
 
 MAX_ORDER_QUANTITY = 1_000_000
-"""Units of one product that one order can ask for at most."""
+"""The most units of one product that one order can request."""
 
 
 class Role(StrEnum):
-    """What a token may be used for. A service is not a person."""
+    """What a token may be used for. SERVICE tokens belong to no person."""
 
     USER = "user"
     ADMIN = "admin"
@@ -27,7 +27,7 @@ class Role(StrEnum):
 
 
 class OrderStatus(StrEnum):
-    """The life of an order. NONE and FAILED are never shown to anybody."""
+    """The status of an order. NONE and FAILED are never visible to callers."""
 
     NONE = ""
     PLACED = "PLACED"
@@ -37,12 +37,12 @@ class OrderStatus(StrEnum):
 
 
 EVER_PLACED = frozenset({OrderStatus.PLACED, OrderStatus.CANCELLED, OrderStatus.SHIPPED})
-"""The statuses of orders that can be seen."""
+"""The statuses of visible orders."""
 
 
 @dataclass(frozen=True, slots=True)
 class Product(TimedByPk):
-    """`quantity` is what can be ordered now."""
+    """A product on sale; `quantity` is what can be ordered now."""
 
     pk: str
     name: str
@@ -51,7 +51,7 @@ class Product(TimedByPk):
 
 
 class Stock(NamedTuple):
-    """What became of all units booked in: `received = available + reserved + shipped`."""
+    """Stock breakdown: `received = available + reserved + shipped`."""
 
     received: int
     available: int
@@ -61,21 +61,21 @@ class Stock(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """Units of one product that somebody wants."""
+    """A requested quantity of one product."""
 
     product_pk: str
     quantity: int
 
 
 def by_product(items: Iterable[Item]) -> list[Item]:
-    """Return the items in the order in which stock is taken, so that of two orders that want the
-    last units of the same products one gets them all."""
+    """Return the items in the order in which stock is reserved. It is the same for all orders, so
+    of two that compete for the last units of the same products, one gets them all."""
     return sorted(items, key=lambda item: item.product_pk)
 
 
 @dataclass(frozen=True, slots=True)
 class Reservation:
-    """Units of a product held for one order, at the price and name they had when it was taken."""
+    """Units of a product held for one order, with price and name at the time of reservation."""
 
     product_pk: str
     order_pk: str
@@ -86,7 +86,7 @@ class Reservation:
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """An order that was placed, of what was held for it; `user_pk` is None for an anonymous one."""
+    """A placed order and its reserved items; `user_pk` is None for an anonymous order."""
 
     pk: str
     items: tuple[Reservation, ...]
@@ -104,7 +104,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Page(Generic[T]):
-    """Some of a list, in its order. `next_after` is the cursor to go on from; None at the end."""
+    """Part of a list, in its order. `next_after` is the next page's cursor; None at the end."""
 
     items: list[T]
     next_after: str | None

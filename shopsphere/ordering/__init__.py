@@ -1,1 +1,1 @@
-"""Ordering: how an order comes to be, is ended, and is put right when something broke."""
+"""Ordering: placing, cancelling, shipping and settling orders."""

@@ -1,8 +1,8 @@
-"""Placing, cancelling and shipping an order: the one hard thing (DESIGN section 5).
+"""Placing, cancelling and shipping an order: the hard part (DESIGN section 5).
 
-The product service owns the stock. Checking and taking it is one step there, keyed by the order, so
-it can be repeated and given back. Whatever could be left half done is noted first; what a crash, a
-lost message or a slow neighbour leaves behind is finished by `settling`.
+The product service owns the stock. It checks and reserves stock in one step, keyed by the order, so
+a reservation can be repeated and released. Every command is noted before it begins; if a crash, a
+lost message or a slow service interrupts it, `settling` finishes it.
 """
 
 import asyncio
@@ -34,11 +34,11 @@ CANNOT_END = {
     OrderStatus.CANCELLED: errors.OrderIsCancelled,
     OrderStatus.SHIPPED: errors.OrderIsShipped,
 }
-"""Why an order of this status cannot be cancelled or shipped."""
+"""Why an order with this status cannot be cancelled or shipped."""
 
 
 class Checkout:
-    """The commands of customers and of the shop. Each can be sent again after any failure."""
+    """The commands of customers and of the shop. Each is safe to repeat after any failure."""
 
     def __init__(
         self,
@@ -48,7 +48,7 @@ class Checkout:
         metrics: OrderMetrics,
         lease_seconds: float,
     ) -> None:
-        """`lease_seconds`: how long an idempotency key is held for one request."""
+        """`lease_seconds` is how long one request holds an idempotency key."""
         self._records = records
         self._products = products
         self._settling = settling
@@ -60,13 +60,13 @@ class Checkout:
     async def place(
         self, key: str | None, items: Sequence[Item], user_pk: str | None, deadline: Deadline
     ) -> tuple[Order, bool]:
-        """Place an order of all items, of different products, or of none.
+        """Place an order for all items or for none; each item is of a different product.
 
-        Return it, and whether a request with this `key` placed it before; without a key it is a new
-        one. Raise the OrderRefused of the first item that is refused: then nothing is held, or
-        settling gives it back, and the key is free. Raise Unavailable when the outcome is not
-        known: then the note stays. Raise RequestInProgress while another request may be placing it,
-        IdempotencyKeyReused when the key came with another request.
+        Return the order, and whether an earlier request with this `key` placed it. Without a key,
+        it is always a new order. Raise the OrderRefused of the first item that is refused: then
+        nothing stays held, or settling releases it, and the key is free. Raise Unavailable if the
+        outcome is unknown: then the note stays. Raise RequestInProgress while another request may
+        be placing it, IdempotencyKeyReused if the key was used for another request.
         """
         pk = new_pk()
         if key is None:
@@ -97,7 +97,7 @@ class Checkout:
     async def _place(
         self, pk: str, items: Sequence[Item], user_pk: str | None, deadline: Deadline
     ) -> Order:
-        """Place an order under a pk that this request made."""
+        """Place a new order with this pk, and count the outcome."""
         try:
             if not all(is_pk(item.product_pk) for item in items):
                 raise ProductNotFound
@@ -138,17 +138,17 @@ class Checkout:
         return order
 
     async def cancel(self, pk: str, user_pk: str | None, deadline: Deadline) -> Order:
-        """Cancel a placed order; its stock goes back, once, however often this is called.
+        """Cancel a placed order; its stock is released once, however often this is called.
 
-        With a `user_pk`, only an order of that user is found. It succeeds while the product service
-        is unreachable, and the stock follows. Raise OrderNotFound or OrderIsShipped.
+        With a `user_pk`, only orders of that user are found. This works while the product service
+        is unreachable; the stock is then released later. Raise OrderNotFound or OrderIsShipped.
         """
         return await self._end(Command.CANCEL, await self._orders.get(pk, user_pk), deadline)
 
     async def ship(self, pk: str, deadline: Deadline) -> Order:
         """Mark a placed order as shipped, which is final; its units count as shipped, once.
 
-        It succeeds while the product service is unreachable, and the stock follows. Raise
+        This works while the product service is unreachable; the stock is then updated later. Raise
         OrderNotFound or OrderIsCancelled.
         """
         return await self._end(Command.SHIP, await self._orders.get(pk), deadline)
@@ -168,7 +168,7 @@ class Checkout:
         return ended
 
     async def _notify(self, ended: PendingCommand, deadline: Deadline) -> bool:
-        """Notify the product service in half of the time that is left; tell whether that worked."""
+        """Notify the product service within half the time left; return whether that succeeded."""
         try:
             async with asyncio.timeout(deadline.seconds_left / 2):
                 await notify(self._products, self._metrics, ended)
@@ -183,11 +183,11 @@ class Checkout:
             await self._records.remove_note(note.text)
 
     async def _settle(self, bound: Binding, items: Sequence[Item]) -> Order | None:
-        """Return the order that a key is bound to, once it is in its lists; if it was not placed,
-        make sure that it never will be.
+        """Return the order that a key is bound to, after entering it in its lists; if it was not
+        placed, make sure that it never will be.
 
-        Raise RequestInProgress while its request may still run, Unavailable where what it holds
-        cannot be given back.
+        Raise RequestInProgress while its request may still be running, Unavailable if its
+        reservations cannot be released.
         """
         order = await self._orders.find(bound.order_pk)
         if order:
@@ -196,14 +196,14 @@ class Checkout:
         if bound.lease_seconds_left:
             raise errors.RequestInProgress(bound.lease_seconds_left)
         product_pks = [item.product_pk for item in items if is_pk(item.product_pk)]
-        # The request is the same as the earlier one, and so are its products.
+        # The key is bound to the same items, so these are the earlier request's products.
         pending = PendingCommand.of(Command.PLACE, bound.order_pk, product_pks)
         return await self._settling.settle(pending)
 
     async def _free(self, rule: Callable[[float, KeyRecord], None], record: KeyRecord) -> None:
-        """Free a key, or end its lease; where that fails, the lease ends by itself.
+        """Free a key or end its lease with this rule; if that fails, the lease ends by itself.
 
-        When the time of the request is over, its response does not wait for this.
+        Once the request has timed out, its response does not wait for this.
         """
 
         async def free() -> None:

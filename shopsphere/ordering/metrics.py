@@ -1,4 +1,4 @@
-"""What became of orders, counted for Prometheus."""
+"""Order outcomes, counted for Prometheus."""
 
 from functools import partial
 
@@ -8,10 +8,10 @@ from shopsphere.metrics import prometheus
 
 
 class OrderMetrics:
-    """The counters of this service, and how many commands were pending in the whole shop when
-    settling last looked.
+    """The counters of this service, and the number of commands pending in the whole shop at the
+    last round of settling.
 
-    Each is there from the start, at 0: Prometheus sees no increase in what begins with 1.
+    Each counter starts at 0, because Prometheus sees no increase in one that first appears as 1.
     """
 
     def __init__(self, registry: prometheus.CollectorRegistry) -> None:
@@ -31,5 +31,5 @@ class OrderMetrics:
             "orders_unsettled",
             "Commands that were pending at the last round of settling; NaN while that fails.",
             registry=registry,
-            multiprocess_mode="mostrecent",  # each worker counts all of them: no sum
+            multiprocess_mode="mostrecent",  # no sum, as each worker counts all of them
         )

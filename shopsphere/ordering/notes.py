@@ -1,4 +1,4 @@
-"""Notes of pending commands: what settling works from after a crash or a lost message."""
+"""Notes of pending commands, from which settling finishes them after a crash or a lost message."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ READ_AT_ONCE = 1000
 
 
 class Command(StrEnum):
-    """What can be pending for an order, each with a note of its own."""
+    """A command that can be pending for an order; each has its own note."""
 
     PLACE = "place"
     CANCEL = "cancel"
@@ -24,14 +24,14 @@ ENDS_AS = {
     Command.CANCEL: OrderStatus.CANCELLED,
     Command.SHIP: OrderStatus.SHIPPED,
 }
-"""What becomes of an order when settling finishes its command."""
+"""The status of an order after settling its command."""
 
 
 @dataclass(frozen=True, slots=True)
 class PendingCommand:
-    """A command for an order of these products, and how many seconds ago it was noted.
+    """A command for an order of these products, and its age in seconds since it was noted.
 
-    The age is negative if the storage's clock went back since.
+    The age is negative if the storage's clock went back since then.
     """
 
     command: Command
@@ -45,16 +45,16 @@ class PendingCommand:
 
     @property
     def text(self) -> str:
-        """What is noted."""
+        """The text of its note."""
         return " ".join((self.command, self.order_pk, *self.product_pks))
 
     def is_older_than(self, seconds: float) -> bool:
-        """Tell whether it is at least this old, or from the future, as the clock went back."""
+        """Return whether it is at least this old, or from the future after the clock went back."""
         return self.age >= seconds or self.age < 0
 
 
 async def pending_commands(records: Records) -> list[PendingCommand]:
-    """Return what is noted, oldest first."""
+    """Return all pending commands, oldest first."""
     found: dict[str, PendingCommand] = {}
     since = 0
     while True:

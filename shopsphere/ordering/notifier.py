@@ -1,4 +1,4 @@
-"""What the product service is told about orders that ended."""
+"""Notifies the product service of orders that ended."""
 
 import asyncio
 import logging
@@ -12,11 +12,11 @@ from shopsphere.ordering.notes import Command, PendingCommand
 log = logging.getLogger("shopsphere.ordering")
 
 NOTIFIED_AT_ONCE = 8
-"""Products of one order about which the product service is notified at once."""
+"""How many products of one order are notified of concurrently."""
 
 
 class ProductService(Protocol):
-    """What ordering needs of the product service; `ProductClient` says what it promises."""
+    """What ordering needs from the product service; `ProductClient` documents the promises."""
 
     async def reserve(self, order_pk: str, item: Item, within: float) -> Reservation: ...
 
@@ -26,10 +26,10 @@ class ProductService(Protocol):
 
 
 async def notify(products: ProductService, metrics: OrderMetrics, ended: PendingCommand) -> None:
-    """Ship what an order holds of these products, or release it; return when all is delivered.
+    """Ship or release what an order holds of these products; return when all calls are delivered.
 
-    A definite refusal means that one of the two services lost memory in a failover: it is logged
-    for the audit, and counts as delivered. Raise Unavailable for any other failure.
+    A definite refusal means that one of the two services lost data in a failover: it is logged for
+    the audit and counts as delivered. Raise Unavailable for any other failure.
     """
     some = asyncio.Semaphore(NOTIFIED_AT_ONCE)
     send = products.ship if ended.command is Command.SHIP else products.release

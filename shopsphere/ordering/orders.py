@@ -1,4 +1,4 @@
-"""Orders that can be seen, and the lists they stand in."""
+"""Visible orders and their lists."""
 
 import asyncio
 
@@ -9,13 +9,13 @@ from shopsphere.lists import cursor_of, entries_after
 from shopsphere.records import Listing, Records
 
 SHOP = "orders"
-"""The slot of the lists of the whole shop; a customer's lists are in the customer's slot."""
+"""The slot of the shop's lists; a customer's lists are in the customer's own slot."""
 
 ENDS = (OrderStatus.CANCELLED, OrderStatus.SHIPPED)
 
 
 class Orders:
-    """The orders that were placed, of the shop and of each customer: all, and by status."""
+    """Placed orders, listed for the shop and for each customer: all, and by status."""
 
     def __init__(self, records: Records) -> None:
         self._records = records
@@ -26,17 +26,17 @@ class Orders:
         return record.order() if record.status in EVER_PLACED else None
 
     async def get(self, pk: str, user_pk: str | None = None) -> Order:
-        """Return an order that was placed, by this user if one is given; raise OrderNotFound."""
+        """Return a placed order, of this user if one is given; raise OrderNotFound."""
         order = await self.find(pk)
         if order is None or user_pk not in (None, order.user_pk):
             raise OrderNotFound
         return order
 
     async def page(self, user_pk: str | None, after: str | None, limit: int) -> Page[Order]:
-        """Return up to `limit` orders, in the order in which they became visible.
+        """Return up to `limit` orders of one user, or of all if `user_pk` is None.
 
-        Of one user, or of all when `user_pk` is None. `after` is a cursor or the pk of an order in
-        the same list; otherwise raise InvalidRequest.
+        They are in the order in which they became visible. `after` is a cursor or the pk of an
+        order in the same list; otherwise raise InvalidRequest.
         """
         listing = Listing(user_pk or SHOP)
         entries = await entries_after(self._records, listing, after, limit + 1)
@@ -47,9 +47,9 @@ class Orders:
         return Page(orders, None if is_last else cursor_of(listing, page[-1].position))
 
     async def enter(self, order: Order) -> None:
-        """Enter an order in the lists of its status, and leave others.
+        """Add an order to the lists of its status, and remove it from those of its earlier one.
 
-        An order never goes back to PLACED, so it does not matter who writes last.
+        An order never goes back to PLACED, so the order of concurrent writes does not matter.
         """
         slots = [SHOP, order.user_pk] if order.user_pk else [SHOP]
         await asyncio.gather(*(self._enter(slot, order) for slot in slots))

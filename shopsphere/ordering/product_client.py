@@ -1,4 +1,4 @@
-"""The product service over HTTP with `requests`, in threads, each with a session."""
+"""The client of the product service: `requests` in threads, one session each."""
 
 import asyncio
 import logging
@@ -26,25 +26,25 @@ from shopsphere.tokens import Tokens
 log = logging.getLogger("shopsphere.product_client")
 
 CALLS_AT_ONCE = 32
-"""Threads that wait for the product service. What waits for a thread keeps to ORDER_TIMEOUT."""
+"""Threads for calls to the product service. Waiting for a thread counts toward ORDER_TIMEOUT."""
 
 ATTEMPTS = 3
 PAUSE_SECONDS = 0.1
-"""Before a second attempt; twice that before a third. Up to as much is added at random."""
+"""The pause before the second attempt, doubled before the third, plus up to 0.1 s at random."""
 
 TRY_AGAIN = frozenset({502, 503, 504})
 
 COMMAND_SECONDS = 60
-"""How long a release or a shipment may be sent, and its token is good."""
+"""How long a release or a shipment may be sent, and its token is valid."""
 
 TOKEN_STEP_SECONDS = 10
-"""Tokens expire at whole multiples of this, so that one serves many calls."""
+"""Tokens expire at whole multiples of this, so that many calls share one."""
 
 MAX_RESPONSE_BYTES = 64 * 1024
 
 
 class _Reserved(BaseModel):
-    """What a product service responds to a reservation; anything else is an unknown outcome."""
+    """The response to a reservation; any other response leaves the outcome unknown."""
 
     model_config = ConfigDict(strict=True)
 
@@ -61,14 +61,14 @@ class _Refusal(BaseModel):
 
 
 class _Response(NamedTuple):
-    """A response, read whole."""
+    """A response, fully read."""
 
     status: int
     body: bytes
 
 
 class ProductClient:
-    """Reserves stock at the product service. Every call may be sent more than once."""
+    """Reserves, releases and ships stock. Every call may be sent more than once."""
 
     def __init__(self, settings: Settings, storage: StorageName, tokens: Tokens) -> None:
         self._url = settings.product_service_url
@@ -92,12 +92,12 @@ class ProductClient:
         self._of_thread.session = session(NO_RETRY)
 
     async def reserve(self, order_pk: str, item: Item, within: float) -> Reservation:
-        """Hold the units for this order; the same again returns the same reservation.
+        """Hold the units for this order; a repeat returns the same reservation.
 
-        Nothing is sent after `within`, a time of the event loop, and what arrives much later is
-        refused for its token. Raise InsufficientQuantity or ProductNotFound when the product
-        service refuses, which is final. Anything else, or no response, leaves the outcome unknown:
-        then raise ProductServiceUnavailable or StorageMismatch.
+        Nothing is sent after `within`, a time of the event loop; a request that arrives much later
+        is refused because its token has expired. Raise InsufficientQuantity or ProductNotFound if
+        the product service refuses, which is final. Any other response, or none, leaves the outcome
+        unknown: raise ProductServiceUnavailable or StorageMismatch.
         """
         path = f"/products/{item.product_pk}/reservations/{order_pk}"
         response = await self._call("PUT", path, {"quantity": item.quantity}, within)
@@ -117,14 +117,14 @@ class ProductClient:
         )  # fmt: skip
 
     async def release(self, product_pk: str, order_pk: str) -> None:
-        """Give the units back, once. Raise ReservationShipped when they were shipped, and
-        ProductServiceUnavailable or StorageMismatch when that is not known."""
+        """Release the units, once. Raise ReservationShipped if they were shipped,
+        ProductServiceUnavailable or StorageMismatch if the outcome is unknown."""
         path = f"/products/{product_pk}/reservations/{order_pk}"
         await self._command("DELETE", path, errors.ReservationShipped)
 
     async def ship(self, product_pk: str, order_pk: str) -> None:
-        """Count the units as shipped. Raise ReservationReleased when they were given back, and
-        ProductServiceUnavailable or StorageMismatch when that is not known."""
+        """Count the units as shipped, once. Raise ReservationReleased if they were released,
+        ProductServiceUnavailable or StorageMismatch if the outcome is unknown."""
         path = f"/products/{product_pk}/reservations/{order_pk}/ship"
         await self._command("POST", path, errors.ReservationReleased)
 
@@ -134,10 +134,9 @@ class ProductClient:
             self._refuse(response, refusal)
 
     def _refuse(self, response: _Response, *final: type[ShopError]) -> NoReturn:
-        """Raise what a response means that is not a success.
+        """Raise the error that an unsuccessful response means.
 
-        Of what a product service can refuse, these are `final`; anything else is an unknown
-        outcome.
+        Only the `final` errors are definite refusals; all others leave the outcome unknown.
         """
         try:
             refusal = _Refusal.model_validate_json(response.body)
@@ -164,7 +163,7 @@ class ProductClient:
     async def _call(
         self, method: str, path: str, body: dict[str, int] | None, within: float
     ) -> _Response:
-        """Send one request, again on a broken connection, a timeout or 502 to 504."""
+        """Send one request; retry after a broken connection, a timeout or a 502 to 504."""
         loop = asyncio.get_running_loop()
         seconds_left = COMMAND_SECONDS if within == NEVER else within - loop.time()
         send_by = time.monotonic() + seconds_left
@@ -174,7 +173,7 @@ class ProductClient:
             "X-Request-ID": REQUEST_ID.get(),
             "Authorization": f"Bearer {self._token(expires)}",
         }
-        # Not by `Session.prepare_request`, which merges settings that a session here never has.
+        # Not `Session.prepare_request`, which merges session settings that are never set here.
         request = requests.Request(method, self._url + path, headers, json=body).prepare()
         response: _Response | None = None
         for attempt in range(ATTEMPTS):
@@ -193,7 +192,7 @@ class ProductClient:
         return response
 
     def _send(self, request: requests.PreparedRequest, send_by: float) -> _Response:
-        """Send a request and read its response, all within the timeout; raise requests.Timeout."""
+        """Send a request and read its whole response within the timeout; raise requests.Timeout."""
         now = time.monotonic()
         timeout = min(self._timeout_seconds, send_by - now)
         if timeout <= 0:

@@ -1,7 +1,7 @@
-"""Settling: what a crash, a lost message or a slow neighbour left behind is finished.
+"""Settling: finishes commands interrupted by a crash, a lost message or a slow service.
 
-It takes the notes that are old enough. It may run in every worker at once and beside live requests:
-each step is a compare-and-set, or can be repeated.
+It handles notes that are old enough. It may run in every worker at once and alongside live
+requests: each step is a compare-and-set or can be repeated.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ SETTLED_AT_ONCE = 8
 
 
 class Outcome(StrEnum):
-    """What settling did: what the order is now, or why there was nothing to do."""
+    """The result of settling: the order's status, or what was done instead."""
 
     FAILED = "failed"
     PLACED = "placed"
@@ -38,7 +38,7 @@ class Outcome(StrEnum):
 
 
 class Settling:
-    """Settles orders with notes that are at least `after_seconds` old by the storage's clock."""
+    """Settles orders whose notes are at least `after_seconds` old by the storage's clock."""
 
     def __init__(
         self,
@@ -54,7 +54,7 @@ class Settling:
         self._orders = Orders(records)
 
     async def run(self, interval_seconds: float) -> None:
-        """Settle now and at every interval, until cancelled. No error ends this."""
+        """Settle now and at every interval until cancelled. No error stops this."""
         while True:
             [failure] = await asyncio.gather(self.settle_all(), return_exceptions=True)
             if failure:
@@ -69,7 +69,7 @@ class Settling:
             await asyncio.sleep(interval_seconds)
 
     async def settle_all(self) -> None:
-        """Settle all that is old enough; one that cannot be settled never holds up the others."""
+        """Settle all old enough orders; one that cannot be settled never blocks the others."""
         some = asyncio.Semaphore(SETTLED_AT_ONCE)
 
         async def settle(pending: PendingCommand) -> None:
@@ -89,10 +89,10 @@ class Settling:
                 log.error("order %s cannot be settled", pending.order_pk, exc_info=result)
 
     async def settle(self, pending: PendingCommand) -> Order | None:
-        """Finish what was noted, then remove the note; return the order if it was ever placed.
+        """Finish a command, then remove its note; return the order if it was ever placed.
 
-        An order that is still not placed never will be; one that is being cancelled or shipped is
-        cancelled or shipped. Raise Unavailable when the product service could not be notified.
+        An order that is not placed by now never will be; a pending cancellation or shipment is
+        completed. Raise Unavailable if the product service could not be notified.
         """
         status = ENDS_AS[pending.command]
         is_placing = pending.command is Command.PLACE
@@ -108,10 +108,10 @@ class Settling:
         return order
 
     async def settle_order(self, pk: str, product_pk: str) -> Outcome:
-        """Settle one order at one product, unless a request may be at work on it.
+        """Settle one order at one product, unless a request may be working on it.
 
-        Also without a note: stock that is held for an order which is not placed is released, and
-        the product service is notified again of what became of a cancelled or shipped order.
+        This needs no note: stock held for an unplaced order is released, and the product service is
+        notified again of a cancelled or shipped order.
         """
         noted = [each for each in await pending_commands(self._records) if each.order_pk == pk]
         if not all(pending.is_older_than(self._after_seconds) for pending in noted):
@@ -130,5 +130,5 @@ class Settling:
 
 
 def status_of(order: Order | None) -> OrderStatus:
-    """Return what settling made of an order; one that was never placed has failed."""
+    """Return the status of a settled order; one that was never placed is FAILED."""
     return order.status if order else OrderStatus.FAILED
