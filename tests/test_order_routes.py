@@ -116,7 +116,7 @@ def test_an_order_and_its_stock_must_not_live_in_different_worlds(
 
 THIS_PRODUCT, THIS_ORDER = "THIS_PRODUCT".ljust(26, "_"), "THIS_ORDER".ljust(26, "_")
 """What a misbehaving server replaces by the pks that it is asked for, which are as long."""
-ENDLESS = b"..."
+ENDLESS, DRIPPING = b"...", b"..,"
 
 
 @contextmanager
@@ -135,7 +135,7 @@ def proxied(behave: Behave, url: str = "http://nowhere") -> Iterator[Proxy]:
 def misbehaving(answer: bytes | None) -> Iterator[tuple[str, list[Connection]]]:
     """Answer every request like this, or not at all; yield the address, and who asked.
 
-    An answer that ends in dots goes on, until the order service hangs up.
+    An answer that is ENDLESS or DRIPPING goes on, until the order service hangs up.
     """
     asked: list[Connection] = []
 
@@ -147,8 +147,9 @@ def misbehaving(answer: bytes | None) -> Iterator[tuple[str, list[Connection]]]:
             path = connection.path.encode().split(b"/")
             about = answer.replace(THIS_PRODUCT.encode(), path[2])
             connection.wfile.write(about.replace(THIS_ORDER.encode(), path[4]))
-            while answer.endswith(ENDLESS):
+            while answer.endswith((ENDLESS, DRIPPING)):
                 connection.wfile.write(b".")
+                time.sleep(0.01 * answer.endswith(DRIPPING))
         connection.drop()
 
     with proxied(behave) as proxy:
@@ -175,6 +176,8 @@ MISBEHAVIOURS = {
     "half an answer": b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{",
     "a head without end": b"HTTP/1.1 200 OK\r\nA: " + ENDLESS,
     "a body without end": b"HTTP/1.1 200 OK\r\n\r\n{" + ENDLESS,
+    "a head that drips": b"HTTP/1.1 200 OK\r\nA: " + DRIPPING,
+    "a body that drips": b"HTTP/1.1 200 OK\r\n\r\n{" + DRIPPING,
     "too many headers": answer("200 OK", RESERVED, *["A: b"] * 300),
     "no gzip": answer("200 OK", b"garbage", "Content-Encoding: gzip"),
     "deeply nested garbage": answer("201 Created", b"[" * 100_000),
