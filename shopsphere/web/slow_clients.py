@@ -12,7 +12,7 @@ import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 MAX_HEAD_BYTES = 64 * 1024
-"""The limit for httptools, the same as uvicorn sets for h11."""
+"""The limit for httptools; h11 has its own of 16 KiB."""
 MAX_WAITING = 100
 """The most pipelined requests; httptools would accept any number."""
 
