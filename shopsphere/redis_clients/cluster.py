@@ -78,7 +78,7 @@ class ShopCluster(RedisCluster):
     execute_urgently = execute_command
 
     def pipeline(self, transaction: object = None, shard_hint: object = None) -> ClusterPipeline:
-        """Return a pipeline with our errors; redis-py also calls this for multi-key commands."""
+        """Return a pipeline with our errors. redis-py uses one for multi-key commands, too."""
         return _ClusterPipeline(self, self._pipelines)
 
 

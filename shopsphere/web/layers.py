@@ -34,7 +34,7 @@ _GOOD_REQUEST_ID = re.compile(rb"[\x21-\x7e]([\x20-\x7e]{0,126}[\x21-\x7e])?")
 class RequestLayer:
     """Request id, metrics, log line, time limit and body limit of each request, and CORS.
 
-    It also handles unexpected errors: they are logged and become a 500 in our format. A response
+    It also handles unexpected errors, which are logged and become a 500 in our format. A response
     that has already begun is cut off instead, so that no client takes it as complete. If a service
     cannot start, the server gets one line instead of a traceback.
     """
