@@ -46,7 +46,7 @@ class ShopCluster(RedisCluster):
         super().__init__(**options, max_connections=2 * POOL["max_connections"])
         self._commands = asyncio.Semaphore(POOL["max_connections"])
         self._pipelines = asyncio.Semaphore(POOL["max_connections"])
-        self.commands_parser = _KnownCommands()  # type: ignore[assignment]  # as above
+        self.commands_parser = _KnownCommands()  # type: ignore[assignment]  # types-redis
 
     async def aclose(self) -> None:
         """Only reload the layout: redis-py calls this and would close connections still in use."""
@@ -64,8 +64,8 @@ class ShopCluster(RedisCluster):
     async def close_all(self) -> None:
         """Close all connections."""
         self._initialize = True  # as when nothing is open; otherwise redis-py warns
-        await self.nodes_manager.aclose()  # type: ignore[attr-defined]  # as above
-        await self.nodes_manager.aclose("startup_nodes")  # type: ignore[attr-defined]  # as above
+        await self.nodes_manager.aclose()  # type: ignore[attr-defined]  # types-redis
+        await self.nodes_manager.aclose("startup_nodes")  # type: ignore[attr-defined]  # types-redis
 
     async def send_raw(self, *args: Any, **options: Any) -> Any:
         """Send one command without translating redis-py's errors."""

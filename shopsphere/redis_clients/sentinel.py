@@ -57,7 +57,7 @@ class ShopMaster(ShopRedis):
     async def close_all(self) -> None:
         """Close all connections, including those to the Sentinels."""
         await super().close_all()
-        await self.connection_pool.sentinel_manager.aclose()  # type: ignore[attr-defined]  # as above
+        await self.connection_pool.sentinel_manager.aclose()  # type: ignore[attr-defined]  # types-redis
 
     async def _hears_sentinel(self) -> bool:
         sentinels = self.connection_pool.sentinel_manager.sentinels
