@@ -1,9 +1,9 @@
-"""The one check: sets up `.venv`, then ruff, mypy and pytest. Arguments go to pytest."""
+"""Runs all checks: sets up `.venv`, then runs ruff, mypy and pytest. Arguments go to pytest."""
 
 import subprocess
 import sys
 
-import start_all_services  # noqa: F401  # an old Python is told so there
+import start_all_services  # noqa: F401  # it refuses an old Python
 from shopsphere.tools.installing import LauncherError, set_up
 from shopsphere.tools.processes import ROOT, say
 
@@ -11,7 +11,7 @@ CHECKS = ("ruff check .", "ruff format --check .", "mypy", "pytest")
 
 
 def main(pytest_arguments: list[str]) -> int:
-    """Run every check, also after one failed; return 0 only if all passed."""
+    """Run every check, even after a failure; return 0 only if all passed."""
     try:
         python = set_up("requirements-dev.txt")
     except LauncherError as error:
@@ -32,5 +32,5 @@ def main(pytest_arguments: list[str]) -> int:
 if __name__ == "__main__":
     try:
         sys.exit(main(sys.argv[1:]))
-    except (BrokenPipeError, KeyboardInterrupt):  # `| head` has seen enough, or Ctrl-C
+    except (BrokenPipeError, KeyboardInterrupt):  # `| head` has ended, or Ctrl-C
         sys.exit(1)

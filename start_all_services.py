@@ -1,6 +1,6 @@
-"""Start ShopSphere: set up `.venv`, start the three services, end all three on Ctrl-C.
+"""Starts ShopSphere: sets up `.venv`, starts the three services, and ends them on Ctrl-C.
 
-Any Python can read this file, so that an old one says in a sentence that it is too old.
+Every Python version can parse this file, so an old one prints that it is too old.
 """
 
 import sys

@@ -1,7 +1,7 @@
-"""Is Redis there, are the services there, do they share one storage, does the stock add up?
+"""Checks Redis, the services, their storage and secret, and with `--audit` the stock.
 
-A tool, not a test: `python test_connection.py` prints a table and exits with 0 only if all that
-should be up is; with `--audit`, only if the stock adds up as well. `--json` prints one JSON object.
+A tool, not a test: `python test_connection.py` prints a table and exits with 0 only if everything
+is running as it should, and with `--audit`, the stock adds up. `--json` prints one JSON object.
 """
 
 import argparse
@@ -26,7 +26,7 @@ ASKS_FOR_A_TOKEN = {
     "user": "/me",
     "order": f"/orders/{NO_PK}",
 }
-"""What answers 401 to a bad token, and to ours, which is good for little, something else."""
+"""Paths that respond with 401 to an invalid token, and otherwise to a valid one with few rights."""
 SETTLED = {
     "failed": "was never placed, and holds nothing",
     "released": "holds nothing of this product",
@@ -35,7 +35,7 @@ SETTLED = {
 
 
 def _use_own_environment() -> None:
-    """Go on with the Python of `.venv` where the packages are missing and the launcher made it."""
+    """Continue with the Python of `.venv`, if there is one, because the packages are missing."""
     folder = (Path(__file__).parent / ".venv").resolve()
     python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     if python.exists() and Path(sys.prefix).resolve() != folder:
@@ -66,7 +66,7 @@ except ImportError:
 
 
 class Line(NamedTuple):
-    """One line of the table. Its state is `ok`, `warning`, or says how it failed."""
+    """One line of the table. Its state is `ok`, `warning` or the kind of failure."""
 
     name: str
     state: str
@@ -88,7 +88,7 @@ show: Show = partial(print, flush=True)
 
 
 def as_json(lines: Sequence[Line], is_good: bool, was_audited: bool) -> str:
-    """Return the whole table as one JSON object, with the lines of the audit listed separately."""
+    """Return the whole table as one JSON object, with the audit's lines listed separately."""
     table: dict[str, object] = {"ok": is_good}
     for place in ["lines", "audit"] if was_audited else ["lines"]:
         is_audit = place == "audit"
@@ -98,7 +98,7 @@ def as_json(lines: Sequence[Line], is_good: bool, was_audited: bool) -> str:
 
 
 def redis_lines(settings: "Settings") -> Iterator[Line]:
-    """Yield what there is to say about Redis: where, version, round trip, what it would lose."""
+    """Yield the lines about Redis: address, version, round trip, and what data it could lose."""
     if settings.use_redis == "false":
         yield Line("Redis", "ok", "not used (USE_REDIS=false)")
         return
@@ -123,7 +123,7 @@ def redis_lines(settings: "Settings") -> Iterator[Line]:
 
 
 async def _ask_redis(settings: "Settings") -> tuple[float, list[dict[str, object]]]:
-    """Return how long a round trip takes, and what each Redis that holds a part says of itself."""
+    """Return the milliseconds of a round trip, and the INFO of each Redis that holds data."""
     async with asyncio.timeout(2 * TIMEOUT_SECONDS):
         client = await connect(settings)
         try:
@@ -136,7 +136,7 @@ async def _ask_redis(settings: "Settings") -> tuple[float, list[dict[str, object
 
 
 def _durability_lines(servers: Sequence[Mapping[str, object]]) -> Iterator[Line]:
-    """Yield how Redis keeps its data, and where it would lose orders."""
+    """Yield how Redis keeps its data, and how it could lose orders."""
     if all(server.get("aof_enabled") for server in servers):
         yield Line("  persistence", "ok", "appendonly is on")
     else:
@@ -149,7 +149,7 @@ def _durability_lines(servers: Sequence[Mapping[str, object]]) -> Iterator[Line]
         policy = ", ".join(sorted(policies))
         text = f"{policy}: a full Redis throws records away; set maxmemory-policy noeviction"
         yield Line("  eviction", "warning", text)
-    # Redis names its good replicas only where it needs some to write.
+    # Redis reports its good replicas only if min-replicas-to-write is set.
     replicated = [server for server in servers if server.get("connected_slaves")]
     if replicated and all("min_slaves_good_slaves" in server for server in replicated):
         yield Line("  replication", "ok", "min-replicas-to-write is set")
@@ -159,7 +159,7 @@ def _durability_lines(servers: Sequence[Mapping[str, object]]) -> Iterator[Line]
 
 
 class Looked(NamedTuple):
-    """What a look at a service found: its line, its storage, whether its JWT_SECRET is ours."""
+    """The result of checking a service: its line, storage, and whether it has our JWT_SECRET."""
 
     line: Line
     storage: str | None = None
@@ -167,7 +167,7 @@ class Looked(NamedTuple):
 
 
 def look_at(name: str, settings: "Settings") -> Looked:
-    """Look whether a service is there, is ready, and takes a token made with our JWT_SECRET."""
+    """Check whether a service is running, ready, and accepts a token signed with our JWT_SECRET."""
     line_name = f"{name} service"
     url: str = getattr(settings, f"{name}_service_url")
     tokens = Tokens(settings.jwt_secret.get_secret_value(), 1)
@@ -197,7 +197,7 @@ def look_at(name: str, settings: "Settings") -> Looked:
 
 
 def check(settings: "Settings") -> Iterator[Line]:
-    """Yield the whole table, line by line, as it becomes known."""
+    """Yield the lines of the table as they become known."""
     with ThreadPoolExecutor() as threads:
         looking = {name: threads.submit(look_at, name, settings) for name in ASKS_FOR_A_TOKEN}
         yield from redis_lines(settings)
@@ -221,9 +221,9 @@ def check(settings: "Settings") -> Iterator[Line]:
 
 
 def audit(settings: "Settings", wants_repair: bool, is_sure: bool, show: Show = show) -> bool:
-    """Show what is off with the stock, have it settled where wanted; return whether all is exact.
+    """Show inconsistencies of the stock, and repair them if wanted; return whether none are left.
 
-    What is under way gets as long between two looks as the services take to settle it.
+    The wait between the two looks is long enough for the services to settle pending commands.
     """
 
     def wait() -> None:
@@ -269,12 +269,13 @@ def _agrees(strays: "Sequence[Finding]") -> bool:
     try:
         question = f"Release {units} held by {reservations} without a PLACED order? [y/N] "
         return input(question).lower() == "y"
-    except EOFError:  # nobody is there to ask
+    except EOFError:  # no input to ask for
         return False
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the table, and the audit where wanted; return 0 if all is as it should be."""
+    """Print the table, and the audit if wanted; return 0 if all is well, 2 for wrong settings,
+    otherwise 1."""
     parser = argparse.ArgumentParser(description="Check that everything is running.")
     parser.add_argument("--audit", action="store_true", help="check that the stock adds up")
     parser.add_argument(
@@ -310,6 +311,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 if __name__ == "__main__":
     try:
         sys.exit(main())
-    except (BrokenPipeError, KeyboardInterrupt):  # `| head` has seen enough, or Ctrl-C
+    except (BrokenPipeError, KeyboardInterrupt):  # `| head` has ended, or Ctrl-C
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)

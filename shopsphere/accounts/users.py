@@ -109,6 +109,5 @@ class Users:
 
 
 def _address(email: str) -> Address:
-    """Return the record of an address. The `@` is there because a slot must not begin with `{` or
-    `}`, as an address may."""
+    """Return the record of an address. The `@` keeps its slot from beginning with a brace."""
     return Address(pk=f"@{email}")

@@ -1,6 +1,6 @@
 """Plain values that the shop returns, with money in whole cents.
 
-Records (`domain.records`) are what is stored; rules change records and return values.
+Storages keep records (`domain.records`); rules change records and return values.
 """
 
 from collections.abc import Iterable

@@ -27,7 +27,7 @@ SETTLED_AT_ONCE = 8
 
 
 class Outcome(StrEnum):
-    """The result of settling: the order's status, or what was done instead."""
+    """The order's status after settling, or RELEASED for a product not in it, or UNDER_WAY."""
 
     FAILED = "failed"
     PLACED = "placed"

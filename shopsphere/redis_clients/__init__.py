@@ -1,1 +1,1 @@
-"""Clients of one Redis, of the master that Sentinels name, and of a Cluster, with our errors."""
+"""Clients of a single Redis, of a master behind Sentinels and of a Cluster, with our errors."""

@@ -1,4 +1,4 @@
-"""The client of one Redis, its batches, and what all clients share: scripts and pipelines."""
+"""The client of a single Redis with its batches, and the scripts and pipelines of all clients."""
 
 import asyncio
 import hashlib
@@ -15,10 +15,10 @@ from shopsphere.redis_clients.errors import our_errors
 
 
 class Script:
-    """A script that Redis runs in one step.
+    """A script that Redis runs atomically.
 
-    It is sent whole where Redis does not know it. redis-py 8.1 loads it first, and fails if it is
-    forgotten in between.
+    It is sent in full if Redis does not know it. redis-py 8.1 would load it first, and fail if
+    Redis forgets it before it runs.
     """
 
     def __init__(self, text: str) -> None:
@@ -28,7 +28,7 @@ class Script:
     async def run(
         self, client: "ShopRedis", keys: Sequence[str], *args: Any, is_urgent: bool = False
     ) -> Any:
-        """Run it on this client; what is urgent does not share a pipeline."""
+        """Run it on this client; an urgent run is not batched with other commands."""
         execute = client.execute_urgently if is_urgent else client.execute_command
         try:
             return await execute("EVALSHA", self._digest, len(keys), *keys, *args)
@@ -37,10 +37,10 @@ class Script:
 
 
 class BatchingRedis(Redis):
-    """A client of one Redis, with our errors.
+    """A client of a single Redis, with our errors.
 
-    Commands that come in one turn of the event loop go out together, in the order in which they
-    came: a pipeline costs little more than a command, here and at Redis.
+    Commands issued in one turn of the event loop are sent together, in order: a pipeline costs
+    little more than one command, here and in Redis.
     """
 
     def __init__(self, connection_pool: ConnectionPool) -> None:
@@ -49,7 +49,7 @@ class BatchingRedis(Redis):
         self._sending: set[asyncio.Task[None]] = set()
 
     async def send_raw(self, *args: Any, **options: Any) -> Any:
-        """Send one command, and let Redis's own errors through."""
+        """Send one command without translating redis-py's errors."""
         return await super().execute_command(*args, **options)  # type: ignore[no-untyped-call]  # types-redis
 
     async def execute_command(self, *args: Any, **options: Any) -> Any:
@@ -66,7 +66,7 @@ class BatchingRedis(Redis):
             return found
 
     async def _send_all(self) -> None:
-        """Send the commands that wait; a new task begins in the next turn of the event loop."""
+        """Send the waiting commands. As a task, it begins in the next turn of the event loop."""
         waiting, self._waiting = self._waiting, []
         found: list[Any] = [ConnectionError("The command may not be sent.")] * len(waiting)
         try:
@@ -78,23 +78,23 @@ class BatchingRedis(Redis):
                     for args, options, _ in waiting:
                         pipe.execute_command(*args, **options)
                     found = await pipe.execute(raise_on_error=False)
-        except Exception as error:  # noqa: BLE001  # raised to each who asked
+        except Exception as error:  # noqa: BLE001  # raised to every waiting caller
             found = [error] * len(waiting)
         finally:
             for (_, _, answer), each in zip(waiting, found, strict=True):
-                if not answer.done():  # otherwise, who asked has given up
+                if not answer.done():  # otherwise the caller has given up
                     answer.set_result(each)
 
 
 class ShopRedis(BatchingRedis):
-    """A client of one Redis, and what the storage asks of every client."""
+    """A client of a single Redis, with the methods that the storage needs of every client."""
 
     async def info_of_all(self) -> list[dict[str, object]]:
-        """Return what each Redis that holds a part of the data says of itself: here one."""
+        """Return the INFO of each Redis that holds part of the data; here there is only one."""
         return [dict(await self.info())]
 
     async def require_answer(self) -> None:
-        """Return when Redis answers; otherwise raise what redis-py raises."""
+        """Return if Redis responds; otherwise raise redis-py's error."""
         await self.send_raw("PING")
 
     async def close_all(self) -> None:
@@ -102,14 +102,14 @@ class ShopRedis(BatchingRedis):
         await self.connection_pool.aclose()
 
     async def execute_urgently(self, *args: Any) -> Any:
-        """Send one command at once, over a connection that it has to itself."""
+        """Send one command immediately, on its own connection."""
         with our_errors():
             return await self.send_raw(*args)
 
 
 @asynccontextmanager
 async def pipeline(client: ShopRedis) -> AsyncIterator[Pipeline]:
-    """Yield a pipeline, not atomic; its commands go out together in `await pipe.execute()`."""
+    """Yield a non-atomic pipeline; `await pipe.execute()` sends its commands together."""
     with our_errors():
         async with client.pipeline(transaction=False) as pipe:
             yield pipe

@@ -16,7 +16,8 @@ from shopsphere.redis_clients.options import CONNECTION, POOL, TCP, parts_of, tr
 
 
 class _KnownCommands(AsyncCommandsParser):
-    """Where keys stand in commands, asked once: redis-py asks each time, and also a dead node."""
+    """Key positions in commands, fetched once: redis-py fetches them every time, even from a dead
+    node."""
 
     async def initialize(self, node: ClusterNode | None = None) -> None:
         if not self.commands:
@@ -36,38 +37,38 @@ class _ClusterPipeline(ClusterPipeline):
 class ShopCluster(RedisCluster):
     """A client of a Redis Cluster, with our errors.
 
-    redis-py 8.1 reads the layout of the Cluster again whenever a node fails, and is then in the way
-    of all commands that the failure does not concern; hence the overrides below.
+    redis-py 8.1 reloads the layout of the Cluster whenever a node fails, which disturbs commands to
+    all other nodes; hence the overrides below.
     """
 
     def __init__(self, **options: Any) -> None:
-        # Half of them for pipelines, which may have to repeat commands one by one.
+        # Half of the connections are for pipelines, which may have to repeat commands one by one.
         super().__init__(**options, max_connections=2 * POOL["max_connections"])
         self._commands = asyncio.Semaphore(POOL["max_connections"])
         self._pipelines = asyncio.Semaphore(POOL["max_connections"])
-        self.commands_parser = _KnownCommands()  # type: ignore[assignment]  # as above
+        self.commands_parser = _KnownCommands()  # type: ignore[assignment]  # types-redis
 
     async def aclose(self) -> None:
-        """Read the layout again: called by redis-py, which here closes what other commands use."""
+        """Only reload the layout: redis-py calls this and would close connections still in use."""
         self._initialize = True
 
     async def require_answer(self) -> None:
-        """Return when a node of the Cluster answers; otherwise raise what redis-py raises."""
+        """Return if a node of the Cluster responds; otherwise raise redis-py's error."""
         await self.initialize()
 
     async def info_of_all(self) -> list[dict[str, object]]:
-        """Return what each master of the Cluster says of itself."""
+        """Return the INFO of each master of the Cluster."""
         masters = self.get_primaries()
         return [dict(await self.execute_command("INFO", target_nodes=each)) for each in masters]
 
     async def close_all(self) -> None:
         """Close all connections."""
-        self._initialize = True  # as it is when nothing is open; otherwise redis-py complains
-        await self.nodes_manager.aclose()  # type: ignore[attr-defined]  # as above
-        await self.nodes_manager.aclose("startup_nodes")  # type: ignore[attr-defined]  # as above
+        self._initialize = True  # as when nothing is open; otherwise redis-py warns
+        await self.nodes_manager.aclose()  # type: ignore[attr-defined]  # types-redis
+        await self.nodes_manager.aclose("startup_nodes")  # type: ignore[attr-defined]  # types-redis
 
     async def send_raw(self, *args: Any, **options: Any) -> Any:
-        """Send one command, and let Redis's own errors through."""
+        """Send one command without translating redis-py's errors."""
         return await super().execute_command(*args, **options)
 
     async def execute_command(self, *args: Any, **options: Any) -> Any:
@@ -77,13 +78,13 @@ class ShopCluster(RedisCluster):
     execute_urgently = execute_command
 
     def pipeline(self, transaction: object = None, shard_hint: object = None) -> ClusterPipeline:
-        """Return a pipeline with our errors. Commands of several keys make one by themselves."""
+        """Return a pipeline with our errors. redis-py uses one for multi-key commands, too."""
         return _ClusterPipeline(self, self._pipelines)
 
 
 @asynccontextmanager
 async def _turn(turns: asyncio.Semaphore) -> AsyncIterator[None]:
-    """Wait for a turn as long as for a connection of a pool; turn errors into ours."""
+    """Wait for a turn as long as for a connection from a pool; translate errors into ours."""
     with our_errors():
         try:
             await asyncio.wait_for(turns.acquire(), POOL["timeout"])
@@ -92,8 +93,8 @@ async def _turn(turns: asyncio.Semaphore) -> AsyncIterator[None]:
         try:
             yield
         except (AttributeError, RuntimeError) as error:
-            # So redis-py 8.1 has it when another command's failure closed the connection, and when
-            # a command belongs to a node that is new to the Cluster.
+            # redis-py 8.1 raises these if another command's failure closed the connection, or if a
+            # command belongs to a node that is new to the Cluster.
             raise ConnectionError("The connection was closed meanwhile.") from error
         finally:
             turns.release()
@@ -105,5 +106,5 @@ def cluster_client(rest: str) -> ShopRedis:
     cluster = ShopCluster(startup_nodes=startup_nodes, **CONNECTION | TCP | options | login)
     for node in cluster.nodes_manager.startup_nodes.values():
         try_options(node)
-    # It takes the same commands, which is all that the stores know of a client.
+    # It takes the same commands, and the storage uses nothing else of a client.
     return cluster  # type: ignore[return-value]

@@ -1,4 +1,4 @@
-"""Opens the client that the settings ask for, and sees that Redis serves it."""
+"""Opens the client that the settings choose, and checks that Redis serves it."""
 
 import asyncio
 import logging
@@ -20,11 +20,11 @@ from shopsphere.settings import CannotStart, Settings
 log = logging.getLogger("shopsphere.redis")
 
 PROBE = "return redis.call('SET', KEYS[1], '1', 'EX', '1')"
-"""Tells whether Redis serves: a PING is answered also by one that can neither read nor write."""
+"""Checks that Redis can serve; PING succeeds even if Redis can neither read nor write."""
 
 
 def _client(settings: Settings) -> ShopRedis:
-    """Make the client. A command is repeated when its connection breaks, so all must bear that."""
+    """Return the client. It repeats commands when a connection breaks, so all must allow that."""
     url = settings.redis_full_url
     scheme, _, rest = url.partition("://")
     try:
@@ -48,9 +48,9 @@ def _client(settings: Settings) -> ShopRedis:
 
 
 async def connect(settings: Settings) -> ShopRedis:
-    """Open the client of this process and see that Redis serves it; wait while it is loading.
+    """Open the client of this process and check that Redis serves it; wait while it is loading.
 
-    Raise NothingResponds when nothing is there, CannotStart when Redis is there and refuses.
+    Raise NothingResponds if nothing responds, CannotStart if Redis responds but refuses.
     """
     client = _client(settings)
     try:
@@ -64,7 +64,7 @@ async def connect(settings: Settings) -> ShopRedis:
 
 
 async def _serves(client: ShopRedis, probe: str) -> bool:
-    """Tell whether Redis has loaded its data."""
+    """Return whether Redis has loaded its data; raise NothingResponds or CannotStart."""
     is_there = False
     try:
         await client.require_answer()
@@ -103,12 +103,12 @@ async def _serves(client: ShopRedis, probe: str) -> bool:
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """Yield the error, and what it came of."""
+    """Yield the error and its causes."""
     while error:
         yield error
         error = error.__cause__ or error.__context__
 
 
 def _was_closed(error: object) -> bool:
-    """Tell whether somebody listens there: where nobody does, a connection is refused, or late."""
+    """Return whether something listens there: otherwise a connection is refused or times out."""
     return isinstance(error, ConnectionResetError) or str(error) == SERVER_CLOSED_CONNECTION_ERROR

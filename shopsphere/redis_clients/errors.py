@@ -1,4 +1,4 @@
-"""Every way in which Redis cannot serve becomes one error of ours."""
+"""Translates every way in which Redis cannot serve into one error."""
 
 import asyncio
 import logging
@@ -26,11 +26,11 @@ CANNOT_SERVE_WORDS = (
     "LOADING", "READONLY", "OOM ", "used memory > 'maxmemory'", "NOREPLICAS", "MISCONF",
     "CLUSTERDOWN", "MASTERDOWN", "BUSY ", "TRYAGAIN", "non local key", "UNBLOCKED", *REFUSAL_WORDS,
 )  # fmt: skip
-"""What Redis says in a bare ResponseError, or inside a script's error, when it cannot serve."""
+"""Parts of plain ResponseErrors, or of scripts' errors, which show that Redis cannot serve."""
 
 
 class NothingResponds(Exception):
-    """At the address of Redis there is nothing that answers."""
+    """Nothing responds at the address of Redis."""
 
 
 def cannot_serve(error: RedisError | RedisClusterException) -> bool:
@@ -39,10 +39,10 @@ def cannot_serve(error: RedisError | RedisClusterException) -> bool:
 
 @contextmanager
 def our_errors() -> Iterator[None]:
-    """Raise StoreUnavailable for every way in which Redis cannot serve; the log says why.
+    """Raise StoreUnavailable for every way in which Redis cannot serve, and log the reason.
 
-    Also raise a cancellation that came meanwhile and was swallowed by asyncio.wait_for of Python
-    3.11, through which redis-py 8.1 sends: what is not told to end goes on, past its time.
+    Also raise any cancellation swallowed by Python 3.11's asyncio.wait_for, which redis-py 8.1 uses
+    to send; otherwise the cancelled task would continue past its deadline.
     """
     task = asyncio.current_task()
     cancellations = task.cancelling() if task else 0

@@ -1,4 +1,4 @@
-"""How connections to Redis are made, and what a URL of Sentinels or of a Cluster says."""
+"""Connection options for Redis, and the parsing of URLs for Sentinels or a Cluster."""
 
 from typing import Any
 from urllib.parse import unquote
@@ -17,7 +17,7 @@ CONNECTION: dict[str, Any] = {
     "socket_connect_timeout": 1,
     "health_check_interval": 15,
     "decode_responses": True,
-    "protocol": 2,  # RESP3, the default of redis-py 8, is unknown to servers before 6
+    "protocol": 2,  # servers before 6 do not know RESP3, the default of redis-py 8
     "retry": Retry(FullJitterBackoff(cap=0.2, base=0.02), 2),
 }
 TCP: dict[str, Any] = {"socket_keepalive": True, "socket_keepalive_options": TCP_OPTIONS}
@@ -26,7 +26,7 @@ TCP: dict[str, Any] = {"socket_keepalive": True, "socket_keepalive_options": TCP
 def parts_of(rest: str) -> tuple[list[tuple[str, int]], str, dict[str, Any], dict[str, Any]]:
     """Return nodes, name, login and options of `user:password@host:port,host:port/name?options`.
 
-    The options are those of redis-py, and `ssl=true`.
+    The options are redis-py's, plus `ssl=true`.
     """
     rest, _, query = rest.partition("?")
     userinfo, _, address = rest.rpartition("@")
@@ -41,7 +41,7 @@ def parts_of(rest: str) -> tuple[list[tuple[str, int]], str, dict[str, Any], dic
 
 
 def try_options(connects: ConnectionPool | ClusterNode) -> None:
-    """Raise TypeError, RedisError or OSError if no connection can be made with its options."""
+    """Raise TypeError, RedisError or OSError if the connection options are not usable."""
     connection = connects.connection_class(**connects.connection_kwargs)
     if isinstance(connection, SSLConnection):
         connection.ssl_context.get()

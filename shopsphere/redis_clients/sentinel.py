@@ -1,4 +1,4 @@
-"""The client of the master that Sentinels name at the moment."""
+"""The client of the current master, as named by Sentinels."""
 
 import asyncio
 from typing import Any
@@ -21,7 +21,7 @@ from shopsphere.settings import CannotStart
 
 
 class _AsksSentinels(SentinelManagedConnection):
-    """Ask for the master before a command is repeated: redis-py 8.1 goes back to where it was."""
+    """Asks for the master before repeating a command; redis-py 8.1 reconnects to the old one."""
 
     async def send_packed_command(self, *args: Any, **options: Any) -> None:
         if not self.is_connected:
@@ -33,16 +33,17 @@ class _AsksSentinelsTLS(_AsksSentinels, SentinelManagedSSLConnection): ...
 
 
 class _SentinelPool(SentinelConnectionPool, BlockingConnectionPool):
-    """Connections to the present master; who finds none free waits, as with one Redis."""
+    """Connections to the current master; callers wait for a free one, as with a single Redis."""
 
 
 class ShopMaster(ShopRedis):
-    """A client of the master that Sentinels name at the moment, with our errors."""
+    """A client of the current master, with our errors."""
 
     connection_pool: SentinelConnectionPool
 
     async def require_answer(self) -> None:
-        """Here it is the Sentinels that answer, also while there is no master."""
+        """Return if the master responds; raise CannotStart if only Sentinels do, otherwise
+        redis-py's error."""
         try:
             await super().require_answer()
         except (ConnectionError, TimeoutError) as error:
@@ -54,9 +55,9 @@ class ShopMaster(ShopRedis):
             raise
 
     async def close_all(self) -> None:
-        """Close all connections, also to the Sentinels."""
+        """Close all connections, including those to the Sentinels."""
         await super().close_all()
-        await self.connection_pool.sentinel_manager.aclose()  # type: ignore[attr-defined]  # as above
+        await self.connection_pool.sentinel_manager.aclose()  # type: ignore[attr-defined]  # types-redis
 
     async def _hears_sentinel(self) -> bool:
         sentinels = self.connection_pool.sentinel_manager.sentinels
@@ -68,9 +69,9 @@ class ShopMaster(ShopRedis):
 
 
 def sentinel_client(rest: str) -> ShopRedis:
-    """Make a client of the master that the Sentinels name; all share user and password.
+    """Return a client of the master that the Sentinels name; all share one user and password.
 
-    A Sentinel that asks for no password takes any, if it is told the user, from Redis 6 on.
+    From Redis 6 on, a Sentinel without a password accepts any, if a user is given.
     """
     nodes, name, login, options = parts_of(rest)
     if not name:

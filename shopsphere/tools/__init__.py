@@ -1,1 +1,1 @@
-"""What the commands at the top level are made of. No service imports it."""
+"""The code of the top-level commands. No service imports it."""

@@ -1,7 +1,7 @@
-"""Does the stock add up? Reads the product service and the order service over HTTP, and compares.
+"""The audit: compares the stock of the product service with the orders, over HTTP.
 
-Both are read in pages into a temporary file, so a shop of any size needs little memory. Orders come
-and go while they are read, so what is off counts only when a second look finds it again.
+Both are read in pages into a temporary file, so a shop of any size needs little memory. Orders
+change while they are read, so only inconsistencies that a second look confirms are reported.
 """
 
 import sqlite3
@@ -23,9 +23,9 @@ PAGE = 1000
 TIMEOUT_SECONDS = 30
 UNKNOWN = {"received": 0, "available": 0, "reserved": 0, "shipped": 0}
 BAR: dict[str, Any] = {"leave": False, "disable": None}
-"""A progress bar goes away at its end, and shows on a terminal only."""
+"""Progress bars disappear when done, and are shown on terminals only."""
 TRIES = 5
-"""How often a product is read at one look until its stock and its reservations fit together."""
+"""How often one look reads a product until its stock and reservations match."""
 
 TABLES = """
 CREATE TABLE products (pk PRIMARY KEY) WITHOUT ROWID;
@@ -55,11 +55,11 @@ STRAYS = "SELECT pk, placed, held FROM orders WHERE product_id = ? AND placed !=
 
 
 class AuditImpossible(Exception):
-    """The services cannot be compared; the message says why, and what a person can do."""
+    """The services cannot be compared; the message says why and what to do."""
 
 
 class Health(BaseModel):
-    """What a service says of itself."""
+    """The health that a service reports."""
 
     service: str
     storage: StorageName
@@ -67,14 +67,14 @@ class Health(BaseModel):
 
 
 Json = dict[str, Any]
-"""An object that a service responded, with its fields as OpenAPI names them."""
+"""A JSON object from a response, with the field names of OpenAPI."""
 Stray = tuple[str, int, int]
-"""An order, how many units it placed, and how many are held for it."""
+"""An order's pk, the units that it ordered while PLACED, and the units held for it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something that is off with a product, and the order to settle where that releases units."""
+    """An inconsistency of a product, and the order to settle if that releases units."""
 
     product_pk: str
     text: str
@@ -83,7 +83,11 @@ class Finding:
 
 
 class _Sums(NamedTuple):
-    """What the product service says of a product, and what it and the orders add up to."""
+    """The stock that the product service reports, and the sums of reservations and orders.
+
+    `held` counts reserved units, `sent` those of SHIPPED orders, `strays` orders whose placed and
+    held units differ.
+    """
 
     pk: str
     received: int
@@ -109,22 +113,22 @@ class _Sums(NamedTuple):
 
 
 class Shop:
-    """The services that an audit asks, as whoever may see everything."""
+    """The services to audit, accessed as the administrator if they require a login."""
 
     def __init__(self, settings: Settings) -> None:
         self.products_url = settings.product_service_url
         self.orders_url = settings.order_service_url
         self._settings = settings
         self._may_sign_in = bool(settings.admin_email)
-        # Where nothing listens (connect), a person is told at once.
+        # connect=0: if nothing listens, the error is reported at once.
         self._http = session(RETRIES.new(total=4, connect=0, backoff_factor=0.2))
 
     def close(self) -> None:
-        """Let go of all connections."""
+        """Close all connections."""
         self._http.close()
 
     def _sign_in(self) -> None:
-        """Become the administrator of the settings."""
+        """Log in as the administrator named in the settings."""
         settings = self._settings
         password = settings.admin_password.get_secret_value()
         body = {"email": settings.admin_email, "password": password}
@@ -132,7 +136,7 @@ class Shop:
         self._http.headers["Authorization"] = f"Bearer {_read(response, 'access_token')}"
 
     def pages(self, url: str) -> Iterator[list[Json]]:
-        """Yield a list in pages; nothing where it does not exist."""
+        """Yield a list in pages, or nothing if it does not exist."""
         after: str | None = None
         while True:
             response = self._ask("GET", url, params={"limit": PAGE, "after": after})
@@ -144,18 +148,18 @@ class Shop:
             [after] = parse_qs(urlsplit(response.links["next"]["url"]).query)["after"]
 
     def stock(self, product_pk: str) -> Json:
-        """Return the figures of a product, all zero where it is not known at all."""
+        """Return the stock breakdown of a product, all zero if the product never existed."""
         response = self._ask("GET", f"{self.products_url}/products/{product_pk}/stock")
         return UNKNOWN if response.status_code == 404 else _read(response)
 
     def settle(self, order_pk: str, product_pk: str) -> str:
-        """Have the order service settle an order; return what it says became of it."""
+        """Settle an order through the order service; return the reported outcome."""
         url = f"{self.orders_url}/orders/{order_pk}/settle"
         response = self._ask("POST", url, json={"product_id": product_pk})
         return str(_read(response, "outcome"))
 
     def _ask(self, method: str, url: str, **options: object) -> requests.Response:
-        """Return a success or 404, signed in if asked to; raise AuditImpossible otherwise."""
+        """Return a success or 404, logging in if required; otherwise raise AuditImpossible."""
         try:
             response = self._http.request(method, url, timeout=TIMEOUT_SECONDS, **options)  # type: ignore[arg-type]  # a dict of anything
         except requests.RequestException as error:
@@ -174,7 +178,7 @@ class Shop:
 
 
 def _read(response: requests.Response, field: str | None = None) -> Any:
-    """Return what a service responded, or a field of it."""
+    """Return the JSON of a response, or one field of it; raise AuditImpossible."""
     try:
         return response.json()[field] if field else response.json()
     except (ValueError, LookupError, TypeError) as error:
@@ -185,7 +189,7 @@ def _read(response: requests.Response, field: str | None = None) -> Any:
 
 
 class _Look(sqlite3.Connection):
-    """What one look at a shop saw, in a file without a name that goes away when it is closed."""
+    """The data of one look at a shop, in an unnamed temporary file that closing deletes."""
 
     def __init__(self, shop: Shop) -> None:
         super().__init__("")
@@ -198,7 +202,7 @@ class _Look(sqlite3.Connection):
             self.executemany(ADD_ORDER, orders)
 
     def list_products(self) -> None:
-        """Note every product, also those that only orders name: they may be deleted by now."""
+        """Collect every product, including possibly deleted ones that only orders name."""
         for products in self._shop.pages(f"{self._shop.products_url}/products"):
             self.executemany("INSERT OR IGNORE INTO products VALUES (:pk)", products)
         self.execute("INSERT OR IGNORE INTO products SELECT product_id FROM orders")
@@ -208,7 +212,7 @@ class _Look(sqlite3.Connection):
         return int(count)
 
     def read_stocks(self) -> None:
-        """Read stock and reservations of each product, again while they change in between."""
+        """Read stock and reservations of each product; retry if they change in between."""
         products = self.execute("SELECT pk FROM products")
         for (pk,) in tqdm(products, total=self.count("products"), unit=" products", **BAR):
             for _ in range(TRIES):
@@ -229,18 +233,19 @@ class _Look(sqlite3.Connection):
             self.executemany(ADD_RESERVATION, ({"product_id": pk, **each} for each in page))
 
     def sums(self, pk: str | None = None) -> Iterator[_Sums]:
-        """Yield the sums of each product, or of one."""
+        """Yield the sums of each product, or of one product."""
         yield from map(_Sums._make, self.execute(SUMS, (pk or "", pk or "~")))
 
     def strays(self, pk: str) -> set[Stray]:
-        """Return order, units placed and units held, where the two differ."""
+        """Return the strays of a product: orders whose placed and held units differ."""
         return set(self.execute(STRAYS, (pk,)))
 
 
 class Audit:
-    """One audit of a shop. `products` and `orders` tell how many were compared.
+    """One audit of a shop. `products` and `orders` are the numbers compared.
 
-    `wait` is called between the two looks: for so long that what is under way ends or is settled.
+    `wait` is called between the two looks; it must take long enough for pending commands to finish
+    or be settled.
     """
 
     def __init__(self, shop: Shop, wait: Callable[[], object]) -> None:
@@ -250,7 +255,7 @@ class Audit:
         self.orders = 0
 
     def findings(self) -> Iterator[Finding]:
-        """Yield what does not add up, product by product. Raise AuditImpossible."""
+        """Yield the inconsistencies, product by product. Raise AuditImpossible."""
         with closing(_Look(self._shop)) as first, closing(_Look(self._shop)) as second:
             first.read_orders()
             self.orders = first.count("orders")
@@ -270,7 +275,7 @@ class Audit:
 
 
 def _found_twice(first: _Sums, second: _Sums, strays: Sequence[Stray]) -> Iterator[Finding]:
-    """Yield what is off with a product at both looks."""
+    """Yield the inconsistencies of a product that both looks found."""
     pk = second.pk
     available, reserved, shipped = second.available, second.reserved, second.shipped
     if first.lost and second.lost:
@@ -286,8 +291,8 @@ def _found_twice(first: _Sums, second: _Sums, strays: Sequence[Stray]) -> Iterat
         yield Finding(pk, f"reserved is {reserved}, {_by(too_many)} for its PLACED orders")
     for order_pk, placed, held in strays:
         yield Finding(pk, _stray(order_pk, placed, held), None if placed else order_pk, held)
-    # An order is SHIPPED first, and counted after that. So of two looks the orders of the second
-    # are never behind the figure of the first, nor the figure behind the orders of the first.
+    # An order becomes SHIPPED before its units count as shipped. So the second look's orders must
+    # cover the first look's `shipped`, and its `shipped` must cover the first look's orders.
     too_many = max(first.shipped - second.sent, 0) or min(second.shipped - first.sent, 0)
     if too_many:
         yield Finding(pk, f"shipped is {shipped}, {_by(too_many)} for its SHIPPED orders")

@@ -1,7 +1,7 @@
-"""A dozen products to try the shop with: name, price and quantity.
+"""A dozen demo products with names, prices and quantities.
 
 `python -m shopsphere.tools.demo PRODUCT_SERVICE_URL USER_SERVICE_URL` adds them to an empty shop,
-as the administrator that the settings name, and prints the outcome.
+as the administrator if the settings name one, and prints the outcome.
 """
 
 import json
@@ -18,7 +18,7 @@ PRODUCTS: list[dict[str, object]] = json.loads(FILE.read_text(encoding="utf-8"))
 
 
 def add_products(product_url: str, user_url: str) -> str:
-    """Add them, unless there are products already; return a sentence on what was done."""
+    """Add the products unless the shop has any; return a sentence about the outcome."""
     with requests.Session() as shop:
         shop.trust_env = False  # no proxy
         if _call(shop, "GET", f"{product_url}/products?limit=1"):

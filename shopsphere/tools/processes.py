@@ -1,6 +1,6 @@
-"""Commands that are started: each in its own process group, with what it prints.
+"""Starts commands in their own process groups and reads their output.
 
-Standard library only, as it runs before anything is installed.
+Standard library only, because it runs before anything is installed.
 """
 
 import contextlib
@@ -18,11 +18,11 @@ IS_WINDOWS = os.name == "nt"
 
 
 def say(text: str) -> None:
-    """Print a line and flush it; raise BrokenPipeError once nobody reads the pipe."""
+    """Print and flush a line; raise BrokenPipeError if the pipe is no longer read."""
     try:
         print(text, flush=True)
     except BrokenPipeError:
-        # Python would try to write the rest again when it exits, and complain.
+        # Otherwise Python would retry the write at exit and report an error.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise
 
@@ -30,7 +30,7 @@ def say(text: str) -> None:
 def run_to_end(
     command: list[str], show: Callable[[str], None] = lambda line: None
 ) -> tuple[int, list[str]]:
-    """Run a command; return its status and last lines. If we are stopped, so is it."""
+    """Run a command and return its status and last lines. If we are interrupted, kill it."""
     lines: deque[str] = deque(maxlen=200)
     with start(command) as process:
         try:
@@ -46,7 +46,7 @@ def run_to_end(
 def start(
     command: list[str], environment: Mapping[str, str] | None = None
 ) -> "subprocess.Popen[str]":
-    """Start a command in its own process group, with all that it prints in one pipe."""
+    """Start a command in its own process group, with all its output in one pipe."""
     return subprocess.Popen(
         command,
         cwd=ROOT,
@@ -61,14 +61,14 @@ def start(
 
 
 def own_group(is_windows: bool = IS_WINDOWS) -> dict[str, Any]:
-    """Return the arguments with which Popen gives a process its own group."""
+    """Return the Popen arguments that give a process its own group."""
     if is_windows:
         return {"creationflags": 0x200}  # CREATE_NEW_PROCESS_GROUP
     return {"start_new_session": True}
 
 
 def end_group(process: "subprocess.Popen[str]", force: bool, is_windows: bool = IS_WINDOWS) -> None:
-    """Ask a process and its children to end, or force them; fine when they have ended."""
+    """Ask a process and its children to end, or kill them; do nothing if they have ended."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         if not is_windows:
             os.killpg(process.pid, signal.SIGKILL if force else signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""What of the checklist in SECURITY.md can be seen from where the shop runs."""
+"""The points of SECURITY.md's checklist that can be checked on the shop's machine."""
 
 import ipaddress
 import re
@@ -9,12 +9,12 @@ from urllib.parse import urlsplit
 from shopsphere.settings import MIN_SECRET_BYTES, Settings
 
 ANOTHER_LOOPBACK = "127.0.0.2"
-"""What listens on 127.0.0.1 alone does not here; what listens on all addresses does. macOS has no
-such address, so there it is not seen."""
+"""Responds only if a program listens on all addresses, not just on 127.0.0.1. macOS does not have
+this address, so it cannot be checked there."""
 
 
 def security_hints(settings: Settings) -> Iterator[tuple[str, str]]:
-    """Yield the variable and the sentence of each setting that is not for a shop others reach."""
+    """Yield the variable and a warning for each setting that is unsafe in a reachable shop."""
     if len(settings.jwt_secret.get_secret_value().encode()) < MIN_SECRET_BYTES:
         yield "JWT_SECRET", "the default, or short: anyone who guesses it can forge tokens"
     urls = (settings.product_service_url, settings.user_service_url, settings.order_service_url)
@@ -28,11 +28,11 @@ def security_hints(settings: Settings) -> Iterator[tuple[str, str]]:
 
 
 def others_reach(url: str) -> bool:
-    """Tell whether what listens there also does where other machines can come to it."""
+    """Return whether other machines can reach the program that listens there."""
     try:
         parts = urlsplit(url)
         found = socket.getaddrinfo(parts.hostname, None) if parts.hostname else []
-    except (OSError, ValueError):  # not an address, which others say, or a name nobody knows
+    except (OSError, ValueError):  # invalid, which is reported elsewhere, or an unknown name
         return False
     hosts = [ipaddress.ip_address(str(each[4][0]).partition("%")[0]) for each in found]
     is_local = all(host.is_loopback for host in hosts)

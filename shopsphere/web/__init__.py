@@ -1,1 +1,1 @@
-"""What the HTTP edges of all services share."""
+"""The HTTP code shared by all services."""

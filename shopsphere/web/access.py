@@ -1,7 +1,7 @@
-"""Who may do what. Each route has exactly one rule, which is asked before its request is read.
+"""Access control. Each route has exactly one rule, checked before the request body is read.
 
-With AUTH_REQUIRED=false a token is optional and everything is open; but a bad token is refused, and
-a service is never taken for a person. `anyone` looks at no token at all.
+With AUTH_REQUIRED=false (open mode), tokens are optional and everything is allowed, except invalid
+tokens, and service tokens where a person is expected. Routes for `anyone` ignore tokens.
 """
 
 import secrets
@@ -27,9 +27,9 @@ _open_endpoints: set[object] = set()
 
 @dataclass(frozen=True, slots=True)
 class Person:
-    """Somebody who orders. `user_pk` is None for a person without a token, in open mode.
+    """A customer. `user_pk` is None without a token, in open mode.
 
-    `orders_of` is whose orders this person sees and cancels: those of one user, or all when None.
+    `orders_of` is the user whose orders this person may see and cancel; None means all orders.
     """
 
     user_pk: str | None
@@ -37,29 +37,29 @@ class Person:
 
 
 class Rule(SecurityBase):
-    """Lets in whoever has one of these roles, by the access token; in open mode, everybody.
+    """Admits access tokens with one of these roles; in open mode, everyone.
 
-    But a rule for people lets in no service in either mode. FastAPI knows a rule as a dependency on
-    the caller, and as the security of the route for Swagger's Authorize button.
+    A rule for people never admits a service, in either mode. To FastAPI, a rule is a dependency
+    that returns the caller, and the route's security scheme for Swagger's Authorize button.
     """
 
     model = HTTPBearer(description="The `access_token` that POST /login of the user service gives.")
     scheme_name = "AccessToken"
 
     def __init__(self, *roles: Role, needs_token: bool = False) -> None:
-        """`needs_token`: in open mode too."""
+        """`needs_token`: a token is required even in open mode."""
         self._roles = roles
         self._is_for_people = Role.USER in roles
         self.needs_token = needs_token
 
     async def __call__(self, request: Request) -> object:
-        """Return the caller, who was let in; None without a token."""
-        if "shopsphere.caller" not in request.scope:  # a route that was added without `guard`
+        """Return the admitted caller; None without a token."""
+        if "shopsphere.caller" not in request.scope:  # a route without `guard`
             self.require(request)
         return request.scope["shopsphere.caller"]
 
     def require(self, request: Request) -> None:
-        """Raise InvalidToken or Forbidden, unless the caller may come in."""
+        """Raise InvalidToken or Forbidden unless the caller is admitted."""
         token, is_open = _bearer(request), _is_open(request)
         caller = None if token is None else service_of(request).tokens.read(token)
         request.scope["shopsphere.caller"] = caller  # for the log and the idempotency key too
@@ -71,7 +71,7 @@ class Rule(SecurityBase):
 
 
 class _Customers(Rule):
-    """Lets people in, and says whose orders they see."""
+    """Admits people, and determines whose orders they may see."""
 
     async def __call__(self, request: Request) -> Person:
         caller = await super().__call__(request)
@@ -82,7 +82,7 @@ class _Customers(Rule):
 
 
 class _MetricsReaders(Rule):
-    """Lets in who sends METRICS_TOKEN, and nobody while it is empty; in open mode, everybody."""
+    """Admits METRICS_TOKEN only, and nobody while it is empty; in open mode, everyone."""
 
     model = HTTPBearer(description="For /metrics alone: the METRICS_TOKEN of the settings.")
     scheme_name = "MetricsToken"
@@ -107,13 +107,13 @@ SignedIn = Annotated[Caller, Security(Rule(Role.USER, Role.ADMIN, needs_token=Tr
 
 
 def anyone(endpoint: Endpoint) -> Endpoint:
-    """Let everybody into this route, whatever token they send; a request pays nothing for it."""
+    """Open this route to everyone, whatever token they send; this adds no cost per request."""
     _open_endpoints.add(endpoint)
     return endpoint
 
 
 class _Guarded:
-    """What a route does, for those whom its rule lets in."""
+    """A route's app behind its rule."""
 
     def __init__(self, app: ASGIApp, rule: Rule) -> None:
         self._app = app
@@ -125,21 +125,21 @@ class _Guarded:
 
 
 def guard(route: APIRoute) -> None:
-    """Have the rule of a route asked before anything else; raise TypeError unless it has just one.
+    """Check the rule of a route before anything else; raise TypeError unless it has exactly one.
 
-    FastAPI 0.165 parses a body before it solves dependencies, and who may not come in is not to be
-    told what is wrong with a body.
+    FastAPI 0.165 parses a body before it resolves dependencies, but callers without access must not
+    learn what is wrong with a body.
     """
     calls = [dependency.call for dependency in route.dependant.dependencies]
     rules = [call for call in calls if isinstance(call, Rule)]
     if len(rules) + (route.endpoint in _open_endpoints) != 1:
         raise TypeError(f"{route.path} needs exactly one rule of access, or to be for anyone")
-    if rules and not isinstance(route.app, _Guarded):  # another app with this route guards it too
+    if rules and not isinstance(route.app, _Guarded):  # guarded already by another app
         route.app = _Guarded(route.app, rules[0])
 
 
 def is_token_optional(route: APIRoute, settings: Settings) -> bool:
-    """Tell whether a route also lets somebody in without a token."""
+    """Return whether a route with a rule also admits callers without a token."""
     needs_token = isinstance(route.app, _Guarded) and route.app.rule.needs_token
     return not settings.auth_required and not needs_token
 
@@ -149,7 +149,7 @@ def _is_open(request: Request) -> bool:
 
 
 def _bearer(request: Request) -> str | None:
-    """Return the token of the one Authorization header, None without one; raise InvalidToken."""
+    """Return the token of the only Authorization header, None without one; raise InvalidToken."""
     headers = request.headers.getlist("authorization")
     if not headers:
         return None

@@ -1,4 +1,4 @@
-"""What holds for every service: how it starts, its errors, its health, its docs, its layers."""
+"""The app of every service: startup, errors, health, docs and layers."""
 
 import gc
 import logging
@@ -47,9 +47,9 @@ def create_app(
 ) -> FastAPI:
     """Return the app of a service.
 
-    Its storage is opened at start; `opening` is entered then, and yields what this service alone
-    has: the routes get it by `OWN`. `tags` are the sections of its documentation,
-    each with a sentence. Wrong settings stop the start, and so does a CannotStart of either.
+    At startup it opens the storage, then enters `opening`, which yields the service's own resources
+    for routes that depend on `OWN`. `tags` maps each section of the docs to a sentence. Invalid
+    settings, or a CannotStart from either step, stop the startup.
     """
     problem: CannotStart | None = None
     try:
@@ -78,7 +78,7 @@ def create_app(
             log.info("the %s service keeps its records in %s", name, service.opened.storage)
             if not settings.auth_required:
                 log.warning("AUTH_REQUIRED is false: anyone can do anything; development only")
-            # What is there by now stays: to search it for garbage is a quarter of a read on Redis.
+            # What exists by now stays; scanning it for garbage takes a quarter of a read on Redis.
             gc.freeze()
             yield {"head_seconds": settings.order_timeout}  # for `slow_clients`
 
@@ -95,8 +95,8 @@ def create_app(
         exception_handlers=HANDLERS,
     )
     app.state.service = service
-    # Not include_router: FastAPI 0.165 searches an included router twice, at each level, for each
-    # request, and the hot routes would come after those of the docs.
+    # Not include_router: FastAPI 0.165 searches included routers twice per level and request, and
+    # the hot routes would come after those of the docs.
     routes = [route for router in (*routers, operations) for route in router.routes]
     app.router.routes[:0] = [*routes, redoc.ROUTE]
     for route in routes:
@@ -108,9 +108,9 @@ def create_app(
 
 
 def _layers(app: FastAPI) -> ASGIApp:
-    """Return the app within its layers, when all middleware and exception handlers were added.
+    """Return the app inside its layers, once all middleware and exception handlers are added.
 
-    Those of FastAPI whose work ours do are left out, which is a fifth of the speed.
+    FastAPI's own layers that ours replace are left out; they would cost a fifth of the speed.
     """
     layers: ASGIApp = ExceptionMiddleware(
         AsyncExitStackMiddleware(app.router), app.exception_handlers
@@ -121,5 +121,5 @@ def _layers(app: FastAPI) -> ASGIApp:
 
 
 def serve(app: FastAPI, port: int) -> None:
-    """Serve the app on this machine until it is interrupted; its lines are those of create_app."""
+    """Serve the app on this machine until interrupted, with the logging set up by create_app."""
     uvicorn.run(app, host="127.0.0.1", port=port, http=PROTOCOL, log_config=None)

@@ -1,4 +1,4 @@
-"""The one place where an error becomes an HTTP response, and where OpenAPI is told of it."""
+"""The one place where errors become HTTP responses and OpenAPI responses."""
 
 import json
 from typing import Any
@@ -22,10 +22,10 @@ class FieldError(BaseModel):
 
 
 class ErrorBody(BaseModel):
-    """What every error looks like: a sentence for a person, a code for a program.
+    """The body of every error: a sentence for people, a code for programs.
 
-    Some codes say more: `errors` what is wrong with the request, `available` how many units there
-    are, `order_id` which order may have been placed.
+    Some codes add a field: `errors` lists what is wrong with the request, `available` is the number
+    of units available, `order_id` identifies an order that may have been placed.
     """
 
     detail: str
@@ -36,9 +36,9 @@ class ErrorBody(BaseModel):
 
 
 def error_response(error: errors.ShopError, deadline: Deadline | None = None) -> Response:
-    """Return the response for an error; everything outside ASCII is escaped, so nothing can fail.
+    """Return the response to an error; non-ASCII text is escaped, so encoding cannot fail.
 
-    A 503 tells which order may have been placed before the deadline, and how to find out.
+    A 503 names the order that may have been placed before the deadline, and how to find out.
     """
     body = _body(error)
     if isinstance(error, errors.Unavailable) and deadline and deadline.order_pk:
@@ -54,8 +54,8 @@ def _body(error: errors.ShopError) -> dict[str, object]:
 
 
 def raises(*kinds: type[errors.ShopError], among: Responses | None = None) -> Responses:
-    """Return these errors as OpenAPI responses, for the `responses` of a route; they come `among`
-    those that are there already."""
+    """Return these errors as OpenAPI responses, for the `responses` of a route, added to `among` if
+    given."""
     responses: Responses = {} if among is None else among
     for kind in kinds:
         content = {"application/json": {"schema": {"$ref": SCHEMA}, "examples": {}}}
@@ -75,9 +75,9 @@ async def _on_invalid_request(_: Request, error: RequestValidationError) -> Resp
 
 
 def _named(error: dict[str, Any]) -> tuple[str, str]:
-    """Return the field and what is wrong with it."""
+    """Return the name of the field and what is wrong with it."""
     loc, kind = error["loc"], error["type"]
-    if kind == "json_invalid":  # its loc holds a byte offset, which is no field
+    if kind == "json_invalid":  # its loc holds an offset instead of a field
         return "body", f"is not valid JSON (at character {loc[-1]})"
     messages = {
         "missing": "is required",
@@ -105,11 +105,11 @@ HANDLERS: dict[Any, Any] = {
     RequestValidationError: _on_invalid_request,
     HTTPException: _on_framework_error,
 }
-"""What answers the errors that are foreseen in our shape, also the framework's own."""
+"""The handlers of expected errors, including the framework's own."""
 
 
 def _allowed(request: Request) -> str:
-    """Return all methods of the path; starlette 1.10 names those of one of its routes only."""
+    """Return all methods of the path; starlette 1.10 lists those of only one of its routes."""
     path = request.scope["route"].path
     methods = set(request.app.openapi()["paths"].get(path, ["get"]))
     if "get" in methods:

@@ -1,4 +1,4 @@
-"""What the documentation shows of answers: one customer orders one product, in all services."""
+"""Examples for the API docs: the same customer, product and order in all services."""
 
 from typing import Any
 
@@ -13,12 +13,12 @@ ORDER_MADE_AT = "2026-11-24T14:43:51.890000Z"
 
 
 def header(name: str, description: str) -> dict[str, Any]:
-    """Return a header, for the `responses` of a route that sends it."""
+    """Return a header for the `responses` of a route that sends it."""
     return {"headers": {name: {"description": description, "schema": {"type": "string"}}}}
 
 
 def example_with(model: type[BaseModel], **different: object) -> dict[str, Any]:
-    """Return the example of a model with some values changed, for the `responses` of a route."""
+    """Return a model's example with some values changed, for the `responses` of a route."""
     fields = model.model_fields.items()
     example = {name: field.examples[0] for name, field in fields if field.examples}
     return {"content": {"application/json": {"example": example | different}}}

@@ -1,6 +1,6 @@
-"""The Idempotency-Key header (draft-ietf-httpapi-idempotency-key-header), for every route with one.
+"""The Idempotency-Key header (draft-ietf-httpapi-idempotency-key-header).
 
-A request with the same key counts once, for each user apart.
+Requests with the same key count once, separately for each user and route.
 """
 
 import hashlib
@@ -14,7 +14,7 @@ from shopsphere.web.examples import header
 
 MAX_LENGTH = 255
 PRINTABLE = "^[ -~\u00a1-\u00ac\u00ae-\u00ff]+$"
-"""What `isprintable` says of the characters that a header can have, for OpenAPI."""
+"""The characters of a header that `str.isprintable` accepts, as a pattern for OpenAPI."""
 
 
 async def _key(
@@ -29,7 +29,7 @@ async def _key(
         ),
     ] = None,
 ) -> str | None:
-    """Return what names the key of this user at this route; None without one."""
+    """Return a digest of route, user and key; None without a key."""
     if idempotency_key is None:
         return None
     if len(request.headers.getlist("idempotency-key")) > 1 or not idempotency_key.isprintable():
@@ -45,7 +45,7 @@ IdempotencyKey = Annotated[str | None, Depends(_key)]
 
 
 def show_replay(response: Response, is_replay: bool) -> None:
-    """Tell the caller that the answer is to a request which counted before."""
+    """Mark the response as a replay if the request had counted before."""
     if is_replay:
         response.headers["Idempotent-Replayed"] = "true"
 

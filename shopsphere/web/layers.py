@@ -1,6 +1,6 @@
-"""The outermost layers of a service: what happens to every request on its way in and out.
+"""The outermost layer of a service, which handles every request on its way in and out.
 
-Small ASGI wrappers instead of a middleware library for each, as those cost a fifth of the speed.
+One ASGI wrapper instead of a middleware for each task, which would cost a fifth of the speed.
 """
 
 import asyncio
@@ -34,9 +34,9 @@ _GOOD_REQUEST_ID = re.compile(rb"[\x21-\x7e]([\x20-\x7e]{0,126}[\x21-\x7e])?")
 class RequestLayer:
     """Request id, metrics, log line, time limit and body limit of each request, and CORS.
 
-    Also the last handler: what no one foresaw is logged and answered with 500 in our shape. A
-    response that has begun is cut off instead, so that nobody takes it for whole. Where a service
-    cannot start, the server is given one line instead of a traceback.
+    It also handles unexpected errors, which are logged and become a 500 in our format. A response
+    that has already begun is cut off instead, so that no client takes it as complete. If a service
+    cannot start, the server gets one line instead of a traceback.
     """
 
     def __init__(self, app: ASGIApp, service: Service[object]) -> None:
@@ -71,13 +71,13 @@ class RequestLayer:
         if not _GOOD_REQUEST_ID.fullmatch(request_id):
             request_id = secrets.token_hex(13).encode()
         token = REQUEST_ID.set(request_id.decode())
-        # Without an Origin, CORS is a header: starlette 1.10 takes 9 % of a request's time for it.
+        # Without an Origin, CORS is one header; starlette 1.10 would take 9 % of a request for it.
         is_same_origin = b"origin" not in headers
         app = self._app if is_same_origin else self._app_with_cors
         if b"content-length" in headers or b"transfer-encoding" in headers:
             app = RequestBodyLimitMiddleware(app, MAX_BODY_BYTES)
         method = scope["method"]
-        if method == "HEAD":  # as GET; the server leaves the body out (RFC 9110, section 9.3.2)
+        if method == "HEAD":  # as GET; the server omits the body (RFC 9110, section 9.3.2)
             scope = {**scope, "method": "GET"}
         status = 0
         error: errors.ShopError | None = None
@@ -90,7 +90,7 @@ class RequestLayer:
                 if is_same_origin:
                     ours.append((b"vary", b"Origin"))
                 message["headers"] = [*message.get("headers", ()), *ours]
-                if error is None:  # the response begins: from here on it may take its time
+                if error is None:  # the response has begun, so the time limit ends
                     deadline.reschedule(None)
             await send(message)
 
@@ -123,7 +123,7 @@ class RequestLayer:
 
 
 def _fields(scope: Scope, path: str, status: int, seconds: float) -> dict[str, object]:
-    """Return what a log in JSON says of a request; its user is a person, not a service."""
+    """Return the fields of a JSON log line for a request; `user` is never a service."""
     caller: Caller | None = scope.get("shopsphere.caller")
     return {
         "method": scope["method"],
@@ -136,7 +136,7 @@ def _fields(scope: Scope, path: str, status: int, seconds: float) -> dict[str, o
 
 
 class Cors(CORSMiddleware):
-    """CORS as starlette does it, but what it refuses is told in our shape."""
+    """Starlette's CORS, but with refusals in our error format."""
 
     def __init__(self, app: ASGIApp, origins: list[str]) -> None:
         super().__init__(

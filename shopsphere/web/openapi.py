@@ -1,4 +1,4 @@
-"""OpenAPI says 400 where FastAPI would say 422, and what every route can respond with."""
+"""Corrects OpenAPI: 400 instead of FastAPI's 422, and the responses common to all routes."""
 
 from functools import cache
 from typing import Any
@@ -13,7 +13,7 @@ from shopsphere.web.error_responses import ErrorBody, raises
 
 
 def correct_openapi(app: FastAPI) -> None:
-    """Have OpenAPI say 400 where FastAPI would say 422, and what holds for every route."""
+    """Replace FastAPI's 422 by our 400 in OpenAPI, and add what is common to all routes."""
     generate = app.openapi
 
     @cache
@@ -25,7 +25,7 @@ def correct_openapi(app: FastAPI) -> None:
                     operation = document["paths"][route.path_format][method.lower()]
                     _correct(operation, is_token_optional(route, app.state.service.settings))
         components = document["components"]
-        components["securitySchemes"] = dict(  # Swagger's cursor is in the last, AccessToken
+        components["securitySchemes"] = dict(  # Swagger focuses the last one, AccessToken
             sorted(components["securitySchemes"].items(), reverse=True)
         )
         schemas = components["schemas"]
@@ -42,17 +42,17 @@ def correct_openapi(app: FastAPI) -> None:
 
 def _correct(operation: dict[str, Any], has_optional_token: bool) -> None:
     responses, parameters = operation["responses"], operation.get("parameters", ())
-    for parameter in parameters:  # FastAPI says null of what can be left out only
+    for parameter in parameters:  # optional parameters, which FastAPI calls nullable
         parameter["schema"] |= parameter["schema"].pop("anyOf", [{}])[0]
     if "HTTPValidationError" in str(responses.get("422")):
         del responses["422"]
     common: list[type[errors.ShopError]] = [errors.BodyTooLarge]
     if "requestBody" in operation or any(each["in"] == "query" for each in parameters):
         common.append(errors.InvalidRequest)
-    if "503" in responses:  # a route's own reasons replace those of its router
+    if "503" in responses:  # a route's own 503 replaces that of its router
         common += [errors.StoreUnavailable, errors.RequestTimedOut]
     if "security" in operation:
         common += [errors.InvalidToken, errors.Forbidden]
         if has_optional_token:
-            operation["security"].insert(0, {})  # nothing will do as well
+            operation["security"].insert(0, {})  # no token at all
     operation["responses"] = dict(sorted(raises(*common, among=responses).items()))

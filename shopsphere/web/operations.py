@@ -1,4 +1,4 @@
-"""The routes that every service has: alive, ready, metrics."""
+"""The routes of every service: health, readiness, metrics."""
 
 from typing import Literal
 
@@ -34,7 +34,7 @@ operations = APIRouter(tags=["operations"])
 @operations.get("/")
 @anyone
 async def health(request: Request) -> Health:
-    """Responds whenever the process serves, even while its storage is unreachable."""
+    """Responds while the process is running, even if its storage is unreachable."""
     service = service_of(request)
     return Health(
         service=service.name,
@@ -48,7 +48,7 @@ async def health(request: Request) -> Health:
 @operations.get("/ready", responses=raises(StoreUnavailable))
 @anyone
 async def ready(request: Request) -> Health:
-    """200 while the storage responds, 503 otherwise. Other services do not count."""
+    """200 while the storage responds, 503 otherwise. Other services are not checked."""
     await service_of(request).opened.records.ping()
     return await health(request)
 
@@ -60,10 +60,10 @@ async def ready(request: Request) -> Health:
     responses={200: {"content": {"text/plain": {"example": METRICS_EXAMPLE}}}},
 )
 async def metrics(request: Request) -> Response:
-    """Requests, how they ended and how long they took, in the format of Prometheus.
+    """Request counts and durations by route and status, in Prometheus format.
 
-    The order service also counts orders placed, refused and settled, and the commands that were
-    pending when settling last looked.
+    The order service also reports orders placed, refused and settled, and the commands pending at
+    the last round of settling.
     """
     return Response(
         exposition(service_of(request).metrics.registry), media_type=prometheus.CONTENT_TYPE_LATEST

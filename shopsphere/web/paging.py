@@ -1,4 +1,4 @@
-"""Lists over HTTP: one page with a Link to the next (RFC 8288), or all of it, streamed."""
+"""Lists over HTTP: one page with a Link to the next (RFC 8288), or the whole list, streamed."""
 
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -19,7 +19,7 @@ from shopsphere.web.schemas import pk_of
 MAX_LIMIT = 1000
 DEFAULT_LIMIT = 100
 STREAMED_AT_ONCE = 500
-"""Items that a full list reads, and holds, at a time."""
+"""How many items of a whole list are read and held at a time."""
 
 T = TypeVar("T")
 S = TypeVar("S")
@@ -37,16 +37,16 @@ Limit = Annotated[int, Field(ge=1, le=MAX_LIMIT), BeforeValidator(_digits)]
 
 @dataclass(frozen=True, slots=True)
 class Paging:
-    """What of a list is wanted: all of it when `limit` is None."""
+    """The requested part of a list; the whole list if `limit` is None."""
 
     limit: int | None
     after: str | None
 
 
 def _paging(pattern: str | None, or_what: str = "", *checks: AfterValidator) -> object:
-    """Return the dependency on what is wanted of a list whose cursors look like this.
+    """Return the dependency on the `Paging` of a list with cursors of this pattern.
 
-    A cursor alone means a page of DEFAULT_LIMIT.
+    A cursor without a limit means a page of DEFAULT_LIMIT.
     """
     from_link = f"Cursor from the previous page's `Link` header{or_what}."
     schema: JsonDict = {"pattern": f"^({pattern})$"} if pattern else {}
@@ -78,7 +78,7 @@ WITH_LINK: dict[int | str, dict[str, Any]] = {
 async def listing(
     request: Request, paging: Paging, read: ReadPage[T], shown: TypeAdapter[list[S]]
 ) -> Response:
-    """Answer with the wanted part of a list, as the JSON array that `shown` makes of it."""
+    """Return the requested part of a list as a JSON array, serialised by `shown`."""
     page = await read(paging.after, paging.limit or STREAMED_AT_ONCE)
     if paging.limit is None:
         return StreamingResponse(_stream(page, read, shown), media_type="application/json")
@@ -104,5 +104,5 @@ async def _stream(
 
 
 def _items(page: Page[T], shown: TypeAdapter[list[S]]) -> bytes:
-    """Return the items in JSON, with commas between them."""
+    """Return the items as JSON, separated by commas."""
     return shown.dump_json(shown.validate_python(page.items, from_attributes=True))[1:-1]

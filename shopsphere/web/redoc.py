@@ -1,6 +1,6 @@
-"""Redoc's script, as fastapi-offline 1.7.7 brings it, but so that it asks nobody else for anything.
+"""Redoc's script from fastapi-offline 1.7.7, changed so that it makes no external requests.
 
-Without this, /redoc fetches its logo from a CDN: a request to strangers, and an error offline.
+Without this, /redoc loads its logo from a CDN: a request to a third party, and an error offline.
 """
 
 from pathlib import Path
@@ -21,4 +21,4 @@ async def _answer(_: Request) -> Response:
 
 
 ROUTE = Route(f"/static-offline-docs/{SCRIPT.name}", _answer)
-"""Comes before the folder in which the script lies."""
+"""Must precede the route of the folder that contains the script."""

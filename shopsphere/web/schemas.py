@@ -1,4 +1,4 @@
-"""What comes in and goes out over HTTP: the bases of all bodies, pks, addresses, passwords."""
+"""The bases of all request and response bodies, and the types of pks, addresses and passwords."""
 
 from collections.abc import Callable
 from typing import Annotated
@@ -10,11 +10,11 @@ from shopsphere.domain.people import MAX_PASSWORD_LENGTH, MIN_PASSWORD_LENGTH, c
 from shopsphere.domain.pks import PK_PATTERN, is_pk
 
 PK_SCHEMA: JsonDict = {"pattern": f"^{PK_PATTERN}$"}
-"""For OpenAPI, where what cannot be a pk is refused with 400."""
+"""The OpenAPI schema of pks, for parameters where anything else is refused with 400."""
 
 
 def pk_or(error: Callable[[], Exception]) -> AfterValidator:
-    """Return the check of a text that comes in: this error is raised if it cannot be a pk."""
+    """Return a validator that raises this error if a text cannot be a pk."""
 
     def check(text: str) -> str:
         if not is_pk(text):
@@ -25,7 +25,7 @@ def pk_or(error: Callable[[], Exception]) -> AfterValidator:
 
 
 def pk_of(what: str) -> AfterValidator:
-    """Return the check that refuses a request with what cannot be the pk of `what`."""
+    """Return a validator that refuses a request if a text cannot be the pk of `what`."""
     return pk_or(lambda: ValueError(f"must be the pk of {what}"))
 
 
@@ -34,19 +34,19 @@ Email = Annotated[
     Field(max_length=320, json_schema_extra={"format": "email"}),
     AfterValidator(checked_email),
 ]
-"""An address as it comes in, kept in lower case."""
+"""An email address in a request, converted to lower case."""
 
 Password = Annotated[str, Field(min_length=MIN_PASSWORD_LENGTH, max_length=MAX_PASSWORD_LENGTH)]
-"""A password that somebody chooses."""
+"""A new password."""
 
 
 class Body(BaseModel):
-    """What comes in: no fields but these, and nothing is taken for what it is not."""
+    """A request body: no unknown fields, no type coercion."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
 class Public(BaseModel):
-    """An answer, read off one of our values."""
+    """A response body, read from the attributes of a value."""
 
     model_config = ConfigDict(from_attributes=True)

@@ -1,4 +1,4 @@
-"""What one service consists of: the one thing that is kept in the state of its app."""
+"""The parts of one service, kept in the state of its app."""
 
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Generic, TypeVar
@@ -16,9 +16,9 @@ T = TypeVar("T")
 
 @dataclass(slots=True)
 class Service(Generic[T]):
-    """One of the services. `opened`, `metrics` and `own` are there once it has started.
+    """One of the services. `opened`, `metrics` and `own` are set at startup.
 
-    `own` is what this service alone has, such as its `Products`.
+    `own` holds the resources of this service alone, such as its `Products`.
     """
 
     name: str
@@ -31,7 +31,7 @@ class Service(Generic[T]):
 
 
 def service_of(request: Request) -> Service[Any]:
-    """Return the service that a request came to."""
+    """Return the service that handles this request."""
     service: Service[Any] = request.app.state.service
     return service
 
@@ -41,7 +41,7 @@ async def _own(request: Request) -> object:
 
 
 OWN = Depends(_own)
-"""The dependency on what a service alone has, as its `opening` yields it."""
+"""The dependency on a service's own resources, as yielded by its `opening`."""
 
 
 async def _deadline(request: Request) -> Deadline:

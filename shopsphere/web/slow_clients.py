@@ -1,8 +1,8 @@
-"""Protocols for uvicorn that give up connections on which no request comes to be.
+"""uvicorn protocols that close connections on which no complete request head arrives.
 
-uvicorn 0.54 waits for the head of a request for ever and has no setting for it, and with httptools
-it keeps as much of a head, or of what follows a chunked body, as is sent: a thousand silent
-connections, or one line that never ends, and a service serves nobody.
+uvicorn 0.54 waits for a request head forever, with no setting to change that, and with httptools it
+buffers heads and trailers of any size: a thousand silent connections, or one endless line, would
+stop a service from serving anyone.
 """
 
 import asyncio
@@ -12,14 +12,14 @@ import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 MAX_HEAD_BYTES = 64 * 1024
-"""As uvicorn has it for h11, which counts by itself."""
+"""The limit for httptools; h11 has its own of 16 KiB."""
 MAX_WAITING = 100
-"""Requests sent before the answer to an earlier one, all of which httptools takes in."""
+"""The most pipelined requests; httptools would accept any number."""
 
 
 class _GivesUp(asyncio.Protocol):
-    """Closes a connection that sends no whole head in `head_seconds`, which is in the state that
-    the lifespan of the app yields."""
+    """Closes a connection that sends no complete head within `head_seconds`, a value of the app's
+    lifespan state."""
 
     app_state: dict[str, Any]
     cycle: Any
@@ -46,12 +46,12 @@ class _GivesUp(asyncio.Protocol):
 
 
 class H11(_GivesUp, H11Protocol):
-    """uvicorn's protocol on h11."""
+    """uvicorn's h11 protocol."""
 
     def send_400_response(self, msg: str) -> None:
-        """Answer nonsense where nothing was answered yet, and have nobody answer after that.
+        """Respond to an invalid request unless a response has begun, and prevent later ones.
 
-        With uvicorn 0.54 the two answers get into each other's way, and each leaves a traceback.
+        With uvicorn 0.54 the two responses would collide, and each would leave a traceback.
         """
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
             super().send_400_response(msg)
@@ -62,18 +62,18 @@ class H11(_GivesUp, H11Protocol):
 
 
 PROTOCOL: type[asyncio.Protocol] = H11
-"""The faster one of those that this system has."""
+"""The fastest protocol available on this system."""
 
 try:
     from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
-except ImportError:  # httptools is not made for every system
+except ImportError:  # httptools is not available on every system
     pass
 else:
 
     class HttpTools(_GivesUp, HttpToolsProtocol):
-        """uvicorn's protocol on httptools.
+        """uvicorn's httptools protocol.
 
-        What it is given between two callbacks is part of a head, or of what follows a body.
+        Data received between two callbacks is part of a head or trailers, so its size is limited.
         """
 
         _head_bytes = 0
