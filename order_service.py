@@ -104,7 +104,7 @@ class Ordering:
 
 
 Own = Annotated[Ordering, OWN]
-OF_AN_ORDER = "The `pk` of an order, from the answer that made it or the list."
+OF_AN_ORDER = "The `pk` of an order, from the response that created it, or from the list."
 Pk = Annotated[str, pk_or(errors.OrderNotFound), Path(description=OF_AN_ORDER)]
 SettledPk = Annotated[
     str,

@@ -98,7 +98,7 @@ class ProductUpdate(Body):
 
 
 class StockChange(Body):
-    change: int = Field(examples=[5], description="Units to add; negative to take away.")
+    change: int = Field(examples=[5], description="Units to add; negative to remove.")
 
 
 class ReservationCreate(Body):
@@ -147,7 +147,7 @@ Catalogue = Annotated[Products, OWN]
 Pk = Annotated[
     str,
     pk_or(errors.ProductNotFound),
-    Field(description="The `pk` of a product, from the answer that made it or from the list."),
+    Field(description="The `pk` of a product, from its creation or from the list."),
 ]
 OrderPk = Annotated[
     str,

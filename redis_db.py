@@ -35,10 +35,10 @@ T = TypeVar("T")
 FORMAT = "3"
 """The version of the data format, raised with each change of it; 0.1.0 stored no version."""
 
-KINDS_OF_0_1_0 = frozenset(
-    "products {product-names} reservations update orders orders-placing orders-cancelling "  # noqa: SIM905
-    "orders-shipping email".split()
-)
+KINDS_OF_0_1_0 = {
+    "products", "{product-names}", "reservations", "update", "orders", "orders-placing",
+    "orders-cancelling", "orders-shipping", "email",
+}  # fmt: skip
 """What follows the prefix in keys of 0.1.0 but in no current keys."""
 
 STEPS_AT_ONCE = 64
@@ -323,7 +323,7 @@ class RedisRecords:
         seen = {key: self._seen.get(key) or _Seen("", record) for key, record in wanted.items()}
         turn_and_list = f"{self._prefix}:turn:{{{slot}}}", f"{self._prefix}:live:{{{slot}}}"
         loop = asyncio.get_running_loop()
-        clock_offset, has_read, refusals = self._clock_offset, False, 0
+        clock_offset, has_read, refusals = self._clock_offset, False, 0  # of this slot's node
         must_read = len(steps) > 1 and self._has_rivals
         while True:
             now = 0.0 if must_read else loop.time() + clock_offset
@@ -573,10 +573,10 @@ async def open_records(client: ShopRedis, prefix: str) -> RedisRecords:
     """
     try:
         await _check_format(client, prefix)
-    except StoreUnavailable:
-        log.warning("the format of the data in Redis could not be checked")
-    except BaseException:
+    except BaseException as error:
         await client.close_all()
+        if isinstance(error, StoreUnavailable):
+            raise CannotStart("Redis cannot serve now. Start again when it can.") from error
         raise
     return RedisRecords(client, prefix)
 

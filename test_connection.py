@@ -113,7 +113,7 @@ def redis_lines(settings: "Settings") -> Iterator[Line]:
         if isinstance(error, TimeoutError) or isinstance(error.__cause__, redis.TimeoutError):
             text = f"what listens at {address} does not respond: it is frozen, or overloaded"
         yield Line("Redis", "failed" if settings.use_redis == "required" else "warning", text)
-    except StoreUnavailable:
+    except (StoreUnavailable, redis.RedisError):
         yield Line("Redis", "warning", f"{address} does not say how it keeps its data")
     else:
         versions = " and ".join(sorted({str(server["redis_version"]) for server in servers}))
@@ -213,7 +213,7 @@ def check(settings: "Settings") -> Iterator[Line]:
         text = f"differs between the {' and the '.join(others)} service and the rest, so they "
         yield Line("JWT_SECRET", "failed", text + "reject each other's tokens. Restart with one.")
     elif others:
-        text = "the services use another one than is set here, so theirs is not checked"
+        text = "the services use a different one than the one set here, so it was not checked"
         yield Line("JWT_SECRET", "warning", text)
     for variable, text in security_hints(settings):
         if not (others and variable == "JWT_SECRET"):

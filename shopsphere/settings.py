@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Literal, Self
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from dotenv import dotenv_values
 from pydantic import (
@@ -51,7 +51,8 @@ def in_plain_words(kind: str, message: str) -> str:
 
 
 def _service_url(url: str) -> str:
-    if not re.fullmatch(r"https?://([\w.-]+|\[[\w.:%]+\])(:\d{1,5})?(/[^\s?#]*)?", url):
+    pattern = r"https?://(\w[\w.-]*|\[[\w.:%]+\])(:\d{1,5})?(/[^\s?#]*)?"
+    if not re.fullmatch(pattern, url) or urlsplit(url).port == 0:  # ValueError above 65535
         raise ValueError("must be http://host:port or https://host:port, without credentials")
     return url.rstrip("/")
 
@@ -166,10 +167,9 @@ class Settings(BaseSettings):
     def load(cls) -> Self:
         """Read the settings; raise CannotStart, naming each wrong variable but not its value."""
         try:
-            if os.environ.get("SHOPSPHERE_ENV_FILE") and not ENV_FILE.exists():
-                raise CannotStart("SHOPSPHERE_ENV_FILE names a file that is not there.")
-            if ENV_FILE.is_dir():
-                raise CannotStart(f"{ENV_FILE.name} is a folder, where a file is expected.")
+            is_named = os.environ.get("SHOPSPHERE_ENV_FILE")
+            if ENV_FILE.is_dir() or (is_named and not ENV_FILE.exists()):
+                raise CannotStart(f"SHOPSPHERE_ENV_FILE: {ENV_FILE.name} is not a file.")
             return cls(_env_file=ENV_FILE)  # type: ignore[call-arg]  # mypy sees fields only
         except ValidationError as error:
             raise CannotStart(settings_error(error)) from None

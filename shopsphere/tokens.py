@@ -79,4 +79,4 @@ def _be_strict(claims: dict[str, object]) -> None:
     if claims["sub"] == "":
         raise ValueError("the subject is empty")
     if not {type(claims["iat"]), type(claims["exp"])} <= {int, float}:
-        raise ValueError("a date is no number")
+        raise ValueError("a date is not a number")

@@ -153,7 +153,7 @@ def test_a_service_on_another_storage_is_named(shop: Trio) -> None:
 
 @pytest.mark.filterwarnings("ignore::jwt.InsecureKeyLengthWarning")
 def test_services_whose_secrets_differ_fail(shop: Trio) -> None:
-    text = "the services use another one than is set here, so theirs is not checked"
+    text = "the services use a different one than the one set here, so it was not checked"
     guessable = {"JWT_SECRET": "short enough to guess", "AUTH_REQUIRED": "false"}
     assert look(shop, **guessable)["JWT_SECRET"] == ("warning", text)
     with answering(b'{"service": "order", "storage": "redis"}') as takes_every_token:

@@ -294,6 +294,19 @@ async def test_one_note_that_cannot_be_settled_never_holds_up_the_others(
     await nothing_is_held(shop)
 
 
+async def test_an_order_is_settled_by_hand_unless_its_request_may_be_at_work(
+    shop: SmallShop,
+) -> None:
+    product = await shop.add(5)
+    await shop.dies_at("place", None, product)
+    [pk] = await shop.noted()
+    settle_order = shop.service().settling.settle_order
+    assert await settle_order(pk, product) == "under_way"
+    shop.let_pass(-HOUR)  # a note from the future is old
+    assert await settle_order(pk, product) == "failed"
+    await nothing_is_held(shop)
+
+
 @in_memory
 @pytest.mark.parametrize(
     ("error", "counted"), [(RuntimeError("a bug"), 3), (errors.StoreUnavailable(), 0)]

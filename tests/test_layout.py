@@ -100,7 +100,8 @@ def test_the_domain_does_nothing_but_compute() -> None:
 
 
 def test_the_launcher_needs_nothing_but_the_standard_library() -> None:
-    for name in ("start_all_services", "run_tests", "shopsphere.tools.launcher", "shopsphere"):
+    tools = (f"{TOOLS}.{name}" for name in ("launcher", "installing", "processes"))
+    for name in ("start_all_services", "run_tests", SHARED, TOOLS, *tools):
         others = {each.partition(".")[0] for each in imports_of(name)} - OURS
         assert others <= sys.stdlib_module_names, name
 

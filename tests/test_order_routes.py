@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import jwt
@@ -36,15 +37,20 @@ class Shop:
         return figures
 
 
-@pytest.fixture(scope="module")
-def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
-    """A product service as a process of its own."""
-    log = tmp_path_factory.mktemp("orders") / "product.log"
-    service = Service("product", log, 0, JWT_SECRET=JWT_SECRET, **MEMORY)
+@contextmanager
+def running_shop(log: Path, **environment: str) -> Iterator[Shop]:
+    """Run a product service as a process of its own."""
+    service = Service("product", log, 0, JWT_SECRET=JWT_SECRET, **environment)
     try:
         yield Shop(service.start())
     finally:
         service.stop()
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
+    with running_shop(tmp_path_factory.mktemp("orders") / "product.log", **MEMORY) as shop:
+        yield shop
 
 
 @pytest.fixture
@@ -214,17 +220,21 @@ def test_whatever_the_product_service_does_wrong_the_outcome_is_unknown_and_503(
     assert ("JWT_SECRET has to be the same" in capsys.readouterr().err) == (name == "401")
 
 
-def test_a_retry_after_a_lost_response_holds_nothing_of_the_first_attempt(shop: Shop) -> None:
+def test_a_retry_after_a_lost_response_holds_nothing_of_the_first_attempt(
+    storage_environment: dict[str, str], tmp_path: Path
+) -> None:
     def lost_on_its_way_back(connection: Connection, _: int) -> None:
         connection.forward()
         connection.drop()
 
-    lamp = shop.add()
-    body, key = {"product_id": lamp, "quantity": 4}, {"Idempotency-Key": "mine"}
+    settings = {name.lower(): value for name, value in storage_environment.items()}
     with (
+        running_shop(tmp_path / "product.log", **storage_environment) as shop,
         proxied(lost_on_its_way_back, shop.products.url) as proxy,
-        order_service(proxy.url) as orders,
+        order_service(proxy.url, **settings) as orders,
     ):
+        lamp = shop.add()
+        body, key = {"product_id": lamp, "quantity": 4}, {"Idempotency-Key": "mine"}
         lost = orders.post("/order", json=body, headers=key)
         assert refusal(lost) == (503, "product_service_unavailable")
         assert shop.stock(lamp)["reserved"] == 4
@@ -233,7 +243,7 @@ def test_a_retry_after_a_lost_response_holds_nothing_of_the_first_attempt(shop: 
         again = orders.post("/order", json=body, headers=key)
         assert refusal(again) == (404, "product_not_found")
         assert orders.get(f"/orders/{lost.json()['order_id']}").status_code == 404
-    assert shop.stock(lamp)["available"] == 10
+        assert shop.stock(lamp)["available"] == 10
 
 
 def test_no_reservation_is_asked_for_after_the_time_of_the_request() -> None:

@@ -1,7 +1,7 @@
 """What `Products` promises beyond its rules, on each storage: lists, search, crashes, a crowd."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from itertools import chain
 from typing import TypeVar
 from unittest.mock import AsyncMock
@@ -209,3 +209,18 @@ async def test_a_product_is_found_before_it_is_listed_and_read_before_either() -
     await Products(Watched()).create("Lamp", 1, 1)
 
     assert seen == ["Lamp", "Lamp"]
+
+
+async def test_a_rename_of_what_is_deleted_meanwhile_leaves_no_names(
+    products: Products, records: Records, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pk, add_names = await added(products), records.add_names
+
+    async def delete_first(names: Collection[str]) -> None:
+        await products.delete(pk)
+        await add_names(names)
+
+    monkeypatch.setattr(records, "add_names", delete_first)
+    with pytest.raises(ProductNotFound):
+        await products.update(pk, "Lantern", None)
+    assert await records.names("", "", 10) == []

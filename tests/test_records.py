@@ -237,6 +237,7 @@ async def test_what_was_rewritten_or_has_expired_leaves_nothing_behind_in_memory
             pk = f"{new_pk() if is_expired else 'product'}:order"
             await keep(records, Hold(pk=pk, state=HELD))
             await keep(records, Hold(pk=pk, state=REFUSED, available=number))
+            await keep(records, KeyRecord(pk="key", request="same", order_pk=pk, lease_until=now))
             now += 0.001
         now += TEN_MINUTES if is_expired else 0
         await read(records, Hold(pk="product:another"))

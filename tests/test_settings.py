@@ -35,6 +35,8 @@ def env_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
         ("REDIS_PREFIX", "shop:", "letters, digits"),
         ("REDIS_PREFIX", "s" * 65, "1 to 64"),
         ("PRODUCT_SERVICE_URL", "http://localhost:eight", "http://host:port"),
+        ("PRODUCT_SERVICE_URL", "http://localhost:65536", "out of range"),
+        ("PRODUCT_SERVICE_URL", "http://.shop:8000", "http://host:port"),
         ("USER_SERVICE_URL", "http://[::1:8001", "http://host:port"),
         ("ORDER_SERVICE_URL", f"http://me:{SECRET}@127.0.0.1:8002", "without credentials"),
         ("PRODUCT_SERVICE_TIMEOUT", "nan", "finite"),
@@ -87,14 +89,14 @@ def test_the_environment_wins_over_a_file(monkeypatch: pytest.MonkeyPatch, env_f
 
 
 def test_a_file_that_cannot_be_read(monkeypatch: pytest.MonkeyPatch, env_file: Path) -> None:
-    with pytest.raises(CannotStart, match="SHOPSPHERE_ENV_FILE names a file that is not there"):
+    with pytest.raises(CannotStart, match=r"SHOPSPHERE_ENV_FILE: .* is not a file"):
         Settings.load()
     env_file.write_text("USE_REDIS=false\n", encoding="utf-16")  # as `>` of PowerShell 5.1 does
     with pytest.raises(CannotStart, match=r"^\.env .* UTF-8"):
         Settings.load()
     env_file.unlink()
     env_file.mkdir()
-    with pytest.raises(CannotStart, match="is a folder, where a file is expected"):
+    with pytest.raises(CannotStart, match="is not a file"):
         Settings.load()
     env_file.rmdir()
     monkeypatch.setenv("SHOPSPHERE_ENV_FILE", "")

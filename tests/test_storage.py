@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from redis_db import FORMAT
+from redis_db import FORMAT, open_records
 from shopsphere.catalogue.products import Products
+from shopsphere.redis_clients.connecting import connect
 from shopsphere.settings import CannotStart, Settings
 from storage import open_storage
 from tests.launching import said_on_a_terminal
@@ -223,6 +224,13 @@ async def test_keys_of_other_programs_and_prefixes_that_begin_alike_do_not(
 
     assert await opened_storage(Settings(redis_port=redis_server.port)) == ("redis", False)
     assert redis_server.client.get("shopsphere:format") == FORMAT
+
+
+async def test_a_redis_that_cannot_tell_its_format_stops_the_start(own_redis: RedisServer) -> None:
+    client = await connect(Settings(redis_port=own_redis.port))
+    own_redis.stop(signal.SIGKILL)
+    with pytest.raises(CannotStart, match="Redis cannot serve now"):
+        await open_records(client, "shopsphere")
 
 
 async def listed_after_adding(server: RedisServer, name: str) -> list[str]:

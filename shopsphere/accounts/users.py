@@ -55,7 +55,7 @@ class Users:
         except EmailTaken:
             await self._records.change(people.forget, User(pk=pk))
             raise
-        return await self.get(pk)
+        return User(pk=pk, email=email, password_hash=password_hash, role=role)
 
     async def get(self, pk: str) -> User:
         """Return the user with this pk; raise UserNotFound."""

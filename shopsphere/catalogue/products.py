@@ -93,14 +93,15 @@ class Products:
         misses the product.
         """
         revision = search_index.new_revision()
-        if name is not None:
-            await self.get(pk)  # index no names for a product that does not exist
-            await self._records.add_names(search_index.entries(name, pk, revision))
-        product, (old_name, old_revision) = await self._records.change(
-            partial(stock.update, name=name, price_cents=price_cents),
-            ProductRecord(pk=pk),
-            Applied(pk=f"{pk}:{revision}"),
-        )
+        new_names = set() if name is None else search_index.entries(name, pk, revision)
+        await self._records.add_names(new_names)
+        rule = partial(stock.update, name=name, price_cents=price_cents)
+        records = ProductRecord(pk=pk), Applied(pk=f"{pk}:{revision}")
+        try:
+            product, (old_name, old_revision) = await self._records.change(rule, *records)
+        except ProductNotFound:
+            await self._records.remove_names(new_names)
+            raise
         if name is not None:
             await self._records.remove_names(search_index.entries(old_name, pk, old_revision))
         return product

@@ -203,5 +203,5 @@ class OrderGivenUp(Unavailable, code="order_given_up"):
 
 class RequestTimedOut(Unavailable, code="request_timeout"):
     leaves_outcome_open = True
-    sentence = "The request took too long and was given up. It may have taken effect all the same."
-    advice = "If it had an Idempotency-Key, send it again with that."
+    sentence = "The request took too long and was given up."
+    advice = "It may have taken effect: if it had an Idempotency-Key, send it again with that."

@@ -76,7 +76,7 @@ class Checkout:
         binding = await self._records.change(bind, record)
         deadline.began = binding.bound_at
         if binding.order_pk != pk:
-            earlier = await self._settle(binding, items)
+            earlier = await self._earlier_order(binding, items)
             if earlier:
                 return earlier, True
             if deadline.seconds_left < deadline.timeout_seconds / 2:
@@ -121,7 +121,7 @@ class Checkout:
         except OrderRefused as refusal:
             to_release = [*held] if refusal.is_remembered else [*held, item.product_pk]
             if await self._notify(PendingCommand.of(Command.PLACE, pk, to_release), deadline):
-                await self._forget(note)
+                await self._remove_note(note)
             raise
         order = await self._records.change(
             partial(
@@ -134,7 +134,7 @@ class Checkout:
             within=deadline.place_by,
         )
         await self._orders.enter(order)
-        await self._forget(note)
+        await self._remove_note(note)
         return order
 
     async def cancel(self, pk: str, user_pk: str | None, deadline: Deadline) -> Order:
@@ -160,11 +160,11 @@ class Checkout:
             partial(rules.end, status=ENDS_AS[command]), OrderRecord(pk=order.pk)
         )
         if ended is None or ended.status is not ENDS_AS[command]:
-            await self._forget(note)
+            await self._remove_note(note)
             raise CANNOT_END[ended.status] if ended else errors.OrderNotFound
         await self._orders.enter(ended)
         if await self._notify(note, deadline):
-            await self._forget(note)
+            await self._remove_note(note)
         return ended
 
     async def _notify(self, ended: PendingCommand, deadline: Deadline) -> bool:
@@ -177,12 +177,12 @@ class Checkout:
             return False
         return True
 
-    async def _forget(self, note: PendingCommand) -> None:
+    async def _remove_note(self, note: PendingCommand) -> None:
         """Remove the note of a finished command; if that fails, settling removes it."""
         with contextlib.suppress(StoreUnavailable):
             await self._records.remove_note(note.text)
 
-    async def _settle(self, bound: Binding, items: Sequence[Item]) -> Order | None:
+    async def _earlier_order(self, bound: Binding, items: Sequence[Item]) -> Order | None:
         """Return the order that a key is bound to, after entering it in its lists; if it was not
         placed, make sure that it never will be.
 

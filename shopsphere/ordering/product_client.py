@@ -173,8 +173,7 @@ class ProductClient:
             "X-Request-ID": REQUEST_ID.get(),
             "Authorization": f"Bearer {self._token(expires)}",
         }
-        # Not `Session.prepare_request`, which merges session settings that are never set here.
-        request = requests.Request(method, self._url + path, headers, json=body).prepare()
+        request = requests.Request(method, self._url + path, headers, json=body)
         response: _Response | None = None
         for attempt in range(ATTEMPTS):
             if attempt:
@@ -191,18 +190,18 @@ class ProductClient:
             raise ProductServiceUnavailable
         return response
 
-    def _send(self, request: requests.PreparedRequest, send_by: float) -> _Response:
+    def _send(self, request: requests.Request, send_by: float) -> _Response:
         """Send a request and read its whole response within the timeout; raise requests.Timeout."""
-        now = time.monotonic()
-        timeout = min(self._timeout_seconds, send_by - now)
+        timeout = min(self._timeout_seconds, send_by - time.monotonic())
         if timeout <= 0:
             raise requests.Timeout("the time of the request is over")
+        # Not `Session.prepare_request`, which merges session settings that are never set here.
         with self._of_thread.session.send(
-            request, timeout=timeout, allow_redirects=False, stream=True
+            request.prepare(), timeout=timeout, allow_redirects=False, stream=True
         ) as response:
             body = b""
             while piece := response.raw.read1(MAX_RESPONSE_BYTES):
                 body += piece
-                if len(body) > MAX_RESPONSE_BYTES or time.monotonic() > now + timeout:
-                    raise requests.Timeout("the response is too long, or takes too long")
+                if len(body) > MAX_RESPONSE_BYTES:
+                    raise requests.Timeout("the response is too long")
             return _Response(response.status_code, body)

@@ -40,11 +40,11 @@ def _client(settings: Settings) -> ShopRedis:
         return ShopRedis(connection_pool=pool)
     except (ValueError, TypeError, RedisError, RedisClusterException):
         raise CannotStart(
-            "REDIS_URL, or REDIS_HOST, is no valid address, such as redis://localhost:6379/0, or "
-            "has an option that is not known."
+            "REDIS_URL, or REDIS_HOST, is not a valid address, such as redis://localhost:6379/0, "
+            "or has an unknown option."
         ) from None
     except OSError as error:
-        raise CannotStart(f"REDIS_URL names a certificate or key that is none: {error}.") from None
+        raise CannotStart(f"REDIS_URL names an unusable certificate or key: {error}.") from None
 
 
 async def connect(settings: Settings) -> ShopRedis:
@@ -89,7 +89,7 @@ async def _serves(client: ShopRedis, probe: str) -> bool:
                 "the permissions of that Redis user."
             ) from error
         if is_there and cannot_serve(error):
-            log.warning("Redis answers, but cannot write now: %s", error)
+            log.warning("Redis responds, but cannot write now: %s", error)
         elif came_of(ConnectionError, TimeoutError) and not (
             came_of(exceptions.ResponseError) or any(_was_closed(cause) for cause in causes)
         ):
@@ -97,7 +97,7 @@ async def _serves(client: ShopRedis, probe: str) -> bool:
         else:
             raise CannotStart(
                 "What listens at REDIS_URL, or REDIS_HOST, REDIS_PORT, does not serve us: "
-                f"{error}. Is it a Redis? Is it for TLS (rediss://)? Has it too many clients?"
+                f"{error}. Is it Redis? Does it expect TLS (rediss://)? Has it reached maxclients?"
             ) from error
     return True
 

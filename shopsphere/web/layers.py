@@ -72,8 +72,8 @@ class RequestLayer:
             request_id = secrets.token_hex(13).encode()
         token = REQUEST_ID.set(request_id.decode())
         # Without an Origin, CORS is one header; starlette 1.10 would take 9 % of a request for it.
-        is_same_origin = b"origin" not in headers
-        app = self._app if is_same_origin else self._app_with_cors
+        has_no_origin = b"origin" not in headers
+        app = self._app if has_no_origin else self._app_with_cors
         if b"content-length" in headers or b"transfer-encoding" in headers:
             app = RequestBodyLimitMiddleware(app, MAX_BODY_BYTES)
         method = scope["method"]
@@ -87,7 +87,7 @@ class RequestLayer:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 ours = [(b"x-request-id", request_id)]
-                if is_same_origin:
+                if has_no_origin:
                     ours.append((b"vary", b"Origin"))
                 message["headers"] = [*message.get("headers", ()), *ours]
                 if error is None:  # the response has begun, so the time limit ends
@@ -110,7 +110,7 @@ class RequestLayer:
                 error = errors.ShopError()
         if error and not status:
             response = error_response(error, scope.get("shopsphere.deadline"))
-            app = response if is_same_origin else Cors(response, self._origins)
+            app = response if has_no_origin else Cors(response, self._origins)
             await app(scope, receive, send_ours)
         seconds = time.perf_counter() - started
         scope["method"] = method

@@ -23,7 +23,7 @@ class Health(BaseModel):
     status: Literal["ok"]
     storage: StorageName = Field(examples=["redis"])
     fallback: bool = Field(
-        examples=[False], description="It is in memory only because no Redis answered at its start."
+        examples=[False], description="Memory was chosen only because no Redis responded at start."
     )
     version: str = Field(examples=[__version__])
 
