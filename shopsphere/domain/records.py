@@ -15,7 +15,7 @@ from shopsphere.domain.values import Order, OrderStatus, Product, Reservation, R
 
 TEN_MINUTES = 10 * 60
 """How long refusals, releases, shipments, failed orders and applied commands are remembered, in
-seconds: longer than any of their messages can be delayed (DESIGN section 5)."""
+seconds: longer than any of their messages can be delayed (docs/ordering.md)."""
 DAY = 24 * 60 * 60
 CLOCK_SECONDS = 1
 """How far the time passed to a rule may differ from the storage's clock."""

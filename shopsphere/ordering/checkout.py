@@ -1,4 +1,4 @@
-"""Placing, cancelling and shipping an order: the hard part (DESIGN section 5).
+"""Placing, cancelling and shipping an order: the hard part (docs/ordering.md).
 
 The product service owns the stock. It checks and reserves stock in one step, keyed by the order, so
 a reservation can be repeated and released. Every command is noted before it begins; if a crash, a
