@@ -128,7 +128,7 @@ class Settings(BaseSettings):
     order_timeout: Annotated[Seconds, Field(le=120)] = 10
     settle_after: Seconds = 30
     settle_interval: Seconds = 5
-    auth_required: bool = False
+    auth_required: bool = False  # above what is checked against it
     jwt_secret: SecretStr = SecretStr("supersecret")
     jwt_expires_minutes: int = Field(default=60, ge=1, le=525_600)
     cors_origins: Annotated[str, AfterValidator(_origins)] = "*"

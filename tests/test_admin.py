@@ -9,6 +9,7 @@ import pytest
 from httpx2 import Response
 from starlette.testclient import TestClient
 
+from redis_db import FORMAT
 from shopsphere.accounts.administrator import ensure_administrator
 from shopsphere.domain.values import Role
 from shopsphere.settings import CannotStart, Settings
@@ -70,6 +71,7 @@ def test_where_the_administrator_cannot_be_made_the_service_does_not_start(
     own_redis: RedisServer,
 ) -> None:
     redis = {"USE_REDIS": "required", "REDIS_PORT": str(own_redis.port), **CLOSED}
+    own_redis.client.set("shopsphere:format", FORMAT)
     own_redis.client.config_set("min-replicas-to-write", 1)
     cannot = pytest.raises(CannotStart, match="The administrator of ADMIN_EMAIL cannot be made")
     with cannot, running("user", {**redis, **ADMIN}):

@@ -96,7 +96,7 @@ class UserNotFound(ShopError, status=404, code="user_not_found"):
 
 
 class OrderRefused(ShopError):
-    """An item is unavailable; this is final for the order."""
+    """The order cannot be placed, because of one of its items; this is final for it."""
 
     is_remembered: ClassVar[bool] = True
     """Whether the product service remembers the refusal. If not, the refused item is released too,

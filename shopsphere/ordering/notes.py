@@ -11,13 +11,8 @@ from shopsphere.records import Records
 READ_AT_ONCE = 1000
 
 
-class Command(StrEnum):
-    """A command that can be pending for an order; each has its own note."""
-
-    PLACE = "place"
-    CANCEL = "cancel"
-    SHIP = "ship"
-
+Command = StrEnum("Command", "PLACE CANCEL SHIP")
+"""What can be pending for an order, each with its own note."""
 
 ENDS_AS = {
     Command.PLACE: OrderStatus.FAILED,

@@ -26,15 +26,8 @@ log = logging.getLogger("shopsphere.settling")
 SETTLED_AT_ONCE = 8
 
 
-class Outcome(StrEnum):
-    """The order's status after settling, or RELEASED for a product not in it, or UNDER_WAY."""
-
-    FAILED = "failed"
-    PLACED = "placed"
-    CANCELLED = "cancelled"
-    SHIPPED = "shipped"
-    RELEASED = "released"
-    UNDER_WAY = "under_way"
+Outcome = StrEnum("Outcome", "FAILED PLACED CANCELLED SHIPPED RELEASED UNDER_WAY")
+"""What settling did: the new status of the order, or why nothing changed."""
 
 
 class Settling:

@@ -26,6 +26,7 @@ from shopsphere.web.service import Service
 log = logging.getLogger("shopsphere.request")
 
 MAX_BODY_BYTES = 64 * 1024
+# A response header that browsers may read has to be listed here.
 EXPOSED_HEADERS = ("Idempotent-Replayed", "Link", "Location", "Retry-After", "X-Request-ID")
 
 _GOOD_REQUEST_ID = re.compile(rb"[\x21-\x7e]([\x20-\x7e]{0,126}[\x21-\x7e])?")
