@@ -163,27 +163,25 @@ def test_a_lost_node_is_nothing_but_unavailable_and_the_others_serve_on(
         lives = {pk: cluster.node_of(product_key(pk)) is not lost for pk in pks}
         outcomes: Counter[str] = Counter()
 
-        async def keep_on(trouble: str, use: Callable[[], Awaitable[object]]) -> None:
-            while outcomes["lost"] < 60:
+        async def read_on(pk: str) -> None:
+            while outcomes["lost"] < 150:
                 try:
-                    await use()
+                    await products.get(pk)
+                    await products.release(pk, new_pk())
                     outcomes["served"] += 1
+                except StoreUnavailable:
+                    outcomes["interrupted" if lives[pk] else "lost"] += 1
+
+        async def list_on() -> None:
+            while outcomes["lost"] < 150:
+                try:  # some are given up, as by ORDER_TIMEOUT
+                    await asyncio.wait_for(products.page(None, 20), 0.05 * random())
                 except (StoreUnavailable, TimeoutError):
-                    outcomes[trouble] += 1
-
-        def read_and_write(pk: str) -> Awaitable[object]:
-            return asyncio.gather(products.get(pk), products.release(pk, new_pk()))
-
-        def list_some() -> Awaitable[object]:  # some are given up, as by ORDER_TIMEOUT
-            return asyncio.wait_for(products.page(None, 20), 0.05 * random())
+                    outcomes["given up"] += 1
 
         lost.stop(signal.SIGKILL)
         try:
-            await asyncio.gather(
-                *(keep_on("interrupted" if lives[pk] else "lost", partial(read_and_write, pk))
-                  for pk in pks),
-                *(keep_on("given up", list_some) for _ in range(10)),
-            )  # fmt: skip
+            await asyncio.gather(*map(read_on, lives), *(list_on() for _ in range(10)))
         finally:
             lost.start()
         living = next(pk for pk in lives if lives[pk])
