@@ -74,7 +74,7 @@ async def fill_products(records: Records, count: int) -> list[str]:
     pks: list[str] = []
     for part in bar(count, f"{count:,} products"):
         made = (products.create(name_of(number, count), 99_999, 1_000_000_000) for number in part)
-        pks += [product.pk for product in await asyncio.gather(*made)]
+        pks += [product.pk for product, _ in await asyncio.gather(*made)]
     return pks
 
 

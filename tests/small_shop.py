@@ -25,7 +25,7 @@ from shopsphere.ordering.checkout import Checkout
 from shopsphere.ordering.metrics import OrderMetrics
 from shopsphere.ordering.orders import SHOP
 from shopsphere.ordering.settling import Settling
-from shopsphere.records import Listing, Records
+from shopsphere.records import EVERYTHING, Listing, Records
 from shopsphere.redis_clients.connecting import connect
 from shopsphere.settings import Settings
 from tests.moved_clock import MovedClock
@@ -156,9 +156,13 @@ class ProductsAtHand:
         if asyncio.get_running_loop().time() > within:
             raise errors.ProductServiceUnavailable
         try:
-            reservation, _ = await self._products.reserve(item.product_pk, order_pk, item.quantity)
+            reservation, _ = await self._products.reserve(
+                item.product_pk, order_pk, item.quantity, item.unit_price_cents
+            )
         except errors.ReservationRefused as refusal:
-            raise errors.InsufficientQuantity(refusal.available) from None
+            available = refusal.extra["available"]
+            assert isinstance(available, int)
+            raise errors.InsufficientQuantity(available, item.product_pk) from None
         except (errors.ReservationReleased, errors.ReservationConflict) as error:
             raise errors.ProductServiceUnavailable from error
         return reservation
@@ -217,7 +221,7 @@ class SmallShop:
 
     async def add(self, quantity: int) -> str:
         """Put a product on the shelf; return its pk."""
-        product = await self.products.create("Laptop", 999, quantity)
+        product, _ = await self.products.create("Laptop", 999, quantity)
         self.received[product.pk] = quantity
         return product.pk
 
@@ -265,7 +269,7 @@ class SmallShop:
 
     async def listed(self, status: str = "all") -> list[Order]:
         """Return the orders in this list."""
-        entries = await self.records.entries(Listing(SHOP, status), 0, 1000)
+        entries = await self.records.entries(Listing(SHOP, status), EVERYTHING, 1000)
         records = await self.records.read(*(OrderRecord(pk=entry.member) for entry in entries))
         return [record.order() for record in records]
 

@@ -128,7 +128,7 @@ def test_a_route_without_a_rule_stops_the_start() -> None:
     router = APIRouter()
     router.get("/forgotten")(lambda: "no rule")
     with pytest.raises(TypeError, match="/forgotten"):
-        guard(cast(APIRoute, router.routes[0]))
+        guard(cast(APIRoute, router.routes[0]), ignores_query=False)
 
 
 @pytest.mark.parametrize("environment", [OPEN, CLOSED], ids=["open", "closed"])

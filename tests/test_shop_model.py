@@ -160,7 +160,7 @@ class Lives(stateful.RuleBasedStateMachine):
         try:
             answer = self.loop.run(command)
         except ShopError as refusal:
-            available = getattr(refusal, "available", None)
+            available = refusal.extra.get("available")
             return refusal.code if available is None else f"{refusal.code} {available}"
         return answer.pk if isinstance(answer, Order) else answer
 
@@ -174,7 +174,7 @@ class Lives(stateful.RuleBasedStateMachine):
         return self._add(name, price_cents, quantity)
 
     def _add(self, name: str, price_cents: int, quantity: int) -> str:
-        product = self.loop.run(self.shop.products.create(name, price_cents, quantity))
+        product, _ = self.loop.run(self.shop.products.create(name, price_cents, quantity))
         self.plain.products[product.pk] = PlainProduct(name, price_cents, quantity)
         return product.pk
 

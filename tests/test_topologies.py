@@ -62,7 +62,7 @@ def connect(url: str) -> None:
     """Connect, put a product on sale, and look at it."""
 
     async def use(products: Products) -> None:
-        product = await products.create("Lamp", 250, 3)
+        product, _ = await products.create("Lamp", 250, 3)
         assert await products.get(product.pk) == product
 
     asyncio.run(with_products(url, use, "another-shop"))
@@ -158,7 +158,7 @@ def test_a_lost_node_is_nothing_but_unavailable_and_the_others_serve_on(
     cluster: RedisCluster,
 ) -> None:
     async def lose_a_node(products: Products) -> None:
-        pks = [(await products.create("Lamp", 100, 100)).pk for _ in range(30)]
+        pks = [(await products.create("Lamp", 100, 100))[0].pk for _ in range(30)]
         lost = cluster.node_of(product_key(pks[0]))
         lives = {pk: cluster.node_of(product_key(pk)) is not lost for pk in pks}
         outcomes: Counter[str] = Counter()
@@ -223,7 +223,7 @@ def test_a_search_misses_no_product_while_the_index_moves_key_by_key(
         refused = 0
 
         async def add() -> None:
-            there.append((await products.create("A lamp of steel and oak", 100, 100)).pk)
+            there.append((await products.create("A lamp of steel and oak", 100, 100))[0].pk)
 
         async def rename() -> None:
             await products.update(there[0], f"A lamp of {len(there)} parts", None)

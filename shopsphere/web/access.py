@@ -10,12 +10,14 @@ from dataclasses import dataclass
 from typing import Annotated, TypeVar
 
 from fastapi import Request, Security
+from fastapi.dependencies.models import Dependant
 from fastapi.openapi.models import HTTPBearer
 from fastapi.routing import APIRoute
 from fastapi.security.base import SecurityBase
+from starlette.datastructures import QueryParams
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from shopsphere.domain.errors import Forbidden, InvalidToken
+from shopsphere.domain.errors import Forbidden, InvalidRequest, InvalidToken
 from shopsphere.domain.values import Role
 from shopsphere.settings import Settings
 from shopsphere.tokens import Caller
@@ -113,18 +115,43 @@ def anyone(endpoint: Endpoint) -> Endpoint:
 
 
 class _Guarded:
-    """A route's app behind its rule."""
+    """A route's app behind its rule, if any; then it refuses query parameters that are not known.
 
-    def __init__(self, app: ASGIApp, rule: Rule) -> None:
+    `parameters` is None for a route that ignores them.
+    """
+
+    def __init__(self, app: ASGIApp, rule: Rule | None, parameters: set[str] | None) -> None:
         self._app = app
         self.rule = rule
+        self._parameters = parameters
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        self.rule.require(Request(scope))
+        if self.rule:
+            self.rule.require(Request(scope))
+        if scope["query_string"] and self._parameters is not None:
+            require_known(QueryParams(scope["query_string"]), self._parameters)
         await self._app(scope, receive, send)
 
 
-def guard(route: APIRoute) -> None:
+def require_known(sent: QueryParams, known: set[str]) -> None:
+    """Raise InvalidRequest for parameters that are unknown, empty or repeated."""
+    wrong: dict[str, str] = {}
+    for name, value in sent.multi_items():
+        if name not in known:
+            wrong[name] = "is not a parameter of this request"
+        elif not value or len(sent.getlist(name)) > 1:
+            wrong[name] = "must be sent once, and not be empty"
+    if wrong:
+        raise InvalidRequest(*[(name[:64] or "query", why) for name, why in wrong.items()][:20])
+
+
+def _parameters_of(dependant: Dependant) -> set[str]:
+    """Return the names of the query parameters that a route or its dependencies take."""
+    inner = (_parameters_of(each) for each in dependant.dependencies)
+    return {field.alias for field in dependant.query_params}.union(*inner)
+
+
+def guard(route: APIRoute, ignores_query: bool) -> None:
     """Check the rule of a route before anything else; raise TypeError unless it has exactly one.
 
     FastAPI 0.165 parses a body before it resolves dependencies, but callers without access must not
@@ -134,13 +161,15 @@ def guard(route: APIRoute) -> None:
     rules = [call for call in calls if isinstance(call, Rule)]
     if len(rules) + (route.endpoint in _open_endpoints) != 1:
         raise TypeError(f"{route.path} needs exactly one rule of access, or to be for anyone")
-    if rules and not isinstance(route.app, _Guarded):  # guarded already by another app
-        route.app = _Guarded(route.app, rules[0])
+    if not isinstance(route.app, _Guarded):  # guarded already by another app
+        parameters = None if ignores_query else _parameters_of(route.dependant)
+        route.app = _Guarded(route.app, rules[0] if rules else None, parameters)
 
 
 def is_token_optional(route: APIRoute, settings: Settings) -> bool:
     """Return whether a route with a rule also admits callers without a token."""
-    needs_token = isinstance(route.app, _Guarded) and route.app.rule.needs_token
+    rule = route.app.rule if isinstance(route.app, _Guarded) else None
+    needs_token = rule is not None and rule.needs_token
     return not settings.auth_required and not needs_token
 
 

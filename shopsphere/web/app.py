@@ -101,7 +101,7 @@ def create_app(
     app.router.routes[:0] = [*routes, redoc.ROUTE]
     for route in routes:
         if isinstance(route, APIRoute):
-            guard(route)
+            guard(route, ignores_query=route in operations.routes)
     correct_openapi(app)
     app.build_middleware_stack = partial(_layers, app)  # type: ignore[method-assign]
     return app

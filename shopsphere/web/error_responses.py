@@ -25,13 +25,16 @@ class ErrorBody(BaseModel):
     """The body of every error: a sentence for people, a code for programs.
 
     Some codes add a field: `errors` lists what is wrong with the request, `available` is the number
-    of units available, `order_id` identifies an order that may have been placed.
+    of units available, `unit_price` is the present price, `product_id` names the item of an order,
+    `order_id` identifies an order that may have been placed.
     """
 
     detail: str
     code: str
     errors: list[FieldError] | None = None
     available: int | None = None
+    unit_price: float | None = None
+    product_id: str | None = None
     order_id: str | None = None
 
 
@@ -46,6 +49,8 @@ def error_response(error: errors.ShopError, deadline: Deadline | None = None) ->
         if error.leaves_outcome_open:
             where = f"GET /orders/{deadline.order_pk}"
             body["detail"] = f"{error.sentence} The order may have been placed: see {where}."
+    elif isinstance(error, errors.StoreUnavailable) and deadline and not deadline.is_repeatable:
+        body["detail"] = f"{error.sentence} The change may have been made: look, then repeat it."
     return Response(json.dumps(body), error.status, error.headers, "application/json")
 
 
@@ -53,7 +58,9 @@ def _body(error: errors.ShopError) -> dict[str, object]:
     return {"detail": error.detail, "code": error.code, **error.extra}
 
 
-def raises(*kinds: type[errors.ShopError], among: Responses | None = None) -> Responses:
+def raises(
+    *kinds: type[errors.ShopError] | errors.ShopError, among: Responses | None = None
+) -> Responses:
     """Return these errors as OpenAPI responses, for the `responses` of a route, added to `among` if
     given."""
     responses: Responses = {} if among is None else among
@@ -61,7 +68,8 @@ def raises(*kinds: type[errors.ShopError], among: Responses | None = None) -> Re
         content = {"application/json": {"schema": {"$ref": SCHEMA}, "examples": {}}}
         response = responses.setdefault(str(kind.status), {"content": content})
         examples = response["content"]["application/json"]["examples"]
-        examples[kind.code] = {"value": _body(kind.example())}
+        example = kind if isinstance(kind, errors.ShopError) else kind.example()
+        examples[kind.code] = {"value": _body(example)}
         response["description"] = " or ".join(f"`{code}`" for code in examples)
     return responses
 

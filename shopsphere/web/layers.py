@@ -27,7 +27,10 @@ log = logging.getLogger("shopsphere.request")
 
 MAX_BODY_BYTES = 64 * 1024
 # A response header that browsers may read has to be listed here.
-EXPOSED_HEADERS = ("Idempotent-Replayed", "Link", "Location", "Retry-After", "X-Request-ID")
+EXPOSED_HEADERS = (
+    "Idempotent-Replayed", "Link", "Location", "Retry-After", "WWW-Authenticate", "X-Cursor",
+    "X-Request-ID", "X-Total-Count",
+)  # fmt: skip
 
 _GOOD_REQUEST_ID = re.compile(rb"[\x21-\x7e]([\x20-\x7e]{0,126}[\x21-\x7e])?")
 

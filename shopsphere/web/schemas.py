@@ -1,33 +1,36 @@
 """The bases of all request and response bodies, and the types of pks, addresses and passwords."""
 
-from collections.abc import Callable
 from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic.config import JsonDict
 
 from shopsphere.domain.people import MAX_PASSWORD_LENGTH, MIN_PASSWORD_LENGTH, checked_email
-from shopsphere.domain.pks import PK_PATTERN, is_pk
+from shopsphere.domain.pks import NO_PK, PK_PATTERN, is_pk
 
 PK_SCHEMA: JsonDict = {"pattern": f"^{PK_PATTERN}$"}
 """The OpenAPI schema of pks, for parameters where anything else is refused with 400."""
 
 
-def pk_or(error: Callable[[], Exception]) -> AfterValidator:
-    """Return a validator that raises this error if a text cannot be a pk."""
+PkOrNone = Annotated[str, AfterValidator(lambda text: text if is_pk(text) else NO_PK)]
+"""A pk in a request, where a text that cannot be one is not found."""
+
+
+def pk_of(what: str) -> AfterValidator:
+    """Return a validator that refuses a request if a text cannot be the pk of `what`."""
 
     def check(text: str) -> str:
         if not is_pk(text):
-            raise error()
+            raise ValueError(f"must be the pk of {what}")
         return text
 
     return AfterValidator(check)
 
 
-def pk_of(what: str) -> AfterValidator:
-    """Return a validator that refuses a request if a text cannot be the pk of `what`."""
-    return pk_or(lambda: ValueError(f"must be the pk of {what}"))
+Timestamp = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
+"""A time in a response, as `domain.pks.timestamp` writes it."""
 
+PRICE_SEEN = "The price that was seen; if it has changed, nothing is reserved: 409 `price_changed`."
 
 Email = Annotated[
     str,
