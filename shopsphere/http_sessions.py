@@ -41,6 +41,10 @@ class _Once(io.RawIOBase):
             self._connection.settimeout(max(left, 0.001))
         return self._raw.readinto(buffer)
 
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
+
 
 class _WholeResponse(HTTPResponse):
     """One timeout for the whole head of a response; slow headers could block a thread for hours."""

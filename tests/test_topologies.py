@@ -352,13 +352,21 @@ def test_with_min_replicas_to_write_a_master_alone_acknowledges_nothing(
     shop.wait_until_exact(EXACT_SECONDS)
 
 
-def test_who_finds_no_connection_free_waits_for_one(watched_redis: WatchedRedis) -> None:
+def test_who_finds_no_connection_free_waits_and_who_lost_one_asks_the_sentinels_again(
+    watched_redis: WatchedRedis,
+) -> None:
     async def use(products: Products) -> None:
         for _ in range(2):  # more than one record is read over a connection for itself
             await products.create("Lamp", 100, 1)
         await asyncio.gather(*(products.page(None, 2) for _ in range(20)))
+        old = watched_redis.master
+        old.process.send_signal(signal.SIGSTOP)
+        asking = asyncio.create_task(products.page(None, 2))
+        await asyncio.to_thread(watched_redis.fail_over, signal.SIGSTOP)
+        old.stop(signal.SIGKILL)
+        await asking
 
-    asyncio.run(with_products(f"{watched_redis.url}?max_connections=2", use))
+    asyncio.run(with_products(f"{watched_redis.url}?max_connections=2&socket_timeout=30", use))
 
 
 def test_sentinels_that_ask_for_a_password_or_name_no_master_are_told_apart(
