@@ -255,7 +255,7 @@ async def test_a_slot_that_a_cluster_does_not_serve_disturbs_no_other_command() 
             await may_respond.wait()
         return b"+OK\r\n"
 
-    async with responding(respond) as port:
+    async with responding(respond) as port, asyncio.timeout(20):
         client = cluster_client(f"127.0.0.1:{port}")
 
         async def get_by_pipeline(key: str) -> None:

@@ -4,14 +4,11 @@ import asyncio
 import re
 import shutil
 import signal
-from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
 from pathlib import Path
-from random import random
 
 import pytest
-import uvloop
 from pydantic import SecretStr
 from redis.crc import key_slot
 
@@ -154,44 +151,6 @@ def test_a_lost_cluster_node_stops_all_if_all_slots_are_wanted_otherwise_what_li
     lucky.assert_served()
 
 
-def test_a_lost_node_is_nothing_but_unavailable_and_the_others_serve_on(
-    cluster: RedisCluster,
-) -> None:
-    async def lose_a_node(products: Products) -> None:
-        pks = [(await products.create("Lamp", 100, 100)).pk for _ in range(30)]
-        lost = cluster.node_of(product_key(pks[0]))
-        lives = {pk: cluster.node_of(product_key(pk)) is not lost for pk in pks}
-        outcomes: Counter[str] = Counter()
-
-        async def read_on(pk: str) -> None:
-            while outcomes["lost"] < 150:
-                try:
-                    await products.get(pk)
-                    await products.release(pk, new_pk())
-                    outcomes["served"] += 1
-                except StoreUnavailable:
-                    outcomes["interrupted" if lives[pk] else "lost"] += 1
-
-        async def list_on() -> None:
-            while outcomes["lost"] < 150:
-                try:  # some are given up, as by ORDER_TIMEOUT
-                    await asyncio.wait_for(products.page(None, 20), 0.05 * random())
-                except (StoreUnavailable, TimeoutError):
-                    outcomes["given up"] += 1
-
-        lost.stop(signal.SIGKILL)
-        try:
-            await asyncio.gather(*map(read_on, lives), *(list_on() for _ in range(10)))
-        finally:
-            lost.start()
-        living = next(pk for pk in lives if lives[pk])
-        await asyncio.gather(*(products.release(living, new_pk()) for _ in range(500)))
-        assert outcomes["served"] > 150 * outcomes["interrupted"]
-
-    uvloop.run(with_products(cluster.url, lose_a_node))
-    wait_until(cluster.is_whole, 30, "the cluster is whole again")
-
-
 def test_a_slot_that_moves_to_a_new_node_is_never_500(cluster: RedisCluster, shop: Shop) -> None:
     here = shop.new_product(10)
     slot, source = key_slot(product_key(here).encode()), cluster.node_of(product_key(here))
@@ -248,7 +207,7 @@ def test_a_search_misses_no_product_while_the_index_moves_key_by_key(
         for use in (add, rename, find):
             await use()
 
-    uvloop.run(with_products(cluster.url, move_the_index, prefix))
+    asyncio.run(with_products(cluster.url, move_the_index, prefix))
 
 
 def test_a_cluster_is_found_by_any_of_its_nodes_and_a_single_redis_is_none(
