@@ -1,17 +1,11 @@
-"""Networks that misbehave: a line to Redis that a test holds up, and a real one that drops."""
+"""A line to Redis that a test holds up."""
 
-import os
 import socket
-import subprocess
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 
-import pytest
-
-from tests.servers import RedisServer, free_port, redis_client, wait_until
+from tests.servers import wait_until
 
 LAST = b"*2\r\n$4\r\nECHO\r\n$7\r\nthe end\r\n"
 
@@ -125,62 +119,3 @@ class Line:
                 else:
                     wire.near.sendall(response)
         wire.close()
-
-
-class FarRedis(RedisServer):
-    """A redis-server in a network of its own, one cable away from this one."""
-
-    def __init__(self, folder: Path, network: str, host: str) -> None:
-        self.runner = ("ip", "netns", "exec", network)
-        self.host = host
-        port = free_port()
-        client = redis_client(port, host=host)
-        options = ("--bind", host, "--protected-mode", "no")
-        super().__init__(folder, *options, port=port, client=client)
-
-    def drop_from_others(self) -> None:
-        """Drop all further packets of those that are connected now, but for this test."""
-        own = str(self.client.client_id())
-        others = [one["addr"] for one in self.client.client_list() if one["id"] != own]
-        ports = ", ".join(address.rpartition(":")[2] for address in others)
-        self._nft("add table ip drops")
-        self._nft("add chain ip drops input { type filter hook input priority 0; }")
-        self._nft(f"add rule ip drops input tcp sport {{ {ports} }} drop")
-
-    def drop_nothing(self) -> None:
-        self._nft("delete table ip drops")
-
-    def is_sent_something(self) -> bool:
-        """Tell whether a closed socket of ours still tries to deliver something there."""
-        return self.host in _run(f"ss -Htn state fin-wait-1 dst {self.host}")
-
-    def _nft(self, command: str) -> None:
-        subprocess.run([*self.runner, "nft", command], check=True)
-
-
-@contextmanager
-def far_redis(folder: Path) -> Iterator[FarRedis]:
-    """Yield a Redis on another host; say so and skip the test where there can be none."""
-    number = os.getpid() % 16000
-    network, subnet = f"shop-{number}", f"10.{192 + number // 250}.{number % 250}"
-    inside = f"ip -n {network}"
-    try:
-        _run("nft --version")
-        _run("ss --version")
-        _run(f"ip netns add {network}")
-    except (OSError, subprocess.CalledProcessError) as error:
-        pytest.skip(f"A REAL NETWORK IS NOT TESTED: no nft, ss or `ip netns` here: {error}")
-    try:
-        _run(f"ip link add {network}-n type veth peer name {network}-f netns {network}")
-        for command, name, host in (("ip", "n", 1), (inside, "f", 2)):
-            _run(f"{command} address add {subnet}.{host}/30 dev {network}-{name}")
-            _run(f"{command} link set {network}-{name} up")
-        redis = FarRedis(folder, network, f"{subnet}.2")
-        yield redis
-        redis.stop()
-    finally:
-        _run(f"ip netns delete {network}")
-
-
-def _run(command: str) -> str:
-    return subprocess.run(command.split(), check=True, capture_output=True, text=True).stdout

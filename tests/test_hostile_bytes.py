@@ -156,13 +156,9 @@ def test_a_body_that_breaks_off_in_nonsense_leaves_no_traceback(
 
 BROKEN = {
     "half a request": b"",
-    "a length with a sign": b"Content-Length: +5\r\n\r\nhello",
     "two lengths": b"Content-Length: 5\r\nContent-Length: 6\r\n\r\nhello",
-    "a length past 64 bits": b"Content-Length: 18446744073709551616\r\n\r\nhello",
     "a length and chunks": b"Content-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
     "an unknown encoding": b"Transfer-Encoding: xchunked\r\n\r\nhello",
-    "a space before the colon": b"Transfer-Encoding : chunked\r\n\r\n0\r\n\r\n",
-    "chunks of no size": b"Transfer-Encoding: chunked\r\n\r\nzz\r\nhello\r\n0\r\n\r\n",
     "a chunk that is far too large": b"Transfer-Encoding: chunked\r\n\r\n" + b"f" * 17 + b"\r\nhi",
     "NUL in a header": b"X-Request-ID: a\0b\r\n\r\n",
 }

@@ -3,16 +3,23 @@
 What a closed connection left behind can arrive minutes later. It must change nothing.
 """
 
+import asyncio
+import os
+import socket
+import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.customers import Customers
+from shopsphere.http_sessions import NO_RETRY, session
+from shopsphere.redis_clients.connecting import connect
+from shopsphere.settings import Settings
 from tests.load import close_connections, send
-from tests.network import Line, far_redis
-from tests.servers import RedisServer, Service, wait_until
+from tests.network import Line
+from tests.servers import RedisServer, Service
 from tests.shop import Shop
 
 SETTINGS = {
@@ -21,7 +28,6 @@ SETTINGS = {
     "SETTLE_AFTER": "7",
     "SETTLE_INTERVAL": "1",
 }
-SETTLED = 7 + 2 * 1 + 5
 
 
 class LateShop(Shop):
@@ -114,19 +120,6 @@ def test_a_cancelled_order_is_not_placed_reserved_or_listed_by_a_late_message(
     assert order in shop.entries("CANCELLED")
 
 
-def test_whatever_comes_late_under_load_the_books_are_exact(shop: LateShop) -> None:
-    product = shop.new_product(10_000)
-    with Customers(shop, product) as customers:
-        for turn in range(2):
-            for line in shop.lines:
-                line.silence(hangs_up=turn % 2 == 0)
-            customers.wait_for(10)
-            for line in shop.lines:
-                assert line.deliver()
-    shop.wait_until_exact(SETTLED)
-    customers.assert_served()
-
-
 def test_a_key_that_was_freed_is_not_bound_again_by_a_late_message(shop: LateShop) -> None:
     product = shop.new_product(0)
     shop.order_line.silence(b":idempotency-key:")
@@ -158,22 +151,26 @@ def test_an_order_whose_service_is_cut_off_after_placing_it_is_found_replayed_an
     assert shop.stock(product) == (10, 10, 0, 0)
 
 
-def test_what_a_closed_socket_left_behind_is_dropped(tmp_path: Path) -> None:
-    with far_redis(tmp_path) as redis:
-        url = f"redis://{redis.host}:{redis.port}"
-        product = Service("product", tmp_path / "log", USE_REDIS="required", REDIS_URL=url)
+def timeouts_of_sockets_to(port: int) -> set[int]:
+    """Return after how many milliseconds the kernel drops what our sockets have sent there."""
+    found = set()
+    for number in os.listdir("/proc/self/fd"):
+        with suppress(OSError), socket.socket(fileno=os.dup(int(number))) as connection:
+            if connection.getpeername()[1:2] == (port,):
+                found.add(connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT))
+    return found
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux can drop what was sent")
+def test_what_a_closed_socket_left_behind_is_dropped_by_the_kernel(shop: LateShop) -> None:
+    async def of_redis() -> set[int]:
+        client = await connect(Settings(redis_port=shop.redis.port))
         try:
-            product.start()
-            lamp = {"name": "Lamp", "price": 5, "quantity": 10}
-            path = f"/products/{product.post('/products', lamp).json()['pk']}"
-            redis.drop_from_others()
-            assert product.post(f"{path}/stock", {"change": 5}).status_code == 200
-            assert product.request("PATCH", path, json={"price": 1}).status_code == 200
-            assert redis.is_sent_something()
-            wait_until(lambda: not redis.is_sent_something(), 15, "the kernel gives up")
-            redis.drop_nothing()
-            assert product.request("PATCH", path, json={"price": 2}).status_code == 200
-            assert product.get(f"{path}/stock").json()["received"] == 15
-            assert product.get(path).json()["price"] == 2
+            return timeouts_of_sockets_to(shop.redis.port)
         finally:
-            product.stop()
+            await client.close_all()
+
+    assert asyncio.run(of_redis()) - {0} == {4000}  # 0 are those of the tests themselves
+    with session(NO_RETRY) as http:
+        assert http.get(shop.product.url, timeout=5).ok
+        assert timeouts_of_sockets_to(shop.product.port) - {0} == {4000}

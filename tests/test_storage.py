@@ -2,19 +2,26 @@
 
 import asyncio
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 from asyncio import StreamReader, StreamWriter
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
+from redis.asyncio import ConnectionPool
 
 from redis_db import FORMAT, open_records
 from shopsphere.catalogue.products import Products
+from shopsphere.domain.errors import StoreUnavailable
+from shopsphere.redis_clients.client import ShopRedis, pipeline
+from shopsphere.redis_clients.cluster import cluster_client
 from shopsphere.redis_clients.connecting import connect
+from shopsphere.redis_clients.options import CONNECTION
 from shopsphere.settings import CannotStart, Settings
 from storage import open_storage
 from tests.launching import said_on_a_terminal
@@ -31,6 +38,24 @@ async def opened_storage(settings: Settings) -> tuple[str, bool]:
     opened = await open_storage(settings)
     await opened.records.close()
     return opened.storage, opened.is_fallback
+
+
+@asynccontextmanager
+async def responding(respond: Callable[[bytes], Awaitable[bytes]]) -> AsyncIterator[int]:
+    """Yield the port of a server that responds to each command like this; to b"" it hangs up."""
+
+    async def serve(reader: StreamReader, writer: StreamWriter) -> None:
+        while commands := await reader.read(2**16):
+            for command in re.split(rb"(?=\*\d+\r\n\$)", commands)[1:]:
+                response = await respond(command)
+                writer.write(response)
+                if not response:
+                    writer.close()
+                    return
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        yield server.sockets[0].getsockname()[1]
 
 
 async def refusal(**settings: object) -> str:
@@ -145,14 +170,11 @@ def listens(port: int) -> bool:
     [(b"", "rediss://"), (b"HTTP/1.1 418 I am a teapot\r\n\r\n", "REDIS_HOST")],
 )
 async def test_what_is_no_redis_stops_the_start(says: bytes, reason: str) -> None:
-    async def hang_up(reader: StreamReader, writer: StreamWriter) -> None:
+    async def respond(_: bytes) -> bytes:
         """Do what an HTTP server does, or one for TLS, which says nothing."""
-        await reader.read(4096)
-        writer.write(says)
-        writer.close()
+        return says
 
-    async with await asyncio.start_server(hang_up, "127.0.0.1", 0) as server:
-        _, port = server.sockets[0].getsockname()
+    async with responding(respond) as port:
         assert reason in await refusal(redis_host="127.0.0.1", redis_port=port)
 
 
@@ -182,6 +204,76 @@ async def test_an_address_that_is_none_stops_the_start(
 ) -> None:
     url = f"redis://127.0.0.{rest.format(port=redis_server.port)}"
     assert "REDIS_URL" in await refusal(redis_url=url)
+
+
+# What Redis says when it cannot serve
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        b"-LOADING Redis is loading the dataset in memory",
+        b"-NOAUTH Authentication required.",
+        b"-NOPERM this user has no permissions to run the 'get' command",
+        b"-READONLY You can't write against a read only replica.",
+        b"-OOM command not allowed when used memory > 'maxmemory'.",
+        b"-ERR Error running script (call to f_1): @user_script:1: -OOM command not allowed",
+        b"-NOREPLICAS Not enough good replicas to write.",
+        b"-MISCONF Redis is configured to save RDB snapshots, but it cannot persist on disk.",
+        b"-BUSY Redis is busy running a script.",
+        b"-UNBLOCKED force unblock from blocking operation, instance state changed",
+        b"-CLUSTERDOWN The cluster is down",
+        b"-TRYAGAIN Multiple keys request during rehashing of slot",
+        b"-MOVED 7 127.0.0.1:1",
+        b"-ERR Lua script attempted to access a non local key in a cluster node",
+        b"HTTP/1.1 502 Bad Gateway",
+    ],
+)
+async def test_whatever_redis_says_instead_of_serving_means_unavailable(reply: bytes) -> None:
+    async def respond(command: bytes) -> bytes:
+        return b"+OK\r\n" if b"CLIENT" in command else reply + b"\r\n"
+
+    async with responding(respond) as port:
+        client = ShopRedis(ConnectionPool(host="127.0.0.1", port=port, **CONNECTION))
+        with pytest.raises(StoreUnavailable):
+            await client.get("key")
+        await client.close_all()
+
+
+async def test_a_slot_that_a_cluster_does_not_serve_disturbs_no_other_command() -> None:
+    asked: list[bytes] = []
+    is_asked, may_respond = asyncio.Event(), asyncio.Event()
+
+    async def respond(command: bytes) -> bytes:
+        if b"SLOTS" in command:
+            return b"*1\r\n*3\r\n:0\r\n:16383\r\n*2\r\n$9\r\n127.0.0.1\r\n:%d\r\n" % port
+        if b"lost" in command:
+            return b"-CLUSTERDOWN Hash slot not served\r\n"
+        if b"slow" in command:
+            asked.append(command)
+            is_asked.set()
+            await may_respond.wait()
+        return b"+OK\r\n"
+
+    async with responding(respond) as port, asyncio.timeout(20):
+        client = cluster_client(f"127.0.0.1:{port}")
+
+        async def get_by_pipeline(key: str) -> None:
+            async with pipeline(client) as pipe:
+                pipe.get(key)
+                assert await pipe.execute() == ["OK"]
+
+        slow = asyncio.create_task(client.get("slow"))
+        await is_asked.wait()
+        for get in (client.get, get_by_pipeline):
+            with pytest.raises(StoreUnavailable):
+                await get("lost")
+        may_respond.set()
+        assert await slow == "OK"
+        assert len(asked) == 1
+        for get in (client.get, get_by_pipeline):  # more at once than connections
+            await asyncio.gather(*(get(str(number)) for number in range(300)))
+        await client.close_all()
 
 
 # Data of another version is not touched

@@ -4,14 +4,11 @@ import asyncio
 import re
 import shutil
 import signal
-from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
 from pathlib import Path
-from random import random
 
 import pytest
-import uvloop
 from pydantic import SecretStr
 from redis.crc import key_slot
 
@@ -154,44 +151,6 @@ def test_a_lost_cluster_node_stops_all_if_all_slots_are_wanted_otherwise_what_li
     lucky.assert_served()
 
 
-def test_a_lost_node_is_nothing_but_unavailable_and_the_others_serve_on(
-    cluster: RedisCluster,
-) -> None:
-    async def lose_a_node(products: Products) -> None:
-        pks = [(await products.create("Lamp", 100, 100))[0].pk for _ in range(30)]
-        lost = cluster.node_of(product_key(pks[0]))
-        lives = {pk: cluster.node_of(product_key(pk)) is not lost for pk in pks}
-        outcomes: Counter[str] = Counter()
-
-        async def read_on(pk: str) -> None:
-            while outcomes["lost"] < 150:
-                try:
-                    await products.get(pk)
-                    await products.release(pk, new_pk())
-                    outcomes["served"] += 1
-                except StoreUnavailable:
-                    outcomes["interrupted" if lives[pk] else "lost"] += 1
-
-        async def list_on() -> None:
-            while outcomes["lost"] < 150:
-                try:  # some are given up, as by ORDER_TIMEOUT
-                    await asyncio.wait_for(products.page(None, 20), 0.05 * random())
-                except (StoreUnavailable, TimeoutError):
-                    outcomes["given up"] += 1
-
-        lost.stop(signal.SIGKILL)
-        try:
-            await asyncio.gather(*map(read_on, lives), *(list_on() for _ in range(10)))
-        finally:
-            lost.start()
-        living = next(pk for pk in lives if lives[pk])
-        await asyncio.gather(*(products.release(living, new_pk()) for _ in range(500)))
-        assert outcomes["served"] > 150 * outcomes["interrupted"]
-
-    uvloop.run(with_products(cluster.url, lose_a_node))
-    wait_until(cluster.is_whole, 30, "the cluster is whole again")
-
-
 def test_a_slot_that_moves_to_a_new_node_is_never_500(cluster: RedisCluster, shop: Shop) -> None:
     here = shop.new_product(10)
     slot, source = key_slot(product_key(here).encode()), cluster.node_of(product_key(here))
@@ -209,12 +168,10 @@ def test_a_slot_that_moves_to_a_new_node_is_never_500(cluster: RedisCluster, sho
     shop.placed(here)
 
 
-@pytest.mark.parametrize("is_directory_first", [True, False])
 def test_a_search_misses_no_product_while_the_index_moves_key_by_key(
-    cluster: RedisCluster, is_directory_first: bool
+    cluster: RedisCluster,
 ) -> None:
-    prefix = f"moved-{is_directory_first}"
-    directory = f"{prefix}:names:{{names}}"
+    directory = "moved:names:{names}"
     slot, source = key_slot(directory.encode()), cluster.node_of(directory)
     target = next(node for node in cluster.nodes if node is not source)
 
@@ -236,8 +193,7 @@ def test_a_search_misses_no_product_while_the_index_moves_key_by_key(
             await add()
         cluster.begin_to_move(slot, source, target)
         while keys := source.client.execute_command("CLUSTER GETKEYSINSLOT", slot, 100):
-            key = min(keys, key=lambda key: (key == directory) is not is_directory_first)
-            cluster.move(source, target, key)
+            cluster.move(source, target, min(keys, key=lambda key: key == directory))
             for use in (add, rename, find):
                 try:
                     await use()
@@ -248,7 +204,7 @@ def test_a_search_misses_no_product_while_the_index_moves_key_by_key(
         for use in (add, rename, find):
             await use()
 
-    uvloop.run(with_products(cluster.url, move_the_index, prefix))
+    asyncio.run(with_products(cluster.url, move_the_index, "moved"))
 
 
 def test_a_cluster_is_found_by_any_of_its_nodes_and_a_single_redis_is_none(
@@ -352,13 +308,21 @@ def test_with_min_replicas_to_write_a_master_alone_acknowledges_nothing(
     shop.wait_until_exact(EXACT_SECONDS)
 
 
-def test_who_finds_no_connection_free_waits_for_one(watched_redis: WatchedRedis) -> None:
+def test_who_finds_no_connection_free_waits_and_who_lost_one_asks_the_sentinels_again(
+    watched_redis: WatchedRedis,
+) -> None:
     async def use(products: Products) -> None:
         for _ in range(2):  # more than one record is read over a connection for itself
             await products.create("Lamp", 100, 1)
         await asyncio.gather(*(products.page(None, 2) for _ in range(20)))
+        old = watched_redis.master
+        old.process.send_signal(signal.SIGSTOP)
+        asking = asyncio.create_task(products.page(None, 2))
+        await asyncio.to_thread(watched_redis.fail_over, signal.SIGSTOP)
+        old.stop(signal.SIGKILL)
+        await asking
 
-    asyncio.run(with_products(f"{watched_redis.url}?max_connections=2", use))
+    asyncio.run(with_products(f"{watched_redis.url}?max_connections=2&socket_timeout=30", use))
 
 
 def test_sentinels_that_ask_for_a_password_or_name_no_master_are_told_apart(
@@ -377,7 +341,7 @@ def test_sentinels_that_ask_for_a_password_or_name_no_master_are_told_apart(
         sentinel.client.execute_command("ACL SETUSER", "default", "resetpass", password)
     try:
         connect(url)
-        with pytest.raises(CannotStart, match="The Sentinels name no master"):
+        with pytest.raises(CannotStart, match="refuses us"):
             connect(without)
     finally:
         for sentinel in watched_redis.sentinels:

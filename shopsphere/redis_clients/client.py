@@ -9,7 +9,6 @@ from typing import Any
 from redis import exceptions
 from redis.asyncio import ConnectionPool, Redis
 from redis.asyncio.client import Pipeline
-from redis.exceptions import ConnectionError
 
 from shopsphere.redis_clients.errors import our_errors
 
@@ -29,14 +28,15 @@ class Script:
         self, client: "ShopRedis", keys: Sequence[str], *args: Any, is_urgent: bool = False
     ) -> Any:
         """Run it on this client; an urgent run is not batched with other commands."""
-        execute = client.execute_urgently if is_urgent else client.execute_command
-        try:
-            return await execute("EVALSHA", self._digest, len(keys), *keys, *args)
-        except exceptions.NoScriptError:
-            return await execute("EVAL", self._text, len(keys), *keys, *args)
+        execute = client.send_raw if is_urgent else client.execute_command
+        with our_errors():
+            try:
+                return await execute("EVALSHA", self._digest, len(keys), *keys, *args)
+            except exceptions.NoScriptError:
+                return await execute("EVAL", self._text, len(keys), *keys, *args)
 
 
-class BatchingRedis(Redis):
+class ShopRedis(Redis):
     """A client of a single Redis, with our errors.
 
     Commands issued in one turn of the event loop are sent together, in order: a pipeline costs
@@ -49,7 +49,7 @@ class BatchingRedis(Redis):
         self._sending: set[asyncio.Task[None]] = set()
 
     async def send_raw(self, *args: Any, **options: Any) -> Any:
-        """Send one command without translating redis-py's errors."""
+        """Send one command immediately, without translating redis-py's errors."""
         return await super().execute_command(*args, **options)  # type: ignore[no-untyped-call]  # types-redis
 
     async def execute_command(self, *args: Any, **options: Any) -> Any:
@@ -68,7 +68,6 @@ class BatchingRedis(Redis):
     async def _send_all(self) -> None:
         """Send the waiting commands. As a task, it begins in the next turn of the event loop."""
         waiting, self._waiting = self._waiting, []
-        found: list[Any] = [ConnectionError("The command may not be sent.")] * len(waiting)
         try:
             if len(waiting) == 1:
                 [(args, options, _)] = waiting
@@ -80,14 +79,9 @@ class BatchingRedis(Redis):
                     found = await pipe.execute(raise_on_error=False)
         except Exception as error:  # noqa: BLE001  # raised to every waiting caller
             found = [error] * len(waiting)
-        finally:
-            for (_, _, answer), each in zip(waiting, found, strict=True):
-                if not answer.done():  # otherwise the caller has given up
-                    answer.set_result(each)
-
-
-class ShopRedis(BatchingRedis):
-    """A client of a single Redis, with the methods that the storage needs of every client."""
+        for (_, _, answer), each in zip(waiting, found, strict=True):
+            if not answer.done():  # otherwise the caller has given up
+                answer.set_result(each)
 
     async def info_of_all(self) -> list[dict[str, object]]:
         """Return the INFO of each Redis that holds part of the data; here there is only one."""
@@ -100,11 +94,6 @@ class ShopRedis(BatchingRedis):
     async def close_all(self) -> None:
         """Close all connections."""
         await self.connection_pool.aclose()
-
-    async def execute_urgently(self, *args: Any) -> Any:
-        """Send one command immediately, on its own connection."""
-        with our_errors():
-            return await self.send_raw(*args)
 
 
 @asynccontextmanager

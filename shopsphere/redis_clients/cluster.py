@@ -1,12 +1,10 @@
 """The client of a Redis Cluster."""
 
 import asyncio
-import builtins
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
-from redis._parsers import AsyncCommandsParser
 from redis.asyncio.cluster import ClusterNode, ClusterPipeline, RedisCluster
 from redis.exceptions import ConnectionError
 
@@ -15,23 +13,21 @@ from shopsphere.redis_clients.errors import our_errors
 from shopsphere.redis_clients.options import CONNECTION, POOL, TCP, parts_of, try_options
 
 
-class _KnownCommands(AsyncCommandsParser):
-    """Key positions in commands, fetched once: redis-py fetches them every time, even from a dead
-    node."""
+class _FirstIsKey:
+    """Key positions in our commands: redis-py asks a node whenever it loads the layout."""
 
-    async def initialize(self, node: ClusterNode | None = None) -> None:
-        if not self.commands:
-            await super().initialize(node)
+    async def initialize(self, node: ClusterNode | None) -> None: ...
+
+    async def get_keys(self, *command: Any) -> Sequence[Any]:
+        return command[1:2]
 
 
 class _ClusterPipeline(ClusterPipeline):
-    def __init__(self, client: RedisCluster, turns: asyncio.Semaphore) -> None:
-        super().__init__(client)
-        self._turns = turns
+    cluster_client: "ShopCluster"
 
-    async def execute(self, raise_on_error: bool = True, allow_redirections: bool = True) -> Any:
-        async with _turn(self._turns):
-            return await super().execute(raise_on_error, allow_redirections)
+    async def execute(self, *args: Any, **options: Any) -> Any:
+        async with _turn(self.cluster_client.pipelines):
+            return await super().execute(*args, **options)
 
 
 class ShopCluster(RedisCluster):
@@ -45,8 +41,8 @@ class ShopCluster(RedisCluster):
         # Half of the connections are for pipelines, which may have to repeat commands one by one.
         super().__init__(**options, max_connections=2 * POOL["max_connections"])
         self._commands = asyncio.Semaphore(POOL["max_connections"])
-        self._pipelines = asyncio.Semaphore(POOL["max_connections"])
-        self.commands_parser = _KnownCommands()  # type: ignore[assignment]  # types-redis
+        self.pipelines = asyncio.Semaphore(POOL["max_connections"])
+        self.commands_parser = _FirstIsKey()  # type: ignore[assignment]  # types-redis
 
     async def aclose(self) -> None:
         """Only reload the layout: redis-py calls this and would close connections still in use."""
@@ -63,41 +59,32 @@ class ShopCluster(RedisCluster):
 
     async def close_all(self) -> None:
         """Close all connections."""
-        self._initialize = True  # as when nothing is open; otherwise redis-py warns
-        await self.nodes_manager.aclose()  # type: ignore[attr-defined]  # types-redis
-        await self.nodes_manager.aclose("startup_nodes")  # type: ignore[attr-defined]  # types-redis
+        self._initialize = False  # otherwise redis-py closes nothing
+        await super().aclose()  # type: ignore[misc]  # types-redis
 
     async def send_raw(self, *args: Any, **options: Any) -> Any:
         """Send one command without translating redis-py's errors."""
-        return await super().execute_command(*args, **options)
+        async with _turn(self._commands):
+            return await super().execute_command(*args, **options)
 
     async def execute_command(self, *args: Any, **options: Any) -> Any:
-        async with _turn(self._commands):
+        with our_errors():
             return await self.send_raw(*args, **options)
 
-    execute_urgently = execute_command
-
     def pipeline(self, transaction: object = None, shard_hint: object = None) -> ClusterPipeline:
-        """Return a pipeline with our errors. redis-py uses one for multi-key commands, too."""
-        return _ClusterPipeline(self, self._pipelines)
+        return _ClusterPipeline(self)
 
 
 @asynccontextmanager
 async def _turn(turns: asyncio.Semaphore) -> AsyncIterator[None]:
-    """Wait for a turn as long as for a connection from a pool; translate errors into ours."""
-    with our_errors():
-        try:
-            await asyncio.wait_for(turns.acquire(), POOL["timeout"])
-        except builtins.TimeoutError:
-            raise ConnectionError("No connection available.") from None
+    """Wait for a turn, and so for a free connection."""
+    async with turns:
         try:
             yield
         except (AttributeError, RuntimeError) as error:
             # redis-py 8.1 raises these if another command's failure closed the connection, or if a
             # command belongs to a node that is new to the Cluster.
             raise ConnectionError("The connection was closed meanwhile.") from error
-        finally:
-            turns.release()
 
 
 def cluster_client(rest: str) -> ShopRedis:

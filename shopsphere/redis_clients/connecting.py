@@ -3,16 +3,14 @@
 import asyncio
 import logging
 import ssl
-from collections.abc import Iterator
 
-from redis import exceptions
-from redis._parsers.socket import SERVER_CLOSED_CONNECTION_ERROR
 from redis.asyncio import BlockingConnectionPool
-from redis.exceptions import ConnectionError, RedisClusterException, RedisError, TimeoutError
+from redis.asyncio.sentinel import MasterNotFoundError
+from redis.exceptions import BusyLoadingError, RedisClusterException, RedisError
 
 from shopsphere.redis_clients.client import ShopRedis
 from shopsphere.redis_clients.cluster import cluster_client
-from shopsphere.redis_clients.errors import NothingResponds, cannot_serve, is_refusal
+from shopsphere.redis_clients.errors import NothingResponds, came_of, cannot_serve, is_refusal
 from shopsphere.redis_clients.options import CONNECTION, POOL, TCP, try_options
 from shopsphere.redis_clients.sentinel import sentinel_client
 from shopsphere.settings import CannotStart, Settings
@@ -71,28 +69,26 @@ async def _serves(client: ShopRedis, probe: str) -> bool:
         is_there = True
         await client.send_raw("EVAL", PROBE, 1, probe)
     except (RedisError, RedisClusterException) as error:
-        causes = list(_causes(error))
-
-        def came_of(*kinds: type[Exception]) -> bool:
-            return any(isinstance(cause, kinds) for cause in causes)
-
-        if came_of(exceptions.BusyLoadingError):
+        if came_of(error, BusyLoadingError):
             return False
-        if came_of(ssl.SSLError):
+        if came_of(error, ssl.SSLError):
             raise CannotStart(
                 f"Redis cannot be trusted ({error}). Check its certificate, and ssl_ca_certs in "
                 "REDIS_URL."
             ) from error
-        if any(is_refusal(cause) for cause in causes):
+        if is_refusal(error):
             raise CannotStart(
                 f"Redis is there but refuses us ({error}). Check REDIS_URL or REDIS_PASSWORD and "
                 "the permissions of that Redis user."
             ) from error
+        if isinstance(error, MasterNotFoundError):
+            raise CannotStart(
+                "The Sentinels name no master that serves us. Wait until there is one, or check "
+                "the name in REDIS_URL."
+            ) from error
         if is_there and cannot_serve(error):
             log.warning("Redis responds, but cannot write now: %s", error)
-        elif came_of(ConnectionError, TimeoutError) and not (
-            came_of(exceptions.ResponseError) or any(_was_closed(cause) for cause in causes)
-        ):
+        elif came_of(error, OSError) and not came_of(error, BrokenPipeError, ConnectionResetError):
             raise NothingResponds from error
         else:
             raise CannotStart(
@@ -100,15 +96,3 @@ async def _serves(client: ShopRedis, probe: str) -> bool:
                 f"{error}. Is it Redis? Does it expect TLS (rediss://)? Has it reached maxclients?"
             ) from error
     return True
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """Yield the error and its causes."""
-    while error:
-        yield error
-        error = error.__cause__ or error.__context__
-
-
-def _was_closed(error: object) -> bool:
-    """Return whether something listens there: otherwise a connection is refused or times out."""
-    return isinstance(error, ConnectionResetError) or str(error) == SERVER_CLOSED_CONNECTION_ERROR

@@ -12,21 +12,14 @@ from shopsphere.domain.errors import StoreUnavailable
 
 log = logging.getLogger("shopsphere.redis")
 
-REFUSALS = (
-    exceptions.AuthenticationError, exceptions.AuthorizationError, exceptions.NoPermissionError
-)  # fmt: skip
-REFUSAL_WORDS = ("NOAUTH", "NOPERM", "WRONGPASS", "max number of clients")
 CANNOT_SERVE = (
-    ConnectionError, TimeoutError, RedisClusterException, *REFUSALS,
-    exceptions.InvalidResponse, exceptions.ReadOnlyError, exceptions.ClusterError,
-    exceptions.OutOfMemoryError,  # type: ignore[attr-defined]  # types-redis
-    exceptions.AskError, exceptions.TryAgainError,
+    ConnectionError, TimeoutError, RedisClusterException, exceptions.InvalidResponse,
+    exceptions.ClusterError, exceptions.AskError, exceptions.TryAgainError,
 )  # fmt: skip
 CANNOT_SERVE_WORDS = (
-    "LOADING", "READONLY", "OOM ", "used memory > 'maxmemory'", "NOREPLICAS", "MISCONF",
-    "CLUSTERDOWN", "MASTERDOWN", "BUSY ", "TRYAGAIN", "non local key", "UNBLOCKED", *REFUSAL_WORDS,
+    "NOPERM", "READONLY", "OOM", "NOREPLICAS", "MISCONF", "BUSY", "UNBLOCKED", "non local key"
 )  # fmt: skip
-"""Parts of plain ResponseErrors, or of scripts' errors, which show that Redis cannot serve."""
+"""Parts of ResponseErrors, also of those in scripts, which show that Redis cannot serve."""
 
 
 class NothingResponds(Exception):
@@ -34,7 +27,8 @@ class NothingResponds(Exception):
 
 
 def cannot_serve(error: RedisError | RedisClusterException) -> bool:
-    return isinstance(error, CANNOT_SERVE) or any(word in str(error) for word in CANNOT_SERVE_WORDS)
+    said = f"{getattr(error, 'status_code', '')} {error}"
+    return isinstance(error, CANNOT_SERVE) or any(word in said for word in CANNOT_SERVE_WORDS)
 
 
 @contextmanager
@@ -57,5 +51,15 @@ def our_errors() -> Iterator[None]:
         raise
 
 
-def is_refusal(error: object) -> bool:
-    return isinstance(error, REFUSALS) or any(word in str(error) for word in REFUSAL_WORDS)
+def came_of(error: BaseException | None, *kinds: type[Exception]) -> bool:
+    """Return whether the error or one of its causes is of these kinds."""
+    while error and not isinstance(error, kinds):
+        error = error.__cause__ or error.__context__
+    return error is not None
+
+
+def is_refusal(error: Exception) -> bool:
+    """Return whether Redis refuses us; in scripts, and for too many clients, only words tell."""
+    refusals = exceptions.AuthenticationError, exceptions.NoPermissionError
+    words = "NOPERM", "max number of clients"
+    return came_of(error, *refusals) or any(word in str(error) for word in words)

@@ -12,12 +12,10 @@ from redis.asyncio.sentinel import (
     SentinelManagedSSLConnection,
 )
 from redis.backoff import NoBackoff
-from redis.exceptions import ConnectionError, TimeoutError
 
 from shopsphere.redis_clients.client import ShopRedis
-from shopsphere.redis_clients.errors import is_refusal
+from shopsphere.redis_clients.errors import came_of
 from shopsphere.redis_clients.options import CONNECTION, POOL, TCP, parts_of, try_options
-from shopsphere.settings import CannotStart
 
 
 class _AsksSentinels(SentinelManagedConnection):
@@ -42,30 +40,18 @@ class ShopMaster(ShopRedis):
     connection_pool: SentinelConnectionPool
 
     async def require_answer(self) -> None:
-        """Return if the master responds; raise CannotStart if only Sentinels do, otherwise
-        redis-py's error."""
-        try:
-            await super().require_answer()
-        except (ConnectionError, TimeoutError) as error:
-            if not is_refusal(error) and await self._hears_sentinel():
-                raise CannotStart(
-                    "The Sentinels name no master that serves us. Wait until there is one, or "
-                    "check name, user and password in REDIS_URL."
-                ) from error
-            raise
+        """Return if a Sentinel responds; otherwise raise redis-py's error, if possible one that
+        shows that something is there."""
+        sentinels = self.connection_pool.sentinel_manager.sentinels
+        answers = await asyncio.gather(*(s.ping() for s in sentinels), return_exceptions=True)
+        errors = [answer for answer in answers if isinstance(answer, BaseException)]
+        if len(errors) == len(sentinels):
+            raise min(errors, key=lambda error: came_of(error, OSError))
 
     async def close_all(self) -> None:
         """Close all connections, including those to the Sentinels."""
         await super().close_all()
         await self.connection_pool.sentinel_manager.aclose()  # type: ignore[attr-defined]  # types-redis
-
-    async def _hears_sentinel(self) -> bool:
-        sentinels = self.connection_pool.sentinel_manager.sentinels
-        answers = await asyncio.gather(*(s.ping() for s in sentinels), return_exceptions=True)
-        return any(
-            is_refusal(answer) or not isinstance(answer, (ConnectionError, TimeoutError))
-            for answer in answers
-        )
 
 
 def sentinel_client(rest: str) -> ShopRedis:
