@@ -24,25 +24,19 @@ async def ensure_administrator(settings: Settings, users: Users) -> None:
                 "ADMIN_EMAIL is empty: if there never was an administrator, nobody can add products"
             )
         return
+    email, password = settings.admin_email, settings.admin_password.get_secret_value()
     try:
-        while not await _is_there(settings, users):
-            pass
+        while True:  # another worker may be a step ahead
+            user = await users.find(email)
+            if user is None:
+                with contextlib.suppress(EmailTaken):
+                    await users.register(email, password, Role.ADMIN)
+            elif user.role is Role.ADMIN and await users.has_password(user, password):
+                return
+            else:
+                await users.set_password(user, password, Role.ADMIN)
     except StoreUnavailable:
         raise CannotStart(
             "The administrator of ADMIN_EMAIL cannot be made, as the storage cannot serve now. "
             "Start again when it can."
         ) from None
-
-
-async def _is_there(settings: Settings, users: Users) -> bool:
-    """Return whether the administrator is set up; if not, take one step, which others may race."""
-    email, password = settings.admin_email, settings.admin_password.get_secret_value()
-    user = await users.find(email)
-    if user is None:
-        with contextlib.suppress(EmailTaken):
-            await users.register(email, password, Role.ADMIN)
-        return False
-    if user.role is Role.ADMIN and await users.has_password(user, password):
-        return True
-    await users.set_password(user, password, Role.ADMIN)
-    return False
