@@ -7,6 +7,7 @@ tokens, and service tokens where a person is expected. Routes for `anyone` ignor
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, TypeVar
 
 from fastapi import Request, Security
@@ -17,7 +18,6 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from shopsphere.domain.errors import Forbidden, InvalidToken
 from shopsphere.domain.values import Role
-from shopsphere.settings import Settings
 from shopsphere.tokens import Caller
 from shopsphere.web.service import service_of
 
@@ -43,14 +43,16 @@ class Rule(SecurityBase):
     that returns the caller, and the route's security scheme for Swagger's Authorize button.
     """
 
-    model = HTTPBearer(description="The `access_token` that POST /login of the user service gives.")
+    model = HTTPBearer(
+        description="The `access_token` that POST /login gives. For /metrics, METRICS_TOKEN."
+    )
     scheme_name = "AccessToken"
 
     def __init__(self, *roles: Role, needs_token: bool = False) -> None:
         """`needs_token`: a token is required even in open mode."""
         self._roles = roles
         self._is_for_people = Role.USER in roles
-        self.needs_token = needs_token
+        self._needs_token = needs_token
 
     async def __call__(self, request: Request) -> object:
         """Return the admitted caller; None without a token."""
@@ -64,7 +66,7 @@ class Rule(SecurityBase):
         caller = None if token is None else service_of(request).tokens.read(token)
         request.scope["shopsphere.caller"] = caller  # for the log and the idempotency key too
         if caller is None:
-            if self.needs_token or not is_open:
+            if self._needs_token or not is_open:
                 raise InvalidToken
         elif caller.role not in self._roles and (self._is_for_people or not is_open):
             raise Forbidden
@@ -83,9 +85,6 @@ class _Customers(Rule):
 
 class _MetricsReaders(Rule):
     """Admits METRICS_TOKEN only, and nobody while it is empty; in open mode, everyone."""
-
-    model = HTTPBearer(description="For /metrics alone: the METRICS_TOKEN of the settings.")
-    scheme_name = "MetricsToken"
 
     def require(self, request: Request) -> None:
         expected = service_of(request).settings.metrics_token.get_secret_value()
@@ -112,18 +111,6 @@ def anyone(endpoint: Endpoint) -> Endpoint:
     return endpoint
 
 
-class _Guarded:
-    """A route's app behind its rule."""
-
-    def __init__(self, app: ASGIApp, rule: Rule) -> None:
-        self._app = app
-        self.rule = rule
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        self.rule.require(Request(scope))
-        await self._app(scope, receive, send)
-
-
 def guard(route: APIRoute) -> None:
     """Check the rule of a route before anything else; raise TypeError unless it has exactly one.
 
@@ -134,14 +121,13 @@ def guard(route: APIRoute) -> None:
     rules = [call for call in calls if isinstance(call, Rule)]
     if len(rules) + (route.endpoint in _open_endpoints) != 1:
         raise TypeError(f"{route.path} needs exactly one rule of access, or to be for anyone")
-    if rules and not isinstance(route.app, _Guarded):  # guarded already by another app
-        route.app = _Guarded(route.app, rules[0])
+    if rules and not isinstance(route.app, partial):  # guarded already by another app
+        route.app = partial(_guarded, route.app, rules[0])
 
 
-def is_token_optional(route: APIRoute, settings: Settings) -> bool:
-    """Return whether a route with a rule also admits callers without a token."""
-    needs_token = isinstance(route.app, _Guarded) and route.app.rule.needs_token
-    return not settings.auth_required and not needs_token
+async def _guarded(app: ASGIApp, rule: Rule, scope: Scope, receive: Receive, send: Send) -> None:
+    rule.require(Request(scope))
+    await app(scope, receive, send)
 
 
 def _is_open(request: Request) -> bool:

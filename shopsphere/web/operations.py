@@ -19,7 +19,7 @@ METRICS_EXAMPLE = 'http_requests_total{method="GET",route="/",status="200"} 3.0'
 
 
 class Health(BaseModel):
-    service: str
+    service: str = Field(examples=["product"])
     status: Literal["ok"]
     storage: StorageName = Field(examples=["redis"])
     fallback: bool = Field(
