@@ -117,9 +117,10 @@ class RequestLayer:
 
 
 async def _in_one_line(send: Send, message: Message) -> None:
-    """Send a message of the lifespan, without the traceback of a CannotStart."""
+    """Send a message of the lifespan, without the traceback of an expected error."""
     if message["type"] == "lifespan.startup.failed":
-        message["message"] = message["message"].rpartition("CannotStart: ")[2].strip()
+        *_, sentence = re.split("(?:CannotStart|StoreUnavailable): ", message["message"])
+        message["message"] = sentence.strip()
     await send(message)
 
 
