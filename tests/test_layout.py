@@ -1,7 +1,6 @@
 """The picture of what imports what, read from the source, and what holds for files as such."""
 
 import ast
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -116,10 +115,3 @@ def test_a_storage_is_imported_only_where_the_switch_opens_it() -> None:
     assert {
         place for place in STORAGES if any(is_within(name, {place}) for name in opened)
     } == STORAGES
-
-
-def test_rooms_and_storages_run_without_a_web_framework() -> None:
-    names = [name for name in MODULES if is_within(name, {*ROOMS, "in_memory_db", "redis_db"})]
-    code = "\n".join(["import sys", *(f"import {name}" for name in names), "print(*sys.modules)"])
-    loaded = subprocess.check_output([sys.executable, "-c", code], cwd=ROOT, text=True)
-    assert not {*FRAMEWORK, "uvicorn"} & set(loaded.split())

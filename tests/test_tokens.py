@@ -108,20 +108,12 @@ def test_a_good_token_is_taken_with_the_scheme_in_any_case(users: TestClient) ->
         assert (answer.status_code, answer.json().get("pk")) == (200, CUSTOMER.pk), claims
 
 
-@pytest.mark.parametrize(
-    "header",
-    [
-        "Basic {}", "Token {}", "{}", "Bearer", "Bearer ", "Bearer{}", "Bearer,{}", "Bearer={}", "",
-        "Bearer töken", "Bearer nothing",
-    ],
-)  # fmt: skip
-def test_a_header_that_carries_no_good_bearer_token_is_refused(
-    users: TestClient, header: str
-) -> None:
-    sent = header.format(forge()).encode("latin-1")
-    answer = users.get("/me", headers={b"Authorization": sent})
-    assert (answer.status_code, answer.headers["WWW-Authenticate"]) == (401, "Bearer")
-    assert answer.json()["code"] == "invalid_token"
+def test_a_header_that_carries_no_good_bearer_token_is_refused(users: TestClient) -> None:
+    for header in ("Basic {}", "{}", "Bearer", "Bearer{}", "Bearer,{}", "", "Bearer töken"):
+        sent = header.format(forge()).encode("latin-1")
+        answer = users.get("/me", headers={b"Authorization": sent})
+        assert (answer.status_code, answer.headers["WWW-Authenticate"]) == (401, "Bearer"), header
+        assert answer.json()["code"] == "invalid_token"
 
 
 def test_the_token_of_a_user_who_is_gone_finds_nobody(users: TestClient) -> None:

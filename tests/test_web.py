@@ -92,16 +92,6 @@ def test_every_operation_says_what_it_is_for_and_shows_all_that_it_can_answer(
                 assert complaints(example, shown, document) == []
 
 
-def test_the_docs_need_no_internet(service: str) -> None:
-    with TestClient(BUILD[service](settings_of(MEMORY))) as client:
-        for path in ("/docs", "/redoc"):
-            page = client.get(path).text
-            assert not re.search(r"""(src|href|url)\s*[=:(]\s*["']?(https?:)?//""", page)
-            assets = re.findall(r"""(?:src|href)="([^"]+)""", page)
-            assert any(asset.endswith(".js") for asset in assets)
-            assert all(client.get(asset).status_code == 200 for asset in assets)
-
-
 # Request ids
 
 
