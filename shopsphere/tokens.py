@@ -2,7 +2,7 @@
 
 import time
 import warnings
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import jwt
 
@@ -19,8 +19,7 @@ LEEWAY_SECONDS = 30
 warnings.filterwarnings("ignore", category=jwt.InsecureKeyLengthWarning)
 
 
-@dataclass(frozen=True, slots=True)
-class Caller:
+class Caller(NamedTuple):
     """The subject of a token: the pk of a user or the name of a service."""
 
     user_pk: str

@@ -198,6 +198,7 @@ def test_middleware_and_handlers_can_be_added_and_errors_of_the_framework_raised
 
     @app.middleware("http")
     async def mark(request: Request, call_next: Any) -> Response:
+        await request.body()
         response: Response = await call_next(request)
         response.headers["X-Marked"] = "yes"
         return response
@@ -213,6 +214,8 @@ def test_middleware_and_handlers_can_be_added_and_errors_of_the_framework_raised
     app.add_exception_handler(ZeroDivisionError, lambda *_: Response("handled", 418))
     with TestClient(app) as client:
         raised = client.get("/raises")
+        too_large = client.post("/", content=b"a" * (LIMIT + 1))
+        assert refusal(too_large) == (413, "body_too_large")
         for status in (400, 404, 429, 502):
             refused = client.get(f"/refuses/{status}")
             assert (refused.status_code, refused.headers["X-Why"]) == (status, "no")

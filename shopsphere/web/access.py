@@ -6,9 +6,8 @@ tokens, and service tokens where a person is expected. Routes for `anyone` ignor
 
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, TypeVar
+from typing import Annotated, NamedTuple, TypeVar
 
 from fastapi import Request, Security
 from fastapi.openapi.models import HTTPBearer
@@ -25,8 +24,7 @@ Endpoint = TypeVar("Endpoint", bound=Callable[..., object])
 _open_endpoints: set[object] = set()
 
 
-@dataclass(frozen=True, slots=True)
-class Person:
+class Person(NamedTuple):
     """A customer. `user_pk` is None without a token, in open mode.
 
     `orders_of` is the user whose orders this person may see and cancel; None means all orders.
@@ -51,7 +49,6 @@ class Rule(SecurityBase):
     def __init__(self, *roles: Role, needs_token: bool = False) -> None:
         """`needs_token`: a token is required even in open mode."""
         self._roles = roles
-        self._is_for_people = Role.USER in roles
         self._needs_token = needs_token
 
     async def __call__(self, request: Request) -> object:
@@ -68,7 +65,7 @@ class Rule(SecurityBase):
         if caller is None:
             if self._needs_token or not is_open:
                 raise InvalidToken
-        elif caller.role not in self._roles and (self._is_for_people or not is_open):
+        elif caller.role not in self._roles and (Role.USER in self._roles or not is_open):
             raise Forbidden
 
 

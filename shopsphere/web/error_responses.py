@@ -104,7 +104,10 @@ async def _on_framework_error(request: Request, error: HTTPException) -> Respons
     response = error_response(ours) if ours else JSONResponse(theirs, error.status_code)
     response.headers.update(error.headers or {})
     if error.status_code == 405 and "route" in request.scope:
-        response.headers["Allow"] = _allowed(request)
+        # All methods of the path; starlette 1.10 lists those of only one of its routes.
+        operations = request.app.openapi()["paths"].get(request.scope["route"].path, ["get"])
+        methods = {*operations, "head"} if "get" in operations else operations
+        response.headers["Allow"] = ", ".join(sorted(methods)).upper()
     return response
 
 
@@ -114,12 +117,3 @@ HANDLERS: dict[Any, Any] = {
     HTTPException: _on_framework_error,
 }
 """The handlers of expected errors, including the framework's own."""
-
-
-def _allowed(request: Request) -> str:
-    """Return all methods of the path; starlette 1.10 lists those of only one of its routes."""
-    path = request.scope["route"].path
-    methods = set(request.app.openapi()["paths"].get(path, ["get"]))
-    if "get" in methods:
-        methods.add("head")
-    return ", ".join(sorted(methods)).upper()

@@ -98,6 +98,8 @@ class RequestLayer:
         except Exception as unexpected:  # the last handler
             if isinstance(unexpected, TimeoutError) and deadline.expired():
                 error = errors.RequestTimedOut()
+            elif size > MAX_BODY_BYTES:
+                error = errors.BodyTooLarge()
             else:
                 log.exception("unexpected error")
                 error = errors.ShopError()
