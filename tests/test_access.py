@@ -152,18 +152,10 @@ def test_a_route_lets_in_whom_the_table_says(shop: Shop, service: str, route: st
         counts = shop.is_closed or "**" in cell
         expected = cell.strip("*").replace("yes", LET_IN) if counts else LET_IN
         assert shop.outcome(service, route, who, expected in ("401", "403")) == expected, who
-
-
-@opened
-@every_route
-def test_a_bad_token_is_refused_in_an_open_shop_where_one_could_matter(
-    shop: Shop, service: str, route: str
-) -> None:
-    method, path = route.split(" ")
-    path = path.replace("{pk}", new_pk()).replace("{order_pk}", new_pk())
-    answer = shop.clients[service].request(method, path, headers=bearer("bad"))
-    could_matter = set(TABLE[route].values()) != {"yes"} and not route.endswith("/metrics")
-    assert (answer.status_code == 401) == could_matter
+    if not shop.is_closed:  # where a token could matter, a bad one is refused
+        bad = shop.clients[service].request(*route.split(" "), headers=bearer("bad"))
+        could_matter = set(TABLE[route].values()) != {"yes"} and not route.endswith("/metrics")
+        assert (bad.status_code == 401) == could_matter
 
 
 @closed

@@ -16,7 +16,6 @@ from shopsphere.tokens import Caller
 from storage import open_storage
 from tests.apps import running, settings_of
 from tests.people import CLOSED, TOKENS, users_in
-from tests.servers import RedisServer
 
 EMAIL, PASSWORD = "boss@example.com", "the boss's password"
 ADMIN = {"ADMIN_EMAIL": EMAIL, "ADMIN_PASSWORD": PASSWORD}
@@ -40,10 +39,8 @@ REFUSED: list[tuple[str, dict[str, str]]] = [
     ("ADMIN_PASSWORD", {**ADMIN, "ADMIN_PASSWORD": "x" * 129}),
     ("ADMIN_EMAIL", {**ADMIN, "ADMIN_EMAIL": "boss"}),
     ("METRICS_TOKEN", {"METRICS_TOKEN": "two words"}),
-    *(
-        ("LOGIN_LIMIT", {"LOGIN_LIMIT": limit})
-        for limit in ("10/fortnight", "0/minute", "10/minute;5/second", "1/99999999999 year")
-    ),
+    ("LOGIN_LIMIT", {"LOGIN_LIMIT": "10/fortnight"}),
+    ("LOGIN_LIMIT", {"LOGIN_LIMIT": "0/minute"}),
 ]
 
 
@@ -60,21 +57,14 @@ def test_a_right_setting_is_taken() -> None:
     for environment in (
         {"AUTH_REQUIRED": "true", "JWT_SECRET": "ü" * 16},
         {"AUTH_REQUIRED": "false", "JWT_SECRET": "short", "ADMIN_EMAIL": "", "ADMIN_PASSWORD": ""},
-        {"LOGIN_LIMIT": "100/2 hours"},
-        {"LOGIN_LIMIT": "1 per second"},
+        {"LOGIN_LIMIT": "100 per 2 hours"},
     ):
         assert settings_of(environment)
 
 
-@pytest.fixture
-def redis_environment(redis_server: RedisServer) -> dict[str, str]:
-    """The settings of a closed shop on Redis, where things outlive a service."""
-    redis_server.client.flushall()
-    return {"USE_REDIS": "required", "REDIS_PORT": str(redis_server.port), **CLOSED}
-
-
+@pytest.mark.parametrize("storage", ["redis"])  # where things outlive a service
 def test_the_administrator_is_as_the_settings_of_the_last_start_that_named_one_say(
-    redis_environment: dict[str, str],
+    storage_environment: dict[str, str],
 ) -> None:
     callers = []
     for settings, password in (
@@ -82,7 +72,7 @@ def test_the_administrator_is_as_the_settings_of_the_last_start_that_named_one_s
         ({}, PASSWORD),
         ({**ADMIN, "ADMIN_PASSWORD": ANOTHER_PASSWORD}, ANOTHER_PASSWORD),
     ):
-        with running("user", {**redis_environment, **settings}) as users:
+        with running("user", {**storage_environment, **CLOSED, **settings}) as users:
             callers.append(caller_of(log_in(users, password)))
             other = PASSWORD if password == ANOTHER_PASSWORD else ANOTHER_PASSWORD
             assert log_in(users, other).status_code == 401
