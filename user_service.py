@@ -128,10 +128,9 @@ async def change_password(
 async def _users(service: Service[Users]) -> AsyncIterator[Users]:
     settings, records = service.settings, service.opened.records
     throttle = LoginThrottle(records, settings.login_limit)
-    with Passwords(settings.bcrypt_rounds) as passwords:
-        users = Users(records, passwords, service.tokens, throttle)
-        await ensure_administrator(settings, users)
-        yield users
+    users = Users(records, Passwords(settings.bcrypt_rounds), service.tokens, throttle)
+    await ensure_administrator(settings, users)
+    yield users
 
 
 def build(settings: Settings | None = None) -> FastAPI:

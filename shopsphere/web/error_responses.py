@@ -7,12 +7,21 @@ from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse
 
 from shopsphere.deadline import Deadline
 from shopsphere.domain import errors
 from shopsphere.settings import in_plain_words
 
 Responses = dict[int | str, dict[str, Any]]
+UNREADABLE = ("body", "cannot be read as JSON in UTF-8")
+FRAMEWORK_ERRORS = {
+    "Not Found": errors.NoSuchPath(),
+    "Method Not Allowed": errors.MethodNotAllowed(),
+    "Content Too Large": errors.BodyTooLarge(),
+    "There was an error parsing the body": errors.InvalidRequest(UNREADABLE),
+}
+"""The details of starlette 1.10 and FastAPI 0.165, and what we say instead."""
 SCHEMA = "#/components/schemas/ErrorBody"
 
 
@@ -98,13 +107,15 @@ def _named(error: dict[str, Any]) -> tuple[str, str]:
 
 
 async def _on_framework_error(request: Request, error: HTTPException) -> Response:
-    kinds = (errors.NoSuchPath, errors.MethodNotAllowed, errors.BodyTooLarge, errors.ShopError)
-    unreadable = errors.InvalidRequest(("body", "cannot be read as JSON in UTF-8"))
-    ours = {kind.status: kind() for kind in kinds}
-    response = error_response(ours.get(min(error.status_code, 500), unreadable))
+    ours = FRAMEWORK_ERRORS.get(str(error.detail))
+    theirs = {"detail": error.detail, "code": "http_error"}
+    response = error_response(ours) if ours else JSONResponse(theirs, error.status_code)
     response.headers.update(error.headers or {})
     if error.status_code == 405 and "route" in request.scope:
-        response.headers["Allow"] = _allowed(request)
+        # All methods of the path; starlette 1.10 lists those of only one of its routes.
+        operations = request.app.openapi()["paths"].get(request.scope["route"].path, ["get"])
+        methods = {*operations, "head"} if "get" in operations else operations
+        response.headers["Allow"] = ", ".join(sorted(methods)).upper()
     return response
 
 
@@ -114,12 +125,3 @@ HANDLERS: dict[Any, Any] = {
     HTTPException: _on_framework_error,
 }
 """The handlers of expected errors, including the framework's own."""
-
-
-def _allowed(request: Request) -> str:
-    """Return all methods of the path; starlette 1.10 lists those of only one of its routes."""
-    path = request.scope["route"].path
-    methods = set(request.app.openapi()["paths"].get(path, ["get"]))
-    if "get" in methods:
-        methods.add("head")
-    return ", ".join(sorted(methods)).upper()
