@@ -57,7 +57,7 @@ try:
     from shopsphere.redis_clients.errors import NothingResponds
     from shopsphere.settings import CannotStart, Settings
     from shopsphere.tokens import Tokens
-    from shopsphere.tools.audit import Audit, AuditImpossible, Finding, Health, Shop
+    from shopsphere.tools.audit import Audit, Finding, Health, Shop, ShopUnavailable
     from shopsphere.tools.security_hints import security_hints
 except ImportError:
     if __name__ != "__main__":
@@ -238,12 +238,13 @@ def audit(settings: "Settings", wants_repair: bool, is_sure: bool, show: Show = 
             strays = [each for each in found if each.order_pk]
             if wants_repair and strays and (is_sure or _agrees(strays)):
                 for stray in strays:
-                    outcome = shop.settle(str(stray.order_pk), stray.product_pk)
-                    became = SETTLED.get(outcome, f"is {outcome}")
+                    url = f"{settings.order_service_url}/orders/{stray.order_pk}/settle"
+                    settled, _ = shop.ask("POST", url, {"product_id": stray.product_pk})
+                    became = SETTLED.get(settled["outcome"], f"is {settled['outcome']}")
                     show(Line("settled", "ok", f"order {stray.order_pk} {became}"))
                 found = _show_findings(Audit(shop, wait), show)
             return not found
-    except AuditImpossible as error:
+    except ShopUnavailable as error:
         show(Line("audit", "failed", str(error)))
         return False
 

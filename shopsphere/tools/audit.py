@@ -39,6 +39,10 @@ INSERT OR REPLACE INTO orders (product_id, pk, placed, shipped) VALUES
 (:product_id, :pk, :quantity * (:status = 'PLACED'), :quantity * (:status = 'SHIPPED'))
 """
 
+ADD_STOCK = """
+INSERT OR REPLACE INTO stocks VALUES (:pk, :received, :available, :reserved, :shipped)
+"""
+
 ADD_RESERVATION = """
 INSERT INTO orders (product_id, pk, held) VALUES (:product_id, :order_id, :quantity)
 ON CONFLICT DO UPDATE SET held = excluded.held
@@ -46,6 +50,8 @@ ON CONFLICT DO UPDATE SET held = excluded.held
 
 SUMS = """
 SELECT stocks.pk, received, available, reserved, stocks.shipped,
+       received - available - reserved - stocks.shipped,
+       min(available, reserved, stocks.shipped) < 0,
        ifnull(sum(held), 0), ifnull(sum(orders.shipped), 0), ifnull(sum(held != placed), 0)
 FROM stocks LEFT JOIN orders ON product_id = stocks.pk
 WHERE stocks.pk BETWEEN ? AND ? GROUP BY stocks.pk
@@ -54,8 +60,8 @@ WHERE stocks.pk BETWEEN ? AND ? GROUP BY stocks.pk
 STRAYS = "SELECT pk, placed, held FROM orders WHERE product_id = ? AND placed != held"
 
 
-class AuditImpossible(Exception):
-    """The services cannot be compared; the message says why and what to do."""
+class ShopUnavailable(Exception):
+    """A service does not respond as it should; the message says why and what to do."""
 
 
 class Health(BaseModel):
@@ -85,8 +91,8 @@ class Finding:
 class _Sums(NamedTuple):
     """The stock that the product service reports, and the sums of reservations and orders.
 
-    `held` counts reserved units, `sent` those of SHIPPED orders, `strays` orders whose placed and
-    held units differ.
+    `lost` are received units that are nowhere. `held` counts reserved units, `sent` those of
+    SHIPPED orders, `strays` orders whose placed and held units differ.
     """
 
     pk: str
@@ -94,17 +100,11 @@ class _Sums(NamedTuple):
     available: int
     reserved: int
     shipped: int
+    lost: int
+    is_below_zero: int
     held: int
     sent: int
     strays: int
-
-    @property
-    def lost(self) -> int:
-        return self.received - self.available - self.reserved - self.shipped
-
-    @property
-    def is_below_zero(self) -> bool:
-        return min(self.available, self.reserved, self.shipped) < 0
 
     @property
     def is_off(self) -> bool:
@@ -113,13 +113,10 @@ class _Sums(NamedTuple):
 
 
 class Shop:
-    """The services to audit, accessed as the administrator if they require a login."""
+    """The services of a shop, as its administrator if the settings name one."""
 
     def __init__(self, settings: Settings) -> None:
-        self.products_url = settings.product_service_url
-        self.orders_url = settings.order_service_url
-        self._settings = settings
-        self._may_sign_in = bool(settings.admin_email)
+        self.settings = settings
         # connect=0: if nothing listens, the error is reported at once.
         self._http = session(RETRIES.new(total=4, connect=0, backoff_factor=0.2))
 
@@ -127,65 +124,49 @@ class Shop:
         """Close all connections."""
         self._http.close()
 
-    def _sign_in(self) -> None:
-        """Log in as the administrator named in the settings."""
-        settings = self._settings
-        password = settings.admin_password.get_secret_value()
-        body = {"email": settings.admin_email, "password": password}
-        response = self._ask("POST", f"{settings.user_service_url}/login", json=body)
-        self._http.headers["Authorization"] = f"Bearer {_read(response, 'access_token')}"
+    def sign_in(self) -> None:
+        """Log in as the administrator, if the settings name one."""
+        settings = self.settings
+        if settings.admin_email:
+            password = settings.admin_password.get_secret_value()
+            account = {"email": settings.admin_email, "password": password}
+            found, _ = self.ask("POST", f"{settings.user_service_url}/login", account)
+            self._http.headers["Authorization"] = f"Bearer {found['access_token']}"
 
     def pages(self, url: str) -> Iterator[list[Json]]:
         """Yield a list in pages, or nothing if it does not exist."""
         after: str | None = None
         while True:
-            response = self._ask("GET", url, params={"limit": PAGE, "after": after})
-            if response.status_code == 404:
+            page, link = self.ask("GET", url, limit=PAGE, after=after)
+            yield page or []
+            if not link:
                 return
-            yield _read(response)
-            if "next" not in response.links:
-                return
-            [after] = parse_qs(urlsplit(response.links["next"]["url"]).query)["after"]
+            [after] = parse_qs(urlsplit(link).query)["after"]
 
-    def stock(self, product_pk: str) -> Json:
-        """Return the stock breakdown of a product, all zero if the product never existed."""
-        response = self._ask("GET", f"{self.products_url}/products/{product_pk}/stock")
-        return UNKNOWN if response.status_code == 404 else _read(response)
-
-    def settle(self, order_pk: str, product_pk: str) -> str:
-        """Settle an order through the order service; return the reported outcome."""
-        url = f"{self.orders_url}/orders/{order_pk}/settle"
-        response = self._ask("POST", url, json={"product_id": product_pk})
-        return str(_read(response, "outcome"))
-
-    def _ask(self, method: str, url: str, **options: object) -> requests.Response:
-        """Return a success or 404, logging in if required; otherwise raise AuditImpossible."""
+    def ask(
+        self, method: str, url: str, body: Json | None = None, **query: int | str | None
+    ) -> tuple[Any, str]:
+        """Return the JSON of a success and the link to the next page, or None for a 404; raise
+        ShopUnavailable."""
         try:
-            response = self._http.request(method, url, timeout=TIMEOUT_SECONDS, **options)  # type: ignore[arg-type]  # a dict of anything
+            response = self._http.request(
+                method, url, json=body, params=query, timeout=TIMEOUT_SECONDS
+            )
         except requests.RequestException as error:
-            raise AuditImpossible(f"{url} does not respond ({type(error).__name__}).") from error
-        if response.ok or response.status_code == 404:
-            return response
-        if response.status_code == 401 and self._may_sign_in:
-            self._may_sign_in = False
-            self._sign_in()
-            return self._ask(method, url, **options)
+            raise ShopUnavailable(f"{url} does not respond ({type(error).__name__}).") from error
+        said = f"{url} responds with {response.status_code}"
+        try:
+            found = response.json()
+        except requests.JSONDecodeError as error:
+            raise ShopUnavailable(f"{said}, but not as a ShopSphere service does") from error
+        if response.status_code == 404:
+            return None, ""
+        if response.ok:
+            return found, response.links.get("next", {}).get("url", "")
         hint = ""
         if response.status_code in (401, 403):
             hint = " Set ADMIN_EMAIL and ADMIN_PASSWORD here as they are set for the shop."
-        said = f"{response.status_code}: {_read(response, 'detail')}"
-        raise AuditImpossible(f"{url} responds with {said}{hint}")
-
-
-def _read(response: requests.Response, field: str | None = None) -> Any:
-    """Return the JSON of a response, or one field of it; raise AuditImpossible."""
-    try:
-        return response.json()[field] if field else response.json()
-    except (ValueError, LookupError, TypeError) as error:
-        raise AuditImpossible(
-            f"{response.url} responds with {response.status_code}, but not as a ShopSphere "
-            "service does"
-        ) from error
+        raise ShopUnavailable(f"{said}: {found.get('detail')}{hint}")
 
 
 class _Look(sqlite3.Connection):
@@ -195,15 +176,16 @@ class _Look(sqlite3.Connection):
         super().__init__("")
         self.executescript(TABLES)
         self._shop = shop
+        self._products_url = f"{shop.settings.product_service_url}/products"
 
     def read_orders(self) -> None:
-        pages = self._shop.pages(f"{self._shop.orders_url}/orders")
+        pages = self._shop.pages(f"{self._shop.settings.order_service_url}/orders")
         for orders in tqdm(pages, unit=" pages of orders", **BAR):
             self.executemany(ADD_ORDER, orders)
 
     def list_products(self) -> None:
         """Collect every product, including possibly deleted ones that only orders name."""
-        for products in self._shop.pages(f"{self._shop.products_url}/products"):
+        for products in self._shop.pages(self._products_url):
             self.executemany("INSERT OR IGNORE INTO products VALUES (:pk)", products)
         self.execute("INSERT OR IGNORE INTO products SELECT product_id FROM orders")
 
@@ -222,14 +204,10 @@ class _Look(sqlite3.Connection):
                     break
 
     def _read_stock(self, pk: str) -> None:
-        stock = {"pk": pk, **self._shop.stock(pk)}
-        self.execute(
-            "INSERT OR REPLACE INTO stocks VALUES "
-            "(:pk, :received, :available, :reserved, :shipped)",
-            stock,
-        )
+        stock, _ = self._shop.ask("GET", f"{self._products_url}/{pk}/stock")
+        self.execute(ADD_STOCK, {"pk": pk, **(stock or UNKNOWN)})
         self.execute("UPDATE orders SET held = 0 WHERE product_id = ?", (pk,))
-        for page in self._shop.pages(f"{self._shop.products_url}/products/{pk}/reservations"):
+        for page in self._shop.pages(f"{self._products_url}/{pk}/reservations"):
             self.executemany(ADD_RESERVATION, ({"product_id": pk, **each} for each in page))
 
     def sums(self, pk: str | None = None) -> Iterator[_Sums]:
@@ -255,7 +233,8 @@ class Audit:
         self.orders = 0
 
     def findings(self) -> Iterator[Finding]:
-        """Yield the inconsistencies, product by product. Raise AuditImpossible."""
+        """Yield the inconsistencies, product by product. Raise ShopUnavailable."""
+        self._shop.sign_in()
         with closing(_Look(self._shop)) as first, closing(_Look(self._shop)) as second:
             first.read_orders()
             self.orders = first.count("orders")
