@@ -41,8 +41,10 @@ def run(shop: Shop, capsys: pytest.CaptureFixture[str]) -> Run:
     """Run the audit, with other settings if any; return whether all adds up, and what it prints."""
 
     def run(*, repair: bool = False, is_sure: bool = True, **changed: str) -> tuple[bool, str]:
-        adds_up = test_connection.audit(shop.settings().model_copy(update=changed), repair, is_sure)
-        return adds_up, capsys.readouterr().out
+        settings = shop.settings().model_copy(update=changed)
+        lines = list(test_connection.audit(settings, repair, is_sure))
+        asked = capsys.readouterr().out
+        return lines[-1].is_good, asked + "".join(f"{line}\n" for line in lines)
 
     return run
 
