@@ -120,19 +120,18 @@ def test_a_signal_while_pip_installs_ends_pip_too(copy: Path) -> None:
 
 
 @needs_fixed_ports
-def test_with_reload_a_broken_file_is_reported_once_until_mended(copy: Path) -> None:
+def test_with_reload_a_broken_file_is_shown_and_mended(copy: Path) -> None:
     with launched(copy, "--reload") as launcher:
         launcher.wait_for("  order    http")
         assert launcher.output.count("Started reloader process") == 3
         file = copy / "order_service.py"
         good = file.read_text()
         file.write_text("raise ValueError('out of order')\n")
-        launcher.wait_for("The order service stopped. It restarts when a file changes.")
+        launcher.wait_for("order   | ValueError: out of order")
         complete = launcher.output.count("Application startup complete")
         file.write_text(good)
         wait_until(lambda: launcher.output.count("Application startup complete") > complete, 30)
         assert launcher.end(signal.SIGQUIT) == 0
-    assert launcher.output.count("The order service stopped") == 1
 
 
 @needs_fixed_ports
@@ -262,7 +261,6 @@ def test_a_redis_that_cannot_be_had_is_said_in_one_sentence(copy: Path) -> None:
         ("--host 192.0.2.1", {}, "--host 192.0.2.1 is not an address of this machine"),
         ("--host ..ä", {}, "--host ..ä is not an address of this machine"),
         ("--demo", {"USE_REDIS": "required"}, "required, but no Redis responds at localhost"),
-        ("--reload", {"JWT_EXPIRES_MINUTES": "soon"}, "JWT_EXPIRES_MINUTES must be a whole number"),
     ],
 )
 def test_a_wrong_setting_ends_the_start_with_the_reason_said_once(
@@ -270,7 +268,7 @@ def test_a_wrong_setting_ends_the_start_with_the_reason_said_once(
 ) -> None:
     settings = {"REDIS_PORT": str(free_port()), "LOG_LEVEL": "CRITICAL", **wrong}
     error = error_of(copy, *arguments.split(), **settings)
-    service = r"the \w+ service could not start. Its last lines:\n"
+    service = r"the \w+ service ended \(exit status 3\). Its last lines:\n"
     assert re.match(f"{CANNOT_RUN}({service}|--host)", error)
     assert error.count(reason) == 1
 

@@ -8,7 +8,8 @@ import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from sqlite3 import Row
+from typing import Any, Literal
 from urllib.parse import parse_qs, urlsplit
 
 import requests
@@ -49,13 +50,22 @@ ON CONFLICT DO UPDATE SET held = excluded.held
 """
 
 SUMS = """
-SELECT stocks.pk, received, available, reserved, stocks.shipped,
-       received - available - reserved - stocks.shipped,
-       min(available, reserved, stocks.shipped) < 0,
-       ifnull(sum(held), 0), ifnull(sum(orders.shipped), 0), ifnull(sum(held != placed), 0)
+SELECT stocks.*, received - available - reserved - stocks.shipped AS lost,
+       min(available, reserved, stocks.shipped) < 0 AS is_below_zero,
+       ifnull(sum(held), 0) AS held, ifnull(sum(orders.shipped), 0) AS sent,
+       ifnull(sum(held != placed), 0) AS strays
 FROM stocks LEFT JOIN orders ON product_id = stocks.pk
 WHERE stocks.pk BETWEEN ? AND ? GROUP BY stocks.pk
 """
+"""The stock of each product and the sums over its orders.
+
+`lost` are received units that are nowhere. `held` counts reserved units, `sent` those of SHIPPED
+orders, `strays` orders whose placed and held units differ.
+"""
+SUSPECTS = f"""
+SELECT pk FROM ({SUMS})
+WHERE lost OR is_below_zero OR reserved != held OR shipped != sent OR strays
+"""  # noqa: S608  # of constants
 
 STRAYS = "SELECT pk, placed, held FROM orders WHERE product_id = ? AND placed != held"
 
@@ -86,30 +96,6 @@ class Finding:
     text: str
     order_pk: str | None = None
     units: int = 0
-
-
-class _Sums(NamedTuple):
-    """The stock that the product service reports, and the sums of reservations and orders.
-
-    `lost` are received units that are nowhere. `held` counts reserved units, `sent` those of
-    SHIPPED orders, `strays` orders whose placed and held units differ.
-    """
-
-    pk: str
-    received: int
-    available: int
-    reserved: int
-    shipped: int
-    lost: int
-    is_below_zero: int
-    held: int
-    sent: int
-    strays: int
-
-    @property
-    def is_off(self) -> bool:
-        adds_up = self.reserved == self.held and self.shipped == self.sent
-        return bool(self.lost or self.is_below_zero or not adds_up or self.strays)
 
 
 class Shop:
@@ -174,6 +160,7 @@ class _Look(sqlite3.Connection):
 
     def __init__(self, shop: Shop) -> None:
         super().__init__("")
+        self.row_factory = Row
         self.executescript(TABLES)
         self._shop = shop
         self._products_url = f"{shop.settings.product_service_url}/products"
@@ -199,8 +186,8 @@ class _Look(sqlite3.Connection):
         for (pk,) in tqdm(products, total=self.count("products"), unit=" products", **BAR):
             for _ in range(TRIES):
                 self._read_stock(pk)
-                [sums] = self.sums(pk)
-                if sums.reserved == sums.held:
+                sums = self.sums(pk)
+                if sums["reserved"] == sums["held"]:
                     break
 
     def _read_stock(self, pk: str) -> None:
@@ -210,13 +197,15 @@ class _Look(sqlite3.Connection):
         for page in self._shop.pages(f"{self._products_url}/{pk}/reservations"):
             self.executemany(ADD_RESERVATION, ({"product_id": pk, **each} for each in page))
 
-    def sums(self, pk: str | None = None) -> Iterator[_Sums]:
-        """Yield the sums of each product, or of one product."""
-        yield from map(_Sums._make, self.execute(SUMS, (pk or "", pk or "~")))
+    def sums(self, pk: str) -> Row:
+        """Return the stock of a product and the sums over its orders."""
+        sums: Row
+        [sums] = self.execute(SUMS, (pk, pk))
+        return sums
 
     def strays(self, pk: str) -> set[Stray]:
         """Return the strays of a product: orders whose placed and held units differ."""
-        return set(self.execute(STRAYS, (pk,)))
+        return set(map(tuple, self.execute(STRAYS, (pk,))))
 
 
 class Audit:
@@ -241,38 +230,36 @@ class Audit:
             first.list_products()
             self.products = first.count("products")
             first.read_stocks()
-            suspects = ((sums.pk,) for sums in first.sums() if sums.is_off)
+            suspects = first.execute(SUSPECTS, ("", "~"))
             second.executemany("INSERT INTO products VALUES (?)", suspects)
             if second.count("products"):
                 self._wait()
                 second.read_orders()
                 second.read_stocks()
-            for after in second.sums():
-                [before] = first.sums(after.pk)
-                strays = first.strays(after.pk) & second.strays(after.pk)
-                yield from _found_twice(before, after, sorted(strays))
+            for (pk,) in second.execute("SELECT pk FROM stocks"):
+                strays = first.strays(pk) & second.strays(pk)
+                yield from _found_twice(first.sums(pk), second.sums(pk), sorted(strays))
 
 
-def _found_twice(first: _Sums, second: _Sums, strays: Sequence[Stray]) -> Iterator[Finding]:
+def _found_twice(first: Row, second: Row, strays: Sequence[Stray]) -> Iterator[Finding]:
     """Yield the inconsistencies of a product that both looks found."""
-    pk = second.pk
-    available, reserved, shipped = second.available, second.reserved, second.shipped
-    if first.lost and second.lost:
+    pk, received, available, reserved, shipped, *_ = second
+    if first["lost"] and second["lost"]:
         figures = f"available {available} + reserved {reserved} + shipped {shipped}"
-        yield Finding(pk, f"received is {second.received}, {_by(second.lost)} for {figures}")
-    if first.is_below_zero and second.is_below_zero:
+        yield Finding(pk, f"received is {received}, {_by(second['lost'])} for {figures}")
+    if first["is_below_zero"] and second["is_below_zero"]:
         text = f"available is {available}, reserved {reserved}, shipped {shipped}: one is below 0"
         yield Finding(pk, text)
     too_many = sum(held - placed for _, placed, held in strays)
-    if first.reserved != first.held:
-        too_many += second.reserved - second.held
+    if first["reserved"] != first["held"]:
+        too_many += second["reserved"] - second["held"]
     if too_many:
         yield Finding(pk, f"reserved is {reserved}, {_by(too_many)} for its PLACED orders")
     for order_pk, placed, held in strays:
         yield Finding(pk, _stray(order_pk, placed, held), None if placed else order_pk, held)
     # An order becomes SHIPPED before its units count as shipped. So the second look's orders must
     # cover the first look's `shipped`, and its `shipped` must cover the first look's orders.
-    too_many = max(first.shipped - second.sent, 0) or min(second.shipped - first.sent, 0)
+    too_many = max(first["shipped"] - second["sent"], 0) or min(shipped - first["sent"], 0)
     if too_many:
         yield Finding(pk, f"shipped is {shipped}, {_by(too_many)} for its SHIPPED orders")
 

@@ -37,9 +37,6 @@ DEFAULT_HOST = "127.0.0.1"
 EVERY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104
 """The wildcard addresses, each with the local address to use instead."""
 SECONDS_TO_END = 8
-FAILED_START_LINES = ("Application startup failed", "Process SpawnProcess-")
-"""What uvicorn 0.54 prints when startup fails, the second before a traceback. With `--reload`, it
-then waits for a file to change and keeps the port."""
 
 Health = dict[str, Any]
 
@@ -106,7 +103,6 @@ class Program:
     def __init__(self, name: str, command: list[str], environment: Mapping[str, str]) -> None:
         self.name = name
         self.last_lines: deque[str] = deque(maxlen=30)
-        self.failed_to_start = False
         self.process = start(command, environment)
         self._reader = threading.Thread(target=self._show_lines, daemon=True)
         self._reader.start()
@@ -114,8 +110,6 @@ class Program:
     def _show_lines(self) -> None:
         for line in map(str.rstrip, self.process.stdout or ()):
             self.last_lines.append(line)
-            # A reloader keeps running without its service.
-            self.failed_to_start |= any(words in line for words in FAILED_START_LINES)
             # JSON lines contain the service's name and must stay valid JSON. The terminal may be
             # gone; keep reading, or the service would block.
             with contextlib.suppress(OSError):
@@ -124,16 +118,13 @@ class Program:
     def require_alive(self) -> None:
         """Raise LauncherError with the program's last lines if it has ended."""
         status = self.process.poll()
-        if status is not None:
-            how = f"exit status {status}" if status >= 0 else signal.Signals(-status).name
-            raise self.error(f"ended ({how})")
-
-    def error(self, what_it_did: str) -> LauncherError:
-        """Return an error with the last lines, after reading all remaining output."""
+        if status is None:
+            return
         self._reader.join(1)
         who = "Redis" if self.name == "redis" else f"the {self.name} service"
+        how = f"exit status {status}" if status >= 0 else signal.Signals(-status).name
         lines = "\n  ".join(self.last_lines)
-        return LauncherError(f"{who} {what_it_did}. Its last lines:\n  {lines}")
+        raise LauncherError(f"{who} ended ({how}). Its last lines:\n  {lines}")
 
     def make_sure_it_ended(self, deadline: float) -> None:
         """Wait until the deadline for it to end, then kill it and all its children."""
@@ -183,8 +174,7 @@ def wait_until_healthy(
     healths: dict[str, Health] = {}
     while len(healths) < len(services) and not stop.wait(0.03):
         for service, (name, port) in zip(services, SERVICES, strict=True):
-            if service.failed_to_start or service.process.poll() is not None:
-                raise service.error("could not start")
+            service.require_alive()
             if name not in healths and (health := health_at(host, port)):
                 healths[name] = health
     return healths
@@ -240,9 +230,6 @@ def run(python: Path, options: argparse.Namespace) -> None:
         while not stop.wait(0.2):
             for program in [*redis, *services]:
                 program.require_alive()
-                if program.failed_to_start:
-                    program.failed_to_start = False
-                    say(f"The {program.name} service stopped. It restarts when a file changes.")
     finally:
         end(services)
         end(redis)
