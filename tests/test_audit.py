@@ -19,7 +19,7 @@ Run = Callable[..., tuple[bool, str]]
 
 @pytest.fixture(scope="module")
 def running(redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
-    settings = {"SETTLE_AFTER": "0.2", "SETTLE_INTERVAL": "0.1", "LOG_LEVEL": "WARNING"}
+    settings = {"SETTLE_INTERVAL": "0.1", "LOG_LEVEL": "WARNING"}
     settings |= {"USE_REDIS": "required", "REDIS_PORT": str(redis_server.port)}
     shop = Shop(tmp_path_factory.mktemp("shop"), settings)
     try:

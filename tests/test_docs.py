@@ -62,7 +62,7 @@ def own_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer
 @pytest.fixture(scope="module")
 def trio(own_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trio]:
     """The three services on it, which log in JSON."""
-    settings = {"SETTLE_AFTER": "0.2", "SETTLE_INTERVAL": "0.1", "LOG_FORMAT": "json"}
+    settings = {"SETTLE_INTERVAL": "0.1", "LOG_FORMAT": "json"}
     on_redis = {"USE_REDIS": "required", "REDIS_PORT": str(own_server.port)}
     with three_services(tmp_path_factory.mktemp("shop"), **settings, **on_redis) as trio:
         yield trio
