@@ -35,7 +35,7 @@ CREATE TABLE orders (product_id, pk, placed DEFAULT 0, shipped DEFAULT 0, held D
     PRIMARY KEY (product_id, pk)) WITHOUT ROWID;
 """
 
-ADD_ORDER = """
+ADD_ITEM = """
 INSERT OR REPLACE INTO orders (product_id, pk, placed, shipped) VALUES
 (:product_id, :pk, :quantity * (:status = 'PLACED'), :quantity * (:status = 'SHIPPED'))
 """
@@ -168,7 +168,9 @@ class _Look(sqlite3.Connection):
     def read_orders(self) -> None:
         pages = self._shop.pages(f"{self._shop.settings.order_service_url}/orders")
         for orders in tqdm(pages, unit=" pages of orders", **BAR):
-            self.executemany(ADD_ORDER, orders)
+            self.executemany(
+                ADD_ITEM, (order | item for order in orders for item in order["items"])
+            )
 
     def list_products(self) -> None:
         """Collect every product, including possibly deleted ones that only orders name."""
