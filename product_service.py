@@ -1,13 +1,12 @@
 """The product service, port 8000: owns the catalogue and the stock."""
 
-import unicodedata
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Annotated, Any, Self
 
 from fastapi import APIRouter, Depends, FastAPI, Header, Path, Query, Request, Response
-from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, model_validator
+from pydantic import ConfigDict, Field, TypeAdapter, model_validator
 
 from shopsphere.catalogue.products import Products
 from shopsphere.domain import errors
@@ -35,7 +34,17 @@ from shopsphere.web.paging import (
     listing,
     path_of,
 )
-from shopsphere.web.schemas import PK_SCHEMA, PRICE_SEEN, Body, PkOrNone, Public, Timestamp, pk_of
+from shopsphere.web.schemas import (
+    MAX_NAME_INPUT,
+    PK_SCHEMA,
+    PRICE_SEEN,
+    Body,
+    Name,
+    PkOrNone,
+    Public,
+    Timestamp,
+    pk_of,
+)
 from shopsphere.web.service import OWN, RequestDeadline, Service, service_of
 from storage import open_storage
 
@@ -52,36 +61,6 @@ TAGS = {
     "stock": "How many units there are, by what happened to them.",
     "reservations": "Units held for orders. Called by the order service.",
 }
-MAX_NAME_LENGTH = 200
-MAX_NAME_INPUT = 4 * 3 * MAX_NAME_LENGTH + 1
-"""No name contains a longer text: NFC makes one character of at most 4, and folding 3 of one. The
-rest is ignored, because it takes a second to normalize 30,000 accents."""
-INVISIBLE = "\u115f\u1160\u2800\u3164\uffa0"
-"""Letters and signs that are blank: the Hangul fillers and the empty Braille pattern."""
-
-
-def _name(text: str) -> str:
-    name = unicodedata.normalize("NFC", text.strip()[:MAX_NAME_INPUT]).strip()
-    if not 1 <= len(name) <= MAX_NAME_LENGTH:
-        raise ValueError("must have 1 to 200 characters, not counting spaces around it")
-    if any(unicodedata.category(character) in ("Cc", "Cs") for character in name):
-        raise ValueError("must not contain control characters or halves of surrogate pairs")
-    if all(unicodedata.category(each)[0] in "CZM" or each in INVISIBLE for each in name):
-        raise ValueError("must have at least one visible character")
-    return name
-
-
-Name = Annotated[
-    str,
-    AfterValidator(_name),
-    Field(
-        json_schema_extra={
-            "minLength": 1,
-            "maxLength": MAX_NAME_LENGTH,
-            "pattern": r"^\s*[^\s\x00-\x1f\x7f-\x9f][^\x00-\x1f\x7f-\x9f]*\s*$",
-        }
-    ),
-]
 
 
 class ProductCreate(Body):

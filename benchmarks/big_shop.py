@@ -23,6 +23,7 @@ from shopsphere.deadline import Deadline
 from shopsphere.domain.values import Item, Reservation
 from shopsphere.ordering.checkout import Checkout
 from shopsphere.ordering.metrics import OrderMetrics
+from shopsphere.ordering.product_client import ProductClient
 from shopsphere.ordering.settling import Settling
 from shopsphere.records import Records
 from shopsphere.settings import Settings
@@ -78,7 +79,7 @@ async def fill_products(records: Records, count: int) -> list[str]:
     return pks
 
 
-class _ProductsAtHand:
+class _ProductsAtHand(ProductClient):
     """The product service, without HTTP."""
 
     def __init__(self, records: Records) -> None:

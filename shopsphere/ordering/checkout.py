@@ -22,8 +22,9 @@ from shopsphere.domain.records import KeyRecord, OrderRecord
 from shopsphere.domain.values import Item, Order, OrderStatus, Reservation, by_product
 from shopsphere.ordering.metrics import OrderMetrics
 from shopsphere.ordering.notes import ENDS_AS, Command, PendingCommand
-from shopsphere.ordering.notifier import ProductService, notify
+from shopsphere.ordering.notifier import notify
 from shopsphere.ordering.orders import Orders
+from shopsphere.ordering.product_client import ProductClient
 from shopsphere.ordering.settling import Settling
 from shopsphere.records import Records
 
@@ -43,7 +44,7 @@ class Checkout:
     def __init__(
         self,
         records: Records,
-        products: ProductService,
+        products: ProductClient,
         settling: Settling,
         metrics: OrderMetrics,
         lease_seconds: float,
