@@ -70,6 +70,15 @@ class Shop:
         url = self.orders[at % len(self.orders)].url
         return send("POST", f"{url}/order", {"product_id": product, "quantity": quantity}, key)
 
+    def place_basket(
+        self, basket: Mapping[str, int], key: str | None = None, at: int = 0
+    ) -> Answer:
+        """Order so many units of each of these products."""
+        items = [{"product_id": pk, "quantity": quantity} for pk, quantity in basket.items()]
+        return send(
+            "POST", f"{self.orders[at % len(self.orders)].url}/order", {"items": items}, key
+        )
+
     def placed(self, product: str, quantity: int = 1) -> str:
         """Order, and return the pk."""
         answer = self.place(product, quantity)
@@ -100,7 +109,8 @@ class Shop:
     def orders_of(self, product: str) -> list[str]:
         """Return the pks of a product's orders, whatever their status."""
         orders = send("GET", f"{self.order.url}/orders").body
-        return [order["pk"] for order in orders if order["product_id"] == product]
+        ordered = {order["pk"]: [item["product_id"] for item in order["items"]] for order in orders}
+        return [pk for pk, products in ordered.items() if product in products]
 
     def settings(self) -> Settings:
         """Return what an audit of this shop needs, for one that does not wait."""

@@ -15,6 +15,7 @@ import pytest
 from shopsphere.domain.pks import is_pk, new_pk
 from tests.apps import JWT_SECRET, CheckedClient, refusal, running
 from tests.network import Line
+from tests.people import CUSTOMER, PEOPLE
 from tests.proxy import Behave, Connection, Proxy, well
 from tests.servers import RedisServer, Service, wait_until
 
@@ -104,6 +105,157 @@ def test_an_order_of_no_such_product_is_404(orders: CheckedClient) -> None:
         response = orders.post("/order", json={"product_id": product_id, "quantity": 1})
         assert refusal(response) == (404, "product_not_found"), product_id
     assert orders.get("/orders").json() == []
+
+
+def items_of(*wanted: tuple[str, int, float | None]) -> list[dict[str, Any]]:
+    return [{"product_id": pk, "quantity": n, "unit_price": price} for pk, n, price in wanted]
+
+
+def test_an_order_of_several_products_takes_all_of_them_in_the_order_that_was_sent(
+    orders: CheckedClient, shop: Shop
+) -> None:
+    lamp, shade = shop.add(price=0.1), shop.add("Shade", 4.35)
+    items, key = items_of((shade, 2, 4.35), (lamp, 3, None)), {"Idempotency-Key": "basket"}
+    response = orders.post("/order", json={"items": items}, headers=key)
+    assert response.status_code == 201
+    order = response.json()
+    assert order["items"] == [
+        {"product_id": shade, "product_name": "Shade", "quantity": 2, "unit_price": 4.35,
+         "subtotal": 8.7},
+        {"product_id": lamp, "product_name": "Lamp", "quantity": 3, "unit_price": 0.1,
+         "subtotal": 0.3},
+    ]  # fmt: skip
+    assert order["total"] == 9
+    assert {order[name] for name in ("product_id", "product_name", "quantity", "unit_price")} == {
+        None
+    }
+    assert (shop.stock(lamp)["reserved"], shop.stock(shade)["reserved"]) == (3, 2)
+    again = orders.post("/order", json={"items": items[::-1]}, headers=key)
+    assert (again.json(), again.headers["Idempotent-Replayed"]) == (order, "true")
+    for other in (items[:1], items_of((shade, 2, None), (lamp, 3, None))):
+        response = orders.post("/order", json={"items": other}, headers=key)
+        assert refusal(response) == (422, "idempotency_key_reused")
+    assert orders.post(f"/orders/{order['pk']}/cancel").json()["status"] == "CANCELLED"
+    assert (shop.stock(lamp)["available"], shop.stock(shade)["available"]) == (10, 10)
+
+
+def test_both_forms_of_one_item_are_the_same_request(orders: CheckedClient, shop: Shop) -> None:
+    item = {"product_id": shop.add(), "quantity": 2}
+    first, *others = [
+        orders.post("/order", json=body, headers={"Idempotency-Key": "either"}).json()
+        for body in (item, {"items": [item]}, {**item, "unit_price": None, "items": None})
+    ]
+    assert others == [first, first]
+
+
+def test_a_refusal_at_the_last_of_fifty_items_gives_back_the_others(
+    orders: CheckedClient, shop: Shop
+) -> None:
+    pks = sorted(shop.add(quantity=2) for _ in range(49))
+    for last, status, named in (
+        (shop.add(quantity=0), 400, {"detail": "Out of stock.", "available": 0}),
+        ("7" + "Z" * 25, 404, {"code": "product_not_found"}),
+        ("Z" * 26, 404, {"code": "product_not_found"}),
+    ):
+        wanted = [*((pk, 1, None) for pk in pks), (last, 1, None)]
+        response = orders.post("/order", json={"items": items_of(*reversed(wanted))})
+        assert response.status_code == status
+        assert response.json().items() >= {**named, "product_id": last}.items()
+        for pk in pks:
+            assert shop.stock(pk) == {"received": 2, "available": 2, "reserved": 0, "shipped": 0}
+    assert orders.get("/orders").json() == []
+
+
+def test_a_price_that_has_changed_is_told_and_nothing_is_taken(
+    orders: CheckedClient, shop: Shop
+) -> None:
+    lamp, key = shop.add(price=19.99), {"Idempotency-Key": "as seen"}
+    for price in (19.98, 0):
+        body = {"product_id": lamp, "quantity": 99, "unit_price": price}
+        response = orders.post("/order", json=body, headers=key)
+        assert refusal(response) == (409, "price_changed")
+        assert (response.json()["unit_price"], response.json()["product_id"]) == (19.99, lamp)
+    assert shop.stock(lamp)["available"] == 10
+    body = {"product_id": lamp, "quantity": 1, "unit_price": 19.99}
+    assert orders.post("/order", json=body, headers=key).status_code == 201
+
+
+# Finding
+
+
+def test_orders_are_found_by_status_and_time_and_backwards(
+    orders: CheckedClient, shop: Shop
+) -> None:
+    body, pks = {"product_id": shop.add(quantity=100), "quantity": 1}, []
+    for number in range(6):
+        pks.append(orders.post("/order", json=body).json()["pk"])
+        time.sleep(0.002)  # so that the times of no two orders are equal
+        if number % 2:
+            orders.post(f"/orders/{pks[-1]}/{'cancel' if number < 4 else 'ship'}")
+    third = orders.get(f"/orders/{pks[2]}").json()["created_at"].replace("Z", "%2B00:00")
+
+    for query, numbers in (
+        ("", [0, 1, 2, 3, 4, 5]), ("order=newest", [5, 4, 3, 2, 1, 0]),
+        ("status=PLACED", [0, 2, 4]), ("status=CANCELLED", [1, 3]), ("status=SHIPPED", [5]),
+        (f"since={third}", [2, 3, 4, 5]), (f"until={third}", [0, 1]),
+        (f"since={third.replace('%2B', ' ')}&status=PLACED&order=newest", [4, 2]),
+        (f"since={third}&until={third}", []), (f"until={third}&since=2030-01-01T00:00:00Z", []),
+        ("since=0001-01-01T00:00:00%2B14:00", [0, 1, 2, 3, 4, 5]), ("user_id=orders", []),
+        (f"user_id={new_pk()}", []),
+    ):  # fmt: skip
+        whole = orders.get(f"/orders?{query}")
+        assert [each["pk"] for each in whole.json()] == [pks[number] for number in numbers], query
+        found, path = [], f"/orders?limit=2&{query}"
+        while path:
+            page = orders.get(path)
+            found += page.json()
+            assert page.headers["X-Total-Count"] == str(len(numbers)), query
+            assert ("X-Cursor" in page.headers) == bool(page.json())
+            path = page.links["next"]["url"] if page.links else ""
+            assert not path or "00:00" not in query or "%2B" in path  # a `+` is a blank
+        assert found == whole.json(), query
+
+
+@pytest.mark.parametrize(
+    ("parameter", "wrong"),
+    [
+        ("status", "FAILED"), ("order", "oldest"), ("since", "2026-11-24"), ("statu", "PLACED"),
+        ("until", "2026-11-24T14:43:51"), ("until", "2026-02-30T14:43:51Z"), ("page", "2"),
+        ("since", "1795980900"), ("limit", "1&limit=1"), ("status", ""), ("user_id", ""),
+    ],
+)  # fmt: skip
+def test_a_parameter_that_is_unknown_repeated_empty_or_wrong_is_named(
+    orders: CheckedClient, parameter: str, wrong: str
+) -> None:
+    response = orders.get(f"/orders?{parameter}={wrong}")
+    assert refusal(response) == (400, "invalid_request")
+    assert [each["field"] for each in response.json()["errors"]] == [parameter]
+
+
+def test_a_follower_goes_on_from_a_cursor_though_what_it_saw_last_has_moved(
+    orders: CheckedClient, shop: Shop
+) -> None:
+    body = {"product_id": shop.add(), "quantity": 1}
+    first, second, third = [orders.post("/order", json=body).json()["pk"] for _ in range(3)]
+    cursor = orders.get("/orders?status=PLACED&limit=2").headers["X-Cursor"]
+    orders.post(f"/orders/{second}/cancel")
+    after = orders.get(f"/orders?status=PLACED&after={cursor}")
+    assert [each["pk"] for each in after.json()] == [third]
+    before = orders.get(f"/orders?status=PLACED&order=newest&after={cursor}")
+    assert [each["pk"] for each in before.json()] == [first]
+    assert refusal(orders.get(f"/orders?after={cursor}")) == (400, "invalid_request")
+    assert refusal(orders.get(f"/orders?status=PLACED&after={second}")) == (400, "invalid_request")
+
+
+def test_only_administrators_list_the_orders_of_one_customer(shop: Shop) -> None:
+    body = {"product_id": shop.add(), "quantity": 1}
+    with order_service(shop.products.url, auth_required=True) as orders:
+        theirs = orders.post("/order", json=body, headers=PEOPLE["customer"]).json()
+        orders.post("/order", json=body, headers=PEOPLE["another customer"])
+        path = f"/orders?user_id={CUSTOMER.pk}"
+        assert orders.get(path, headers=PEOPLE["administrator"]).json() == [theirs]
+        assert refusal(orders.get(path, headers=PEOPLE["customer"])) == (403, "forbidden")
+        assert orders.get("/orders", headers=PEOPLE["customer"]).json() == [theirs]
 
 
 def test_an_order_and_its_stock_must_not_live_in_different_worlds(

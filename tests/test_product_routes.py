@@ -15,6 +15,7 @@ from shopsphere.domain.pks import is_pk, new_pk
 from shopsphere.domain.values import Page, Product
 from shopsphere.web.paging import Paging, listing
 from tests.apps import CheckedClient, refusal, running
+from tests.servers import RedisServer
 
 BILLION = 1_000_000_000
 
@@ -105,6 +106,47 @@ def test_name_and_price_can_be_changed_one_by_one_and_together(
     ):
         assert products.patch(path, json=change).json() == {**lamp, **changed}
     assert products.get(path).json() == {**lamp, "price": 5.5}
+
+
+def test_a_key_makes_one_product_and_a_replay_shows_it_as_it_is_now(
+    products: CheckedClient,
+) -> None:
+    body = {"name": "Laptop", "price": 999.99, "quantity": 10}
+
+    def add_again(body: dict[str, Any], key: str = "mine") -> Any:
+        return products.post("/products", json=body, headers={"Idempotency-Key": key})
+
+    first, again = add_again(body), add_again(body)
+    made = first.json()
+    assert (again.status_code, again.json()) == (first.status_code, made) == (201, made)
+    assert again.headers["Location"] == first.headers["Location"]
+    assert ["Idempotent-Replayed" in each.headers for each in (first, again)] == [False, True]
+    assert refusal(add_again({**body, "price": 1})) == (422, "idempotency_key_reused")
+    another = add_again(body, "another").json()
+    assert products.get("/products").json() == [made, another]
+    renamed = products.patch(first.headers["Location"], json={"name": "Notebook"}).json()
+    assert add_again(body).json() == renamed
+    found = products.get("/products/search", params={"name": "laptop"}).json()
+    assert [each["pk"] for each in found] == [another["pk"]]
+    products.delete(first.headers["Location"])
+    assert refusal(add_again(body)) == (404, "product_not_found")
+    assert products.get("/products").json() == [another]
+
+
+def test_a_503_says_whether_a_write_may_have_counted(own_redis: RedisServer) -> None:
+    on_redis = {"USE_REDIS": "required", "REDIS_PORT": str(own_redis.port)}
+    with running("product", on_redis) as products:
+        made = add(products, "Lamp")
+        own_redis.stop()
+        for path, body in (
+            ("/products", {"name": "Lamp", "price": 1, "quantity": 1}),
+            (f"/products/{made['pk']}/stock", {"change": 1}),
+        ):
+            for headers in ({}, {"Idempotency-Key": "mine"}):
+                response = products.post(path, json=body, headers=headers)
+                assert refusal(response) == (503, "storage_unavailable")
+                said = "may have been made" in response.json()["detail"]
+                assert said is not bool(headers)
 
 
 # Stock

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection
+from functools import partial
 from itertools import chain
 from typing import TypeVar
 from unittest.mock import AsyncMock
@@ -9,12 +10,16 @@ from unittest.mock import AsyncMock
 import pytest
 
 from in_memory_db import MemoryRecords
+from shopsphere.catalogue import search_index
 from shopsphere.catalogue.products import PRODUCTS, Products
+from shopsphere.domain import stock
 from shopsphere.domain.errors import InvalidRequest, ProductNotFound, ShopError, StoreUnavailable
+from shopsphere.domain.idempotency import bind, digest_of
 from shopsphere.domain.pks import new_pk
+from shopsphere.domain.records import KeyRecord, ProductRecord
 from shopsphere.domain.values import Page, Product, Stock
 from shopsphere.lists import cursor_of
-from shopsphere.records import EVERYTHING, Listing, Records
+from shopsphere.records import EVERYTHING, Listing, Records, Span
 
 pytestmark = pytest.mark.anyio
 
@@ -84,6 +89,39 @@ async def test_a_walk_goes_on_when_the_product_at_its_cursor_is_gone(products: P
     ):
         assert [product.pk for product in page.items] == [pks[2], pks[4]]
         assert page.next_after is None
+
+
+async def test_a_list_is_counted_and_read_backwards(products: Products) -> None:
+    pks = [await added(products) for _ in range(5)]
+    newest = Span(newest_first=True)
+
+    pages = await walk(partial(products.page, span=newest), 2)
+
+    assert [[product.pk for product in page] for page in pages] == chunks(pks[::-1], 2)
+    middle = (await products.page(pks[2], 1, newest)).cursor
+    for span, expected in ((newest, pks[0]), (EVERYTHING, pks[2])):
+        page = await products.page(middle, 1, span)
+        assert ([product.pk for product in page.items], page.total) == ([expected], 5)
+
+
+async def test_a_retry_under_a_key_finishes_what_a_crash_began(
+    products: Products, records: Records
+) -> None:
+    request = digest_of("Laptop", 99_999, 10)
+    for number in range(3):
+        key, pk = f"key {number}", new_pk()
+        await records.change(partial(bind, request=request, pk=pk), KeyRecord(pk=key))
+        if number > 0:
+            await records.add_names(search_index.entries("Laptop", pk, ""))
+        if number > 1:
+            rule = partial(stock.create, name="Laptop", price_cents=99_999, quantity=10)
+            await records.change(rule, ProductRecord(pk=pk))
+
+        retries = [products.create("Laptop", 99_999, 10, key) for _ in range(3)]
+        made = await asyncio.gather(*retries)
+
+        assert {product for product, _ in made} == {await products.get(pk)}
+    assert len((await products.page(None, 9)).items) == len(await found(products, "lap")) == 3
 
 
 async def test_what_is_no_cursor_of_this_list_is_refused(products: Products) -> None:

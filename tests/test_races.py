@@ -57,6 +57,31 @@ def test_five_hundred_orders_on_a_hundred_units_sell_exactly_a_hundred(shop: Sho
     assert sorted(shop.orders_of(product)) == placed
 
 
+def test_a_thousand_baskets_on_twenty_products_sell_every_unit_or_name_what_was_short(
+    shop: Shop,
+) -> None:
+    products = [shop.new_product(50) for _ in range(20)]
+    choose = random.Random(20)
+    baskets = [
+        {pk: choose.randint(1, 2) for pk in choose.sample(products, choose.randint(1, 4))}
+        for _ in range(1000)
+    ]
+    answers = at_once(64, shop.place_basket, baskets)
+    sold: Counter[str] = Counter()
+    for basket, answer in zip(baskets, answers, strict=True):
+        if answer.status == 201:
+            items = answer.body["items"]
+            assert [(each["product_id"], each["quantity"]) for each in items] == [*basket.items()]
+            sold.update(basket)
+        else:
+            assert (answer.status, answer.code) == (400, "insufficient_quantity")
+            assert answer.body["available"] < basket[answer.body["product_id"]]
+    for pk in products:
+        assert shop.stock(pk) == (50, 50 - sold[pk], sold[pk], 0)
+    leftovers = at_once(8, lambda pk: shop.place(pk, 1), [pk for pk in products for _ in range(9)])
+    assert sold.total() + statuses(leftovers)[201] == 1000
+
+
 def test_fifty_requests_at_once_with_one_key_make_one_order_and_fifty_more_replay_it(
     shop: Shop,
 ) -> None:
@@ -163,3 +188,44 @@ def test_who_follows_a_list_misses_nothing_that_is_added(shop: Shop) -> None:
         assert listed[: len(before)] == before
         assert sorted(listed[len(before) :]) == sorted(added)
         assert [each.result() for each in following] == [listed, listed, listed]
+
+
+def test_a_walk_over_one_status_returns_what_kept_it_once_while_others_move(shop: Shop) -> None:
+    product = shop.new_product(2000)
+    kept = [shop.placed(product) for _ in range(30)]
+    is_over = Event()
+
+    def move(seed: int) -> None:
+        choose = random.Random(seed)
+        while not is_over.is_set():
+            order = shop.placed(product)
+            if choose.random() < 0.8:
+                assert choose.choice((shop.cancel, shop.ship))(order).status == 200
+        close_connections()
+
+    def walked(order: str) -> list[str]:
+        """Return the pks of all PLACED orders, read in pages that follow each other."""
+        found: list[str] = []
+        url = f"{shop.order.url}/orders?status=PLACED&limit={LIMIT}{order}"
+        while url:
+            page = send("GET", url)
+            assert {each["status"] for each in page.body} <= {"PLACED"}
+            found += [each["pk"] for each in page.body]
+            following = by_links(url, page)
+            url = following if following != url else ""
+        return found
+
+    with ThreadPoolExecutor() as threads:
+        moving = [threads.submit(move, seed) for seed in range(4)]
+        try:
+            walks = [walked(order) for order in 2 * ("", "&order=newest")]
+        finally:
+            is_over.set()
+        for each in moving:
+            each.result()
+    for number, walk in enumerate(walks):
+        assert len(walk) == len(set(walk))
+        assert [pk for pk in walk if pk in kept] == (kept[::-1] if number % 2 else kept)
+    for status in ("PLACED", "CANCELLED", "SHIPPED"):
+        page = send("GET", f"{shop.order.url}/orders?status={status}&limit=1000")
+        assert page.headers["x-total-count"] == str(len(page.body))
