@@ -275,7 +275,9 @@ async def test_a_slot_that_a_cluster_does_not_serve_disturbs_no_other_command() 
         assert await slow == "OK"
         assert len(asked) == 1
         for get in (client.get, get_by_pipeline):  # more at once than connections
-            await asyncio.gather(*(get(str(number)) for number in range(600)))
+            may_respond.clear()
+            asyncio.get_running_loop().call_later(1, may_respond.set)
+            await asyncio.gather(*(get("slow") for _ in range(250)))
         with pytest.raises(StoreUnavailable):
             await client.get("lost")
         await client.close_all()
