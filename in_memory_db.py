@@ -14,7 +14,7 @@ from sortedcontainers import SortedDict, SortedSet
 
 from shopsphere.domain.errors import RequestTimedOut, ShopError
 from shopsphere.domain.records import Record
-from shopsphere.records import NEVER, Entry, Listing, Lists, Note, Rule
+from shopsphere.records import NEVER, Entry, Listing, Lists, Note, Rule, Span
 
 Clock = Callable[[], float]
 Key = tuple[str, str]
@@ -79,10 +79,14 @@ class MemoryRecords:
         if position is not None:
             del self._entries[listing][position]
 
-    async def entries(self, listing: Listing, after: int, limit: int) -> list[Entry]:
+    async def entries(self, listing: Listing, span: Span, limit: int) -> list[Entry]:
         entries = self._entries.get(listing, SortedDict())
-        positions = islice(entries.irange(minimum=after, inclusive=(False, True)), limit)
-        return [Entry(entries[position], position) for position in positions]
+        positions = entries.irange(span.since, span.until, (True, False), span.newest_first)
+        return [Entry(entries[position], position) for position in islice(positions, limit)]
+
+    async def count(self, listing: Listing, span: Span) -> int:
+        entries = self._entries.get(listing, SortedDict())
+        return max(0, int(entries.bisect_left(span.until) - entries.bisect_left(span.since)))
 
     async def position(self, listing: Listing, member: str) -> int | None:
         return self._positions.get(listing, {}).get(member)

@@ -5,15 +5,15 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import datetime
 from functools import partial
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, FastAPI, Path, Request, Response
-from pydantic import AliasPath, BaseModel, Field, TypeAdapter
+from fastapi import APIRouter, FastAPI, Path, Query, Request, Response
+from fastapi import Body as FromBody
+from pydantic import AfterValidator, AliasPath, BaseModel, Field, PlainValidator, TypeAdapter
 
 from shopsphere.domain import errors
-from shopsphere.domain.money import Amount
+from shopsphere.domain.money import Amount, Cents
 from shopsphere.domain.values import MAX_ORDER_QUANTITY, Item, Order
 from shopsphere.ordering.checkout import Checkout
 from shopsphere.ordering.metrics import OrderMetrics
@@ -24,10 +24,17 @@ from shopsphere.settings import Settings
 from shopsphere.web.access import ADMINISTRATOR, Customer
 from shopsphere.web.app import create_app, serve
 from shopsphere.web.error_responses import raises
-from shopsphere.web.examples import ORDER_MADE_AT, ORDER_PK, PRODUCT_PK, USER_PK, example_with
+from shopsphere.web.examples import (
+    ORDER_MADE_AT,
+    ORDER_PK,
+    PRODUCT_PK,
+    USER_PK,
+    example_of,
+    example_with,
+)
 from shopsphere.web.idempotency_key import REPLAY_HEADER, IdempotencyKey, show_replay
-from shopsphere.web.paging import WITH_LINK, PagingByEntry, listing
-from shopsphere.web.schemas import PK_SCHEMA, Body, Public, pk_of, pk_or
+from shopsphere.web.paging import COUNTED_LIST, InTime, PagingByEntry, listing, path_of
+from shopsphere.web.schemas import PK_SCHEMA, PRICE_SEEN, Body, PkOrNone, Public, Timestamp, pk_of
 from shopsphere.web.service import OWN, RequestDeadline, Service
 from storage import open_storage
 
@@ -43,17 +50,57 @@ Place and manage orders; stock is never oversold.
 replace `abc123` with it. The `pk` of your order is in the response and in the list. Log in at the
 user service (port 8001), paste the `access_token` into **Authorize**, and the order is yours.
 """
+MAX_ITEMS = 50
+Status = Literal["PLACED", "CANCELLED", "SHIPPED"]
+ONLY_ITEM = "Of the only item; null if there are several."
 TAGS = {
     "orders": "Place, view and cancel orders.",
     "fulfilment": "For the shop: ship orders, resolve interrupted ones.",
 }
 
 
-class OrderCreate(Body):
+class OrderItem(Body):
     product_id: str = Field(
         examples=["abc123"], description="The `pk` of a product. Replace `abc123` with it."
     )
     quantity: int = Field(ge=1, le=MAX_ORDER_QUANTITY, examples=[2])
+    unit_price: Cents | None = Field(None, examples=[999.99], description=PRICE_SEEN)
+
+
+def _of_different_products(items: list[OrderItem]) -> list[OrderItem]:
+    if len({item.product_id for item in items}) < len(items):
+        raise ValueError("must each be of another product")
+    return items
+
+
+class OrderOfItems(Body):
+    items: Annotated[list[OrderItem], AfterValidator(_of_different_products)] = Field(
+        min_length=1, max_length=MAX_ITEMS, examples=[[example_of(OrderItem)]]
+    )
+
+
+def _items_of(body: Any) -> list[OrderItem]:
+    """Return the items of an order in either form. A field that is null counts as absent."""
+    given = body
+    if isinstance(body, dict):
+        given = {name: value for name, value in body.items() if value is not None}
+        if "items" in given:
+            if given.keys() & OrderItem.model_fields:
+                raise ValueError("must have either items, or product_id and quantity")
+            return OrderOfItems.model_validate(given).items
+    return [OrderItem.model_validate(given, from_attributes=True)]
+
+
+Items = Annotated[
+    list[OrderItem],
+    PlainValidator(_items_of, json_schema_input_type=OrderItem | OrderOfItems),
+    FromBody(
+        openapi_examples={
+            "one product": {"value": {"product_id": "abc123", "quantity": 2}},
+            "several products": {"value": {"items": [{"product_id": "abc123", "quantity": 2}]}},
+        }
+    ),
+]
 
 
 class Settle(Body):
@@ -74,21 +121,30 @@ class Settled(BaseModel):
     )
 
 
-def _of_item(name: str) -> AliasPath:
-    """Return the path of a field of the order's only item."""
-    return AliasPath("items", 0, name)
+class ItemPublic(Public):
+    product_id: str = Field(validation_alias="product_pk", examples=[PRODUCT_PK])
+    product_name: str = Field(examples=["Laptop"])
+    quantity: int = Field(examples=[2])
+    unit_price: Amount = Field(validation_alias="unit_price_cents", examples=[999.99])
+    subtotal: Amount = Field(validation_alias="subtotal_cents", examples=[1999.98])
+
+
+def _of_only_item(name: str, example: object) -> Any:
+    path = AliasPath("only_item", name)
+    return Field(None, validation_alias=path, examples=[example], description=ONLY_ITEM)
 
 
 class OrderPublic(Public):
     pk: str = Field(examples=[ORDER_PK])
-    product_id: str = Field(validation_alias=_of_item("product_pk"), examples=[PRODUCT_PK])
-    product_name: str = Field(validation_alias=_of_item("product_name"), examples=["Laptop"])
-    quantity: int = Field(validation_alias=_of_item("quantity"), examples=[2])
-    unit_price: Amount = Field(validation_alias=_of_item("unit_price_cents"), examples=[999.99])
+    items: list[ItemPublic] = Field(examples=[[example_of(ItemPublic)]])
     total: Amount = Field(validation_alias="total_cents", examples=[1999.98])
-    status: Literal["PLACED", "CANCELLED", "SHIPPED"] = Field(examples=["PLACED"])
+    status: Status = Field(examples=["PLACED"])
     user_id: str | None = Field(validation_alias="user_pk", examples=[USER_PK])
-    created_at: datetime = Field(examples=[ORDER_MADE_AT])
+    created_at: Timestamp = Field(examples=[ORDER_MADE_AT])
+    product_id: str | None = _of_only_item("product_pk", PRODUCT_PK)
+    product_name: str | None = _of_only_item("product_name", "Laptop")
+    quantity: int | None = _of_only_item("quantity", 2)
+    unit_price: Amount | None = _of_only_item("unit_price_cents", 999.99)
 
 
 ORDERS = TypeAdapter(list[OrderPublic])
@@ -105,7 +161,7 @@ class Ordering:
 
 Own = Annotated[Ordering, OWN]
 OF_AN_ORDER = "The `pk` of an order, from the response that created it, or from the list."
-Pk = Annotated[str, pk_or(errors.OrderNotFound), Path(description=OF_AN_ORDER)]
+Pk = Annotated[PkOrNone, Path(description=OF_AN_ORDER)]
 SettledPk = Annotated[
     str,
     pk_of("an order"),
@@ -123,8 +179,9 @@ fulfilment = APIRouter(tags=["fulfilment"], responses=raises(errors.StoreUnavail
     responses={
         201: REPLAY_HEADER,
         **raises(
-            errors.InsufficientQuantity,
-            errors.ProductNotFound,
+            errors.InsufficientQuantity(product_pk=PRODUCT_PK),
+            errors.PriceChanged(product_pk=PRODUCT_PK),
+            errors.ProductNotFound(PRODUCT_PK),
             errors.RequestInProgress,
             errors.IdempotencyKeyReused,
             errors.ProductServiceUnavailable,
@@ -134,46 +191,67 @@ fulfilment = APIRouter(tags=["fulfilment"], responses=raises(errors.StoreUnavail
     },
 )
 async def place_order(
-    body: OrderCreate,
+    items: Items,
     caller: Customer,
     key: IdempotencyKey,
     own: Own,
     deadline: RequestDeadline,
+    request: Request,
     response: Response,
 ) -> Order:
-    """Order a product: the units are reserved from its stock, or the order is refused.
+    """Order 1 to 50 products, all or none: units are reserved from the stock of each.
+
+    One product is ordered by its `product_id` and `quantity`, several by `items`. Each can have the
+    `unit_price` that was seen: if that has changed, the order is refused. A refusal names the first
+    product, in the order of pks, that cannot be ordered.
 
     After a 503 with an `order_id`, the order may have been placed. If it was,
     `GET /orders/{order_id}` finds it; if it is not there ORDER_TIMEOUT seconds after the 503, it
     never will be. Alternatively, send an `Idempotency-Key` and retry with the same key:
 
-    - The same key with the same product and quantity returns the same order in its current state:
-      201, with `Idempotent-Replayed: true`.
-    - The same key with another product or quantity: 422.
+    - The same key with the same items, in any order and either form, returns the same order in its
+      current state: 201, with `Idempotent-Replayed: true`.
+    - The same key with other items, quantities or prices: 422.
     - While the first request may still be running: 409 with `Retry-After`. If its process died,
       retry 2 seconds after ORDER_TIMEOUT; after a 503, retry immediately.
-    - After a refusal (400, 404), the key is free again.
+    - After a refusal (400, 404, 409 `price_changed`), the key is free again.
     - After a 503 or a crash, a retry replaces an attempt that was not placed; there are never two
       orders.
 
     A key is kept for 24 hours from its last order, separately for each user.
     """
-    items = [Item(body.product_id, body.quantity)]
-    order, is_replay = await own.checkout.place(key, items, caller.user_pk, deadline)
-    response.headers["Location"] = f"/orders/{order.pk}"
+    ordered = [Item(each.product_id, each.quantity, each.unit_price) for each in items]
+    order, is_replay = await own.checkout.place(key, ordered, caller.user_pk, deadline)
+    response.headers["Location"] = path_of(request, f"/orders/{order.pk}")
     show_replay(response, is_replay)
     return order
 
 
-@ordering.get("/orders", response_model=list[OrderPublic], responses=WITH_LINK)
+@ordering.get(
+    "/orders",
+    response_model=list[OrderPublic],
+    responses=COUNTED_LIST | raises(errors.Forbidden),
+)
 async def list_orders(
-    caller: Customer, request: Request, paging: PagingByEntry, own: Own
+    caller: Customer,
+    request: Request,
+    paging: PagingByEntry,
+    span: InTime,
+    own: Own,
+    status: Annotated[Status | None, Query(description="Only orders with this status.")] = None,
+    user_id: Annotated[
+        PkOrNone | None, Query(description="Only this customer's; for administrators.")
+    ] = None,
 ) -> Response:
     """Your orders, oldest first: the whole list, or one page with `limit` and `after`.
 
-    Administrators see all orders; so does everyone while AUTH_REQUIRED is false.
+    Administrators see all orders; so does everyone while AUTH_REQUIRED is false. With a `status`,
+    the list is in the order in which orders got that status, and `since` and `until` compare when.
     """
-    return await listing(request, paging, partial(own.orders.page, caller.orders_of), ORDERS)
+    if user_id is not None and caller.orders_of is not None:
+        raise errors.Forbidden
+    read = partial(own.orders.page, user_id or caller.orders_of, status=status, span=span)
+    return await listing(request, paging, read, ORDERS)
 
 
 @ordering.get("/orders/{pk}", response_model=OrderPublic, responses=raises(errors.OrderNotFound))

@@ -1,18 +1,16 @@
 """The product service, port 8000: owns the catalogue and the stock."""
 
-import unicodedata
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import datetime
 from functools import partial
 from typing import Annotated, Any, Self
 
 from fastapi import APIRouter, Depends, FastAPI, Header, Path, Query, Request, Response
-from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, model_validator
+from pydantic import ConfigDict, Field, TypeAdapter, model_validator
 
 from shopsphere.catalogue.products import Products
 from shopsphere.domain import errors
-from shopsphere.domain.money import Amount, Money, to_cents
+from shopsphere.domain.money import Amount, Cents
 from shopsphere.domain.values import MAX_ON_HAND, MAX_ORDER_QUANTITY, Product, Reservation, Stock
 from shopsphere.records import StorageName
 from shopsphere.settings import Settings
@@ -26,9 +24,28 @@ from shopsphere.web.app import create_app, serve
 from shopsphere.web.error_responses import raises
 from shopsphere.web.examples import ORDER_PK, PRODUCT_MADE_AT, PRODUCT_PK
 from shopsphere.web.idempotency_key import REPLAY_HEADER, IdempotencyKey, show_replay
-from shopsphere.web.paging import WITH_LINK, AnyPaging, PagingByEntry, PagingByPk, listing
-from shopsphere.web.schemas import PK_SCHEMA, Body, Public, pk_of, pk_or
-from shopsphere.web.service import OWN, Service, service_of
+from shopsphere.web.paging import (
+    COUNTED_LIST,
+    LIST,
+    AnyPaging,
+    Direction,
+    PagingByEntry,
+    PagingByPk,
+    listing,
+    path_of,
+)
+from shopsphere.web.schemas import (
+    MAX_NAME_INPUT,
+    PK_SCHEMA,
+    PRICE_SEEN,
+    Body,
+    Name,
+    PkOrNone,
+    Public,
+    Timestamp,
+    pk_of,
+)
+from shopsphere.web.service import OWN, RequestDeadline, Service, service_of
 from storage import open_storage
 
 PORT = 8000
@@ -44,37 +61,11 @@ TAGS = {
     "stock": "How many units there are, by what happened to them.",
     "reservations": "Units held for orders. Called by the order service.",
 }
-MAX_NAME_LENGTH = 200
-MAX_NAME_INPUT = 4 * 3 * MAX_NAME_LENGTH + 1
-"""No name contains a longer text: NFC makes one character of at most 4, and folding 3 of one. The
-rest is ignored, because it takes a second to normalize 30,000 accents."""
-
-
-def _name(text: str) -> str:
-    name = unicodedata.normalize("NFC", text.strip()[:MAX_NAME_INPUT]).strip()
-    if not 1 <= len(name) <= MAX_NAME_LENGTH:
-        raise ValueError("must have 1 to 200 characters, not counting spaces around it")
-    if any(unicodedata.category(character) in ("Cc", "Cs") for character in name):
-        raise ValueError("must not contain control characters or halves of surrogate pairs")
-    return name
-
-
-Name = Annotated[
-    str,
-    AfterValidator(_name),
-    Field(
-        json_schema_extra={
-            "minLength": 1,
-            "maxLength": MAX_NAME_LENGTH,
-            "pattern": r"^\s*[^\s\x00-\x1f\x7f-\x9f][^\x00-\x1f\x7f-\x9f]*\s*$",
-        }
-    ),
-]
 
 
 class ProductCreate(Body):
     name: Name = Field(examples=["Laptop"])
-    price: Money = Field(examples=[999.99])
+    price: Cents = Field(examples=[999.99])
     quantity: int = Field(ge=0, le=MAX_ON_HAND, examples=[10])
 
 
@@ -88,7 +79,7 @@ class ProductUpdate(Body):
     model_config = ConfigDict(json_schema_extra=_one_at_least_and_none_null)
 
     name: Name | None = Field(None, examples=["Laptop, 14 inch"])
-    price: Money | None = Field(None, examples=[899.5])
+    price: Cents | None = Field(None, examples=[899.5])
 
     @model_validator(mode="after")
     def _changes_something(self) -> Self:
@@ -103,6 +94,7 @@ class StockChange(Body):
 
 class ReservationCreate(Body):
     quantity: int = Field(ge=1, le=MAX_ORDER_QUANTITY, examples=[2])
+    unit_price: Cents | None = Field(None, examples=[999.99], description=PRICE_SEEN)
 
 
 class ProductPublic(Public):
@@ -110,7 +102,7 @@ class ProductPublic(Public):
     name: str = Field(examples=["Laptop"])
     price: Amount = Field(validation_alias="price_cents", examples=[999.99])
     quantity: int = Field(examples=[10], description="What can be ordered now.")
-    created_at: datetime = Field(examples=[PRODUCT_MADE_AT])
+    created_at: Timestamp = Field(examples=[PRODUCT_MADE_AT])
 
 
 class StockPublic(Public):
@@ -145,9 +137,7 @@ async def _same_storage(
 
 Catalogue = Annotated[Products, OWN]
 Pk = Annotated[
-    str,
-    pk_or(errors.ProductNotFound),
-    Field(description="The `pk` of a product, from its creation or from the list."),
+    PkOrNone, Path(description="The `pk` of a product, from its creation or from the list.")
 ]
 OrderPk = Annotated[
     str,
@@ -169,7 +159,7 @@ reservations = APIRouter(
 )
 
 
-@catalogue.get("/products/search", response_model=list[ProductPublic], responses=WITH_LINK)
+@catalogue.get("/products/search", response_model=list[ProductPublic], responses=LIST)
 @anyone
 async def search_products(
     request: Request,
@@ -184,7 +174,7 @@ async def search_products(
         ),
     ],
 ) -> Response:
-    """Products whose names contain the text anywhere, ignoring case.
+    """Products whose names contain the text anywhere, ignoring case and accents.
 
     Sorted by the name from the match onward.
     """
@@ -204,20 +194,40 @@ async def get_product(pk: Pk, request: Request) -> Product:
 
 
 @catalogue.post(
-    "/products", response_model=ProductPublic, status_code=201, dependencies=[ADMINISTRATOR]
+    "/products",
+    response_model=ProductPublic,
+    status_code=201,
+    dependencies=[ADMINISTRATOR],
+    responses={201: REPLAY_HEADER, **raises(errors.ProductNotFound, errors.IdempotencyKeyReused)},
 )
-async def create_product(body: ProductCreate, products: Catalogue, response: Response) -> Product:
-    """Add a product with its price and stock. Use the returned `pk` to order it."""
-    product = await products.create(body.name, to_cents(body.price), body.quantity)
-    response.headers["Location"] = f"/products/{product.pk}"
+async def create_product(
+    body: ProductCreate,
+    products: Catalogue,
+    key: IdempotencyKey,
+    deadline: RequestDeadline,
+    request: Request,
+    response: Response,
+) -> Product:
+    """Add a product with its price and stock. Use the returned `pk` to order it.
+
+    With an `Idempotency-Key`, repeats within 24 hours return the same product in its current state,
+    with `Idempotent-Replayed: true`, or 404 if it was deleted. The same key with another product is
+    refused with 422. Keys are separate for each user.
+    """
+    deadline.is_repeatable = key is not None
+    product, is_replay = await products.create(body.name, body.price, body.quantity, key)
+    response.headers["Location"] = path_of(request, f"/products/{product.pk}")
+    show_replay(response, is_replay)
     return product
 
 
-@catalogue.get("/products", response_model=list[ProductPublic], responses=WITH_LINK)
+@catalogue.get("/products", response_model=list[ProductPublic], responses=COUNTED_LIST)
 @anyone
-async def list_products(request: Request, paging: PagingByEntry, products: Catalogue) -> Response:
+async def list_products(
+    request: Request, paging: PagingByEntry, direction: Direction, products: Catalogue
+) -> Response:
     """All products, oldest first: the whole list, or one page with `limit` and `after`."""
-    return await listing(request, paging, products.page, PRODUCTS)
+    return await listing(request, paging, partial(products.page, span=direction), PRODUCTS)
 
 
 @catalogue.patch(
@@ -228,8 +238,7 @@ async def list_products(request: Request, paging: PagingByEntry, products: Catal
 )
 async def update_product(pk: Pk, body: ProductUpdate, products: Catalogue) -> Product:
     """Change the name, the price or both. Orders keep the name and price they were placed with."""
-    price_cents = None if body.price is None else to_cents(body.price)
-    return await products.update(pk, body.name, price_cents)
+    return await products.update(pk, body.name, body.price)
 
 
 @catalogue.delete(
@@ -250,7 +259,7 @@ async def delete_product(pk: Pk, products: Catalogue) -> None:
     responses={
         200: REPLAY_HEADER,
         **raises(
-            errors.InsufficientQuantity,
+            errors.StockTooLow,
             errors.StockLimit,
             errors.ProductNotFound,
             errors.IdempotencyKeyReused,
@@ -258,7 +267,12 @@ async def delete_product(pk: Pk, products: Catalogue) -> None:
     },
 )
 async def change_stock(
-    pk: Pk, body: StockChange, products: Catalogue, key: IdempotencyKey, response: Response
+    pk: Pk,
+    body: StockChange,
+    products: Catalogue,
+    key: IdempotencyKey,
+    deadline: RequestDeadline,
+    response: Response,
 ) -> Product:
     """Add units, or remove them if negative: never below zero or above 1,000,000,000 on hand.
 
@@ -266,6 +280,7 @@ async def change_stock(
     current state, with `Idempotent-Replayed: true`. The same key with another change is refused
     with 422; after a refusal, the key is free again. Keys are separate for each user and product.
     """
+    deadline.is_repeatable = key is not None
     change = max(-MAX_ON_HAND - 1, min(body.change, MAX_ON_HAND + 1))
     product, is_replay = await products.change_stock(pk, change, key)
     show_replay(response, is_replay)
@@ -290,7 +305,7 @@ async def get_stock(pk: Pk, products: Catalogue) -> Stock:
     "/products/{pk}/reservations",
     response_model=list[ReservationPublic],
     dependencies=[ADMINISTRATOR_OR_ORDER_SERVICE],
-    responses=WITH_LINK | raises(errors.ProductNotFound),
+    responses=LIST | raises(errors.ProductNotFound),
 )
 async def list_reservations(
     pk: Pk, request: Request, paging: PagingByPk, products: Catalogue
@@ -307,6 +322,7 @@ async def list_reservations(
         200: {"model": ReservationPublic, "description": "It was reserved before."},
         **raises(
             errors.ProductNotFound,
+            errors.PriceChanged,
             errors.ReservationRefused,
             errors.ReservationReleased,
             errors.ReservationConflict,
@@ -318,17 +334,16 @@ async def reserve(
 ) -> Reservation:
     """Hold units for an order: checked and taken in one step, once per order.
 
-    A repeat returns 200 and takes nothing. A refusal for lack of stock is final for this order,
-    even if stock is added.
+    A repeat returns 200 and takes nothing. A refusal for price or lack of stock is final for this
+    order, even if stock is added.
     """
-    reservation, is_new = await products.reserve(pk, order_pk, body.quantity)
+    wanted = body.quantity, body.unit_price
+    reservation, is_new = await products.reserve(pk, order_pk, *wanted)
     response.status_code = 201 if is_new else 200
     return reservation
 
 
-@reservations.delete(
-    "", status_code=204, responses=raises(errors.ProductNotFound, errors.ReservationShipped)
-)
+@reservations.delete("", status_code=204, responses=raises(errors.ReservationShipped))
 async def release(pk: Pk, order_pk: OrderPk, products: Catalogue) -> None:
     """Release the units, once, however often this is called.
 
@@ -337,9 +352,7 @@ async def release(pk: Pk, order_pk: OrderPk, products: Catalogue) -> None:
     await products.release(pk, order_pk)
 
 
-@reservations.post(
-    "/ship", status_code=204, responses=raises(errors.ProductNotFound, errors.ReservationReleased)
-)
+@reservations.post("/ship", status_code=204, responses=raises(errors.ReservationReleased))
 async def ship(pk: Pk, order_pk: OrderPk, products: Catalogue) -> None:
     """Mark the units as shipped: they move from `reserved` to `shipped`, once."""
     await products.ship(pk, order_pk)

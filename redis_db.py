@@ -21,7 +21,7 @@ from pydantic_core import to_json
 
 from shopsphere.domain.errors import RequestTimedOut, StoreUnavailable
 from shopsphere.domain.records import Record
-from shopsphere.records import NEVER, Entry, Listing, Lists, Note, Rule, slot_of
+from shopsphere.records import NEVER, Entry, Listing, Lists, Note, Rule, Span, slot_of
 from shopsphere.redis_clients.client import Script, ShopRedis, pipeline
 from shopsphere.redis_clients.connecting import PROBE
 from shopsphere.settings import CannotStart
@@ -32,7 +32,7 @@ R = TypeVar("R", bound=Record)
 Rs = TypeVarTuple("Rs")
 T = TypeVar("T")
 
-FORMAT = "3"
+FORMAT = "4"
 """The version of the data format, raised with each change of it; 0.1.0 stored no version."""
 
 KINDS_OF_0_1_0 = {
@@ -400,11 +400,17 @@ class RedisRecords:
     async def leave(self, listing: Listing, member: str) -> None:
         await self._client.zrem(self._list(listing), member)
 
-    async def entries(self, listing: Listing, after: int, limit: int) -> list[Entry]:
-        found: Iterable[tuple[str, float]] = await self._client.zrangebyscore(
-            self._list(listing), f"({after}", "+inf", 0, limit, withscores=True
+    async def entries(self, listing: Listing, span: Span, limit: int) -> list[Entry]:
+        key, low, high = self._list(listing), span.since, f"({span.until}"
+        found: Iterable[tuple[str, float]] = await (
+            self._client.zrevrangebyscore(key, high, low, 0, limit, withscores=True)
+            if span.newest_first
+            else self._client.zrangebyscore(key, low, high, 0, limit, withscores=True)
         )
         return [Entry(member, int(position)) for member, position in found]
+
+    async def count(self, listing: Listing, span: Span) -> int:
+        return int(await self._client.zcount(self._list(listing), span.since, f"({span.until}"))
 
     async def position(self, listing: Listing, member: str) -> int | None:
         position = await self._client.zscore(self._list(listing), member)

@@ -11,10 +11,9 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -57,7 +56,7 @@ try:
     from shopsphere.redis_clients.errors import NothingResponds
     from shopsphere.settings import CannotStart, Settings
     from shopsphere.tokens import Tokens
-    from shopsphere.tools.audit import Audit, AuditImpossible, Finding, Health, Shop
+    from shopsphere.tools.audit import Audit, Finding, Health, Shop, ShopUnavailable
     from shopsphere.tools.security_hints import security_hints
 except ImportError:
     if __name__ != "__main__":
@@ -78,23 +77,6 @@ class Line(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.name:<16} {self.state if self.is_good else 'FAILED':<8} {self.text}"
-
-
-Show = Callable[[Line], None]
-
-
-show: Show = partial(print, flush=True)
-"""Print a line of the table."""
-
-
-def as_json(lines: Sequence[Line], is_good: bool, was_audited: bool) -> str:
-    """Return the whole table as one JSON object, with the audit's lines listed separately."""
-    table: dict[str, object] = {"ok": is_good}
-    for place in ["lines", "audit"] if was_audited else ["lines"]:
-        is_audit = place == "audit"
-        told = [line for line in lines if (line.name in ("audit", "settled")) is is_audit]
-        table[place] = [line._replace(name=line.name.strip())._asdict() for line in told]
-    return json.dumps(table, indent=2)
 
 
 def redis_lines(settings: "Settings") -> Iterator[Line]:
@@ -220,8 +202,9 @@ def check(settings: "Settings") -> Iterator[Line]:
             yield Line(variable, "warning", text)
 
 
-def audit(settings: "Settings", wants_repair: bool, is_sure: bool, show: Show = show) -> bool:
-    """Show inconsistencies of the stock, and repair them if wanted; return whether none are left.
+def audit(settings: "Settings", wants_repair: bool, is_sure: bool) -> Iterator[Line]:
+    """Yield inconsistencies of the stock, and repair them if wanted; the last line tells whether
+    any are left.
 
     The wait between the two looks is long enough for the services to settle pending commands.
     """
@@ -234,28 +217,27 @@ def audit(settings: "Settings", wants_repair: bool, is_sure: bool, show: Show = 
 
     try:
         with closing(Shop(settings)) as shop:
-            found = _show_findings(Audit(shop, wait), show)
+            found = yield from _look_twice(Audit(shop, wait))
             strays = [each for each in found if each.order_pk]
             if wants_repair and strays and (is_sure or _agrees(strays)):
                 for stray in strays:
-                    outcome = shop.settle(str(stray.order_pk), stray.product_pk)
-                    became = SETTLED.get(outcome, f"is {outcome}")
-                    show(Line("settled", "ok", f"order {stray.order_pk} {became}"))
-                found = _show_findings(Audit(shop, wait), show)
-            return not found
-    except AuditImpossible as error:
-        show(Line("audit", "failed", str(error)))
-        return False
+                    url = f"{settings.order_service_url}/orders/{stray.order_pk}/settle"
+                    settled, _ = shop.ask("POST", url, {"product_id": stray.product_pk})
+                    became = SETTLED.get(settled["outcome"], f"is {settled['outcome']}")
+                    yield Line("settled", "ok", f"order {stray.order_pk} {became}")
+                yield from _look_twice(Audit(shop, wait))
+    except ShopUnavailable as error:
+        yield Line("audit", "failed", str(error))
 
 
-def _show_findings(audit: "Audit", show: Show) -> "list[Finding]":
+def _look_twice(audit: "Audit") -> "Generator[Line, None, list[Finding]]":
     found = []
     for finding in audit.findings():
         found.append(finding)
-        show(Line("audit", "failed", f"product {finding.product_pk}: {finding.text}"))
+        yield Line("audit", "failed", f"product {finding.product_pk}: {finding.text}")
     if not found:
         counts = f"{_count(audit.products, 'product')} and {_count(audit.orders, 'order')}"
-        show(Line("audit", "ok", f"{counts}: the stock adds up"))
+        yield Line("audit", "ok", f"{counts}: the stock adds up")
     return found
 
 
@@ -291,21 +273,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except CannotStart as error:
         print(error, file=sys.stderr)
         return 2
-    lines: list[Line] = []
-    tell = lines.append if options.json else show
-    is_good = can_audit = True
-    for line in check(settings):
-        tell(line)
-        is_good = is_good and line.is_good
-        can_audit = can_audit and not (line.name in AUDITED and line.state == "failed")
-    wants_audit = options.audit or options.repair
-    if wants_audit and can_audit:
-        is_good = audit(settings, options.repair, options.yes, tell) and is_good
-    elif wants_audit:
-        tell(Line("audit", "failed", "not done: first fix what FAILED above"))
+
+    def told(lines: Iterable[Line]) -> list[Line]:
+        """Return the lines; unless JSON is wanted, print each as soon as it is known."""
+        return [line if options.json else _printed(line) for line in lines]
+
+    table = {"lines": told(check(settings))}
+    is_good = all(line.is_good for line in table["lines"])
+    if options.audit or options.repair:
+        audited = audit(settings, options.repair, options.yes)
+        if any(line.name in AUDITED and line.state == "failed" for line in table["lines"]):
+            audited = iter([Line("audit", "failed", "not done: first fix what FAILED above")])
+        table["audit"] = told(audited)
+        is_good = is_good and table["audit"][-1].is_good
     if options.json:
-        print(as_json(lines, is_good, wants_audit))
+        rows = {
+            place: [line._replace(name=line.name.strip())._asdict() for line in lines]
+            for place, lines in table.items()
+        }
+        print(json.dumps({"ok": is_good, **rows}, indent=2))
     return 0 if is_good else 1
+
+
+def _printed(line: Line) -> Line:
+    print(line, flush=True)
+    return line
 
 
 if __name__ == "__main__":

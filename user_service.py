@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import datetime
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, FastAPI, Request
@@ -20,7 +19,7 @@ from shopsphere.web.access import SignedIn, anyone
 from shopsphere.web.app import create_app, serve
 from shopsphere.web.error_responses import raises
 from shopsphere.web.examples import USER_MADE_AT, USER_PK
-from shopsphere.web.schemas import Body, Email, Password, Public
+from shopsphere.web.schemas import Body, Email, Password, Public, Timestamp
 from shopsphere.web.service import OWN, Service
 from storage import open_storage
 
@@ -55,7 +54,7 @@ class PasswordChange(Body):
 class UserPublic(Public):
     pk: str = Field(examples=[USER_PK])
     email: str = Field(examples=["user@example.com"])
-    created_at: datetime = Field(examples=[USER_MADE_AT])
+    created_at: Timestamp = Field(examples=[USER_MADE_AT])
 
 
 class AccessToken(Public):
@@ -129,10 +128,9 @@ async def change_password(
 async def _users(service: Service[Users]) -> AsyncIterator[Users]:
     settings, records = service.settings, service.opened.records
     throttle = LoginThrottle(records, settings.login_limit)
-    with Passwords(settings.bcrypt_rounds) as passwords:
-        users = Users(records, passwords, service.tokens, throttle)
-        await ensure_administrator(settings, users)
-        yield users
+    users = Users(records, Passwords(settings.bcrypt_rounds), service.tokens, throttle)
+    await ensure_administrator(settings, users)
+    yield users
 
 
 def build(settings: Settings | None = None) -> FastAPI:

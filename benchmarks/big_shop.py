@@ -23,6 +23,7 @@ from shopsphere.deadline import Deadline
 from shopsphere.domain.values import Item, Reservation
 from shopsphere.ordering.checkout import Checkout
 from shopsphere.ordering.metrics import OrderMetrics
+from shopsphere.ordering.product_client import ProductClient
 from shopsphere.ordering.settling import Settling
 from shopsphere.records import Records
 from shopsphere.settings import Settings
@@ -74,11 +75,11 @@ async def fill_products(records: Records, count: int) -> list[str]:
     pks: list[str] = []
     for part in bar(count, f"{count:,} products"):
         made = (products.create(name_of(number, count), 99_999, 1_000_000_000) for number in part)
-        pks += [product.pk for product in await asyncio.gather(*made)]
+        pks += [product.pk for product, _ in await asyncio.gather(*made)]
     return pks
 
 
-class _ProductsAtHand:
+class _ProductsAtHand(ProductClient):
     """The product service, without HTTP."""
 
     def __init__(self, records: Records) -> None:

@@ -9,7 +9,6 @@ import sys
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
-from datetime import UTC, datetime
 from pathlib import Path
 
 import requests
@@ -85,7 +84,7 @@ async def show_memory(servers: Stage, count: int) -> None:
         print(f"an order takes {each:,.0f} bytes with its reservation and lists: record {record}")
         print(f"  a million would take {each / 1000:,.2f} GB (arithmetic)")
 
-        sold_out = await Products(records).create("Laptop", 99_999, 0)
+        sold_out, _ = await Products(records).create("Laptop", 99_999, 0)
         before = used_memory(servers)
         await repeat(count, f"{count:,} refusals", lambda: refuse(records, sold_out.pk))
         each = (used_memory(servers) - before) / count
@@ -140,7 +139,7 @@ async def show_hot_keys(servers: Stage) -> None:
     """Print what Redis spends on what orders do with single keys."""
     async with shop(servers) as records:
         products, orders = Products(records), Orders(records)
-        hot = await products.create("Laptop", 99_999, 1_000_000_000)
+        hot, _ = await products.create("Laptop", 99_999, 1_000_000_000)
 
         async def note() -> None:
             pending = PendingCommand.of(Command.PLACE, new_pk(), [hot.pk])
@@ -148,7 +147,7 @@ async def show_hot_keys(servers: Stage) -> None:
             await records.remove_note(pending.text)
 
         async def enter() -> None:
-            await orders.enter(Order(new_pk(), (), OrderStatus.PLACED, None, datetime.now(UTC)))
+            await orders.enter(Order(new_pk(), (), OrderStatus.PLACED, None, ""))
 
         async def reserve() -> None:
             await products.reserve(hot.pk, new_pk(), 1)

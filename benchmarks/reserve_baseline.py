@@ -30,7 +30,9 @@ class ScriptedProducts(Products):
     script: Any
     prefix: str
 
-    async def reserve(self, pk: str, order_pk: str, quantity: int) -> tuple[Reservation, bool]:
+    async def reserve(
+        self, pk: str, order_pk: str, quantity: int, unit_price_cents: int | None = None
+    ) -> tuple[Reservation, bool]:
         keys = [
             f"{self.prefix}:product:{{{pk}}}",
             f"{self.prefix}:reservation:{{{pk}}}:{order_pk}",

@@ -1,12 +1,20 @@
 """Lists in order of entry, and their cursors: positions in one list, which never expire."""
 
+import asyncio
 import hashlib
 import re
+from collections.abc import Callable
 from functools import lru_cache
+from typing import TypeVar
 
 from shopsphere.domain.errors import InvalidRequest
 from shopsphere.domain.pks import is_pk
-from shopsphere.records import Entry, Listing, Records
+from shopsphere.domain.records import Record
+from shopsphere.domain.values import Page
+from shopsphere.records import Listing, Records, Span
+
+R = TypeVar("R", bound=Record)
+T = TypeVar("T")
 
 CURSOR_PATTERN = "[0-9]{1,16}-[0-9a-f]{8}"
 
@@ -16,15 +24,37 @@ def cursor_of(listing: Listing, position: int) -> str:
     return f"{position}-{_digest(listing)}"
 
 
-async def entries_after(
-    records: Records, listing: Listing, after: str | None, limit: int
-) -> list[Entry]:
-    """Return up to `limit` entries of a list.
+async def page_of(
+    records: Records,
+    listing: Listing,
+    span: Span,
+    after: str | None,
+    limit: int,
+    kind: type[R],
+    shown: Callable[[R], T | None],
+) -> Page[T]:
+    """Return up to `limit` members of a list as their records of this kind are `shown`.
 
-    `after` is a cursor of this list or the pk of a member. Raise InvalidRequest for anything else.
+    The page is shorter if some are shown as None. Its total is that of the span. `after` is a
+    cursor of this list or the pk of a member; otherwise raise InvalidRequest.
     """
-    position = 0 if after is None else await _position(records, listing, after)
-    return await records.entries(listing, position, limit)
+    rest = span
+    if after is not None:
+        position = await _position(records, listing, after)
+        rest = (
+            span._replace(until=min(span.until, position))
+            if span.newest_first
+            else span._replace(since=max(span.since, position + 1))
+        )
+    entries, total = await asyncio.gather(
+        records.entries(listing, rest, limit + 1), records.count(listing, span)
+    )
+    is_last = len(entries) <= limit
+    entries = entries[:limit]
+    found = await records.read(*(kind(pk=entry.member) for entry in entries))
+    items = [item for item in map(shown, found) if item is not None]
+    cursor = cursor_of(listing, entries[-1].position) if entries else None
+    return Page(items, cursor, is_last, total)
 
 
 async def _position(records: Records, listing: Listing, after: str) -> int:

@@ -1,45 +1,60 @@
 """Prometheus metrics of this process, or of all workers of a service that share a folder."""
 
+import atexit
 import logging
 import os
+import sys
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryFile
+from typing import Any, TextIO
 
-METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
-"""A setting of prometheus_client."""
+import prometheus_client as prometheus
+from prometheus_client import values
+from prometheus_client.multiprocess import MultiProcessCollector
 
-
-def _shared_folder() -> Path | None:
-    """Return the folder in which workers share their metrics, created if missing; None without one.
-
-    A folder that is not writable is logged as a warning, and hidden from prometheus_client.
-    """
-    name = os.environ.pop(METRICS_FOLDER, "")
-    if not name:
-        return None
-    try:
-        Path(name).mkdir(mode=0o700, parents=True, exist_ok=True)
-        if not os.access(name, os.W_OK | os.X_OK):
-            raise PermissionError(f"{name} is not writable")
-    except OSError as error:
-        logging.getLogger("shopsphere").warning(
-            "%s cannot be used (%s): each worker reports its own metrics only",
-            METRICS_FOLDER,
-            error,
-        )
-        return None
-    os.environ[METRICS_FOLDER] = name
-    return Path(name)
-
-
-SHARED = _shared_folder()
-
-import prometheus_client as prometheus  # noqa: E402  # it reads the setting on import
-from prometheus_client.multiprocess import MultiProcessCollector  # noqa: E402
+if sys.platform != "win32":
+    import fcntl
 
 __all__ = ["RequestMetrics", "exposition", "prometheus"]
 
+METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
+"""A setting of prometheus_client."""
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+
+
+def _share(service: str) -> None:
+    """Have prometheus_client use a subfolder for this service, if its setting names a folder.
+
+    Each worker holds a lock while it runs. Whoever is alone removes the subfolder: at the start
+    what was left by processes that were killed, at the end its own. If that folder cannot be used,
+    a warning says so, and the setting is hidden from prometheus_client.
+    """
+    name = os.environ.pop(METRICS_FOLDER, "")
+    if not name or sys.platform == "win32":
+        return
+    folder = Path(name, service)
+    try:
+        folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = folder.with_suffix(".lock").open("w")
+        _remove_if_alone(folder, lock)
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        folder.mkdir(mode=0o700, exist_ok=True)
+        TemporaryFile(dir=folder).close()
+    except OSError as error:
+        text = "%s cannot be used (%s): each worker reports its own metrics only"
+        logging.getLogger("shopsphere").warning(text, METRICS_FOLDER, error)
+        return
+    atexit.register(_remove_if_alone, folder, lock)
+    os.environ[METRICS_FOLDER] = str(folder)
+
+
+def _remove_if_alone(folder: Path, lock: TextIO) -> None:
+    with suppress(OSError):
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        for file in folder.glob("*.db"):
+            file.unlink()
+        folder.rmdir()
 
 
 class RequestMetrics:
@@ -47,9 +62,8 @@ class RequestMetrics:
 
     def __init__(self, service: str = "") -> None:
         """`service` names the subfolder that its workers share, if they share one."""
-        if SHARED:
-            (SHARED / service).mkdir(mode=0o700, exist_ok=True)
-            os.environ[METRICS_FOLDER] = str(SHARED / service)
+        _share(service)
+        values.ValueClass = values.get_value_class()  # type: ignore[no-untyped-call]  # by the setting
         labels = ("method", "route", "status")
         self.registry = registry = prometheus.CollectorRegistry()
         self._requests = prometheus.Counter(
@@ -72,7 +86,7 @@ class RequestMetrics:
 
 def exposition(registry: prometheus.CollectorRegistry) -> bytes:
     """Return the metrics in Prometheus's format, summed over workers that share a folder."""
-    if SHARED:
+    if METRICS_FOLDER in os.environ:
         registry = prometheus.CollectorRegistry()
         MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
     return prometheus.generate_latest(registry)

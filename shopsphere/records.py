@@ -33,6 +33,21 @@ class Listing(NamedTuple):
 Lists = Sequence[Listing]
 
 
+END = 10**16
+"""A position after all others."""
+
+
+class Span(NamedTuple):
+    """The part of a list with positions from `since` to before `until`, and its direction."""
+
+    since: int = 0
+    until: int = END
+    newest_first: bool = False
+
+
+EVERYTHING = Span()
+
+
 class Entry(NamedTuple):
     """A member of a list and its position: the storage's time in microseconds when it was added, or
     one more than the last position in the slot if that is greater."""
@@ -90,8 +105,11 @@ class Records(Protocol):
     async def leave(self, listing: Listing, member: str) -> None:
         """Remove a member from a list if it is there."""
 
-    async def entries(self, listing: Listing, after: int, limit: int) -> list[Entry]:
-        """Return up to `limit` entries with positions above `after`, in order."""
+    async def entries(self, listing: Listing, span: Span, limit: int) -> list[Entry]:
+        """Return up to `limit` entries of a span, in its direction."""
+
+    async def count(self, listing: Listing, span: Span) -> int:
+        """Return the number of entries of a span."""
 
     async def position(self, listing: Listing, member: str) -> int | None:
         """Return the position of a member; None if it is not in the list."""

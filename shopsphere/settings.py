@@ -45,9 +45,9 @@ _PLAINER = {
 
 def in_plain_words(kind: str, message: str) -> str:
     """Return pydantic's complaint about a value, to follow the value's name in a sentence."""
-    return _PLAINER.get(kind) or re.sub("^(Value error, |Input |String )", "", message).replace(
-        "should", "must", 1
-    )
+    return _PLAINER.get(kind) or re.sub(
+        "^(Value error, |Input |String |List )", "", message
+    ).replace("should", "must", 1)
 
 
 def _service_url(url: str) -> str:

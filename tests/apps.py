@@ -46,7 +46,6 @@ class CheckedClient(TestClient):
     def __init__(self, app: FastAPI) -> None:
         super().__init__(app, follow_redirects=False)
         self.service: str = app.state.service.name
-        self.state = app.state
 
     def send(self, request: httpx2.Request, **options: Any) -> httpx2.Response:
         response = super().send(request, **options)

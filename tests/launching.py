@@ -69,18 +69,6 @@ def processes_of(folder: Path) -> dict[int, str]:
     return {pid: run for pid, run in found.items() if run.startswith(f"{folder}/.venv")}
 
 
-def unread(command: list[str], folder: Path, **environment: str) -> tuple[int, bytes]:
-    """Run a command whose output nobody reads; return its exit status and what it complains."""
-    environment = {**os.environ, **environment}
-    reading, writing = os.pipe()
-    os.close(reading)
-    with open(writing, "wb") as nobody:
-        result = subprocess.run(
-            command, cwd=folder, env=environment, stdout=nobody, stderr=subprocess.PIPE, timeout=60
-        )
-    return result.returncode, result.stderr
-
-
 def said_on_a_terminal(code: str, **environment: str) -> str:
     """Run these lines of Python in a terminal of 80 columns; return the few lines it shows."""
     command = [sys.executable, "-c", code]

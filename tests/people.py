@@ -47,13 +47,9 @@ PEOPLE: dict[str, Headers] = {
 def enlist(client: TestClient, *users: User) -> None:
     """Keep users whose pks are known beforehand, at the user service of this client."""
     records: Records = client.app.state.service.opened.records  # type: ignore[attr-defined]  # a FastAPI
-
-    async def keep() -> None:
-        for user in users:
-            register = partial(
-                people.register, email=user.email, password_hash=user.password_hash, role=user.role
-            )
-            await records.change(register, User(pk=user.pk))
-
     assert client.portal
-    client.portal.call(keep)
+    for user in users:
+        register = partial(
+            people.register, email=user.email, password_hash=user.password_hash, role=user.role
+        )
+        client.portal.call(records.change, register, User(pk=user.pk))

@@ -24,8 +24,9 @@ from shopsphere.domain.values import EVER_PLACED, Item, Order, OrderStatus, Rese
 from shopsphere.ordering.checkout import Checkout
 from shopsphere.ordering.metrics import OrderMetrics
 from shopsphere.ordering.orders import SHOP
+from shopsphere.ordering.product_client import ProductClient
 from shopsphere.ordering.settling import Settling
-from shopsphere.records import Listing, Records
+from shopsphere.records import EVERYTHING, Listing, Records
 from shopsphere.redis_clients.connecting import connect
 from shopsphere.settings import Settings
 from tests.moved_clock import MovedClock
@@ -145,20 +146,29 @@ def _wire(end: T, lost: type[Unavailable], watch: Watch) -> T:
     return watched
 
 
-class ProductsAtHand:
-    """`ProductService` on a storage: says what `ProductClient` makes of the responses."""
+class ProductsAtHand(ProductClient):
+    """A `ProductClient` that calls the products itself: no HTTP, no threads."""
 
     def __init__(self, products: Products) -> None:
         self._products = products
-        self.release, self.ship = products.release, products.ship
+
+    async def release(self, product_pk: str, order_pk: str) -> None:
+        await self._products.release(product_pk, order_pk)
+
+    async def ship(self, product_pk: str, order_pk: str) -> None:
+        await self._products.ship(product_pk, order_pk)
 
     async def reserve(self, order_pk: str, item: Item, within: float) -> Reservation:
         if asyncio.get_running_loop().time() > within:
             raise errors.ProductServiceUnavailable
         try:
-            reservation, _ = await self._products.reserve(item.product_pk, order_pk, item.quantity)
+            reservation, _ = await self._products.reserve(
+                item.product_pk, order_pk, item.quantity, item.unit_price_cents
+            )
         except errors.ReservationRefused as refusal:
-            raise errors.InsufficientQuantity(refusal.available) from None
+            available = refusal.extra["available"]
+            assert isinstance(available, int)
+            raise errors.InsufficientQuantity(available, item.product_pk) from None
         except (errors.ReservationReleased, errors.ReservationConflict) as error:
             raise errors.ProductServiceUnavailable from error
         return reservation
@@ -217,7 +227,7 @@ class SmallShop:
 
     async def add(self, quantity: int) -> str:
         """Put a product on the shelf; return its pk."""
-        product = await self.products.create("Laptop", 999, quantity)
+        product, _ = await self.products.create("Laptop", 999, quantity)
         self.received[product.pk] = quantity
         return product.pk
 
@@ -265,7 +275,7 @@ class SmallShop:
 
     async def listed(self, status: str = "all") -> list[Order]:
         """Return the orders in this list."""
-        entries = await self.records.entries(Listing(SHOP, status), 0, 1000)
+        entries = await self.records.entries(Listing(SHOP, status), EVERYTHING, 1000)
         records = await self.records.read(*(OrderRecord(pk=entry.member) for entry in entries))
         return [record.order() for record in records]
 

@@ -9,15 +9,13 @@ import pytest
 from httpx2 import Response
 from starlette.testclient import TestClient
 
-from redis_db import FORMAT
 from shopsphere.accounts.administrator import ensure_administrator
 from shopsphere.domain.values import Role
 from shopsphere.settings import CannotStart, Settings
 from shopsphere.tokens import Caller
 from storage import open_storage
-from tests.apps import bearer, running, settings_of
+from tests.apps import running, settings_of
 from tests.people import CLOSED, TOKENS, users_in
-from tests.servers import RedisServer
 
 EMAIL, PASSWORD = "boss@example.com", "the boss's password"
 ADMIN = {"ADMIN_EMAIL": EMAIL, "ADMIN_PASSWORD": PASSWORD}
@@ -41,10 +39,8 @@ REFUSED: list[tuple[str, dict[str, str]]] = [
     ("ADMIN_PASSWORD", {**ADMIN, "ADMIN_PASSWORD": "x" * 129}),
     ("ADMIN_EMAIL", {**ADMIN, "ADMIN_EMAIL": "boss"}),
     ("METRICS_TOKEN", {"METRICS_TOKEN": "two words"}),
-    *(
-        ("LOGIN_LIMIT", {"LOGIN_LIMIT": limit})
-        for limit in ("10/fortnight", "0/minute", "10/minute;5/second", "1/99999999999 year")
-    ),
+    ("LOGIN_LIMIT", {"LOGIN_LIMIT": "10/fortnight"}),
+    ("LOGIN_LIMIT", {"LOGIN_LIMIT": "0/minute"}),
 ]
 
 
@@ -61,39 +57,14 @@ def test_a_right_setting_is_taken() -> None:
     for environment in (
         {"AUTH_REQUIRED": "true", "JWT_SECRET": "ü" * 16},
         {"AUTH_REQUIRED": "false", "JWT_SECRET": "short", "ADMIN_EMAIL": "", "ADMIN_PASSWORD": ""},
-        {"LOGIN_LIMIT": "100/2 hours"},
-        {"LOGIN_LIMIT": "1 per second"},
+        {"LOGIN_LIMIT": "100 per 2 hours"},
     ):
         assert settings_of(environment)
 
 
-def test_where_the_administrator_cannot_be_made_the_service_does_not_start(
-    own_redis: RedisServer,
-) -> None:
-    redis = {"USE_REDIS": "required", "REDIS_PORT": str(own_redis.port), **CLOSED}
-    own_redis.client.set("shopsphere:format", FORMAT)
-    own_redis.client.config_set("min-replicas-to-write", 1)
-    cannot = pytest.raises(CannotStart, match="The administrator of ADMIN_EMAIL cannot be made")
-    with cannot, running("user", {**redis, **ADMIN}):
-        pass
-
-
-def test_somebody_who_registers_is_no_administrator(storage_environment: dict[str, str]) -> None:
-    account = {"email": "ada@example.com", "password": ANOTHER_PASSWORD}
-    with running("user", {**storage_environment, **CLOSED, **ADMIN}) as users:
-        users.post("/register", json=account)
-        assert caller_of(users.post("/login", json=account)).role is Role.USER
-
-
-@pytest.fixture
-def redis_environment(redis_server: RedisServer) -> dict[str, str]:
-    """The settings of a closed shop on Redis, where things outlive a service."""
-    redis_server.client.flushall()
-    return {"USE_REDIS": "required", "REDIS_PORT": str(redis_server.port), **CLOSED}
-
-
+@pytest.mark.parametrize("storage", ["redis"])  # where things outlive a service
 def test_the_administrator_is_as_the_settings_of_the_last_start_that_named_one_say(
-    redis_environment: dict[str, str],
+    storage_environment: dict[str, str],
 ) -> None:
     callers = []
     for settings, password in (
@@ -101,27 +72,11 @@ def test_the_administrator_is_as_the_settings_of_the_last_start_that_named_one_s
         ({}, PASSWORD),
         ({**ADMIN, "ADMIN_PASSWORD": ANOTHER_PASSWORD}, ANOTHER_PASSWORD),
     ):
-        with running("user", {**redis_environment, **settings}) as users:
+        with running("user", {**storage_environment, **CLOSED, **settings}) as users:
             callers.append(caller_of(log_in(users, password)))
             other = PASSWORD if password == ANOTHER_PASSWORD else ANOTHER_PASSWORD
             assert log_in(users, other).status_code == 401
     assert callers == [Caller(callers[0].user_pk, Role.ADMIN)] * 3
-
-
-def test_who_registered_the_address_before_is_no_administrator(
-    redis_environment: dict[str, str],
-) -> None:
-    account = {"email": EMAIL, "password": ANOTHER_PASSWORD}
-    with running("user", redis_environment) as users:
-        pk = users.post("/register", json=account).json()["pk"]
-        theirs = log_in(users, ANOTHER_PASSWORD)
-    with running("user", {**redis_environment, **ADMIN}) as users:
-        assert log_in(users, ANOTHER_PASSWORD).status_code == 401
-        assert caller_of(log_in(users, PASSWORD)) == Caller(pk, Role.ADMIN)
-        body = {"current_password": ANOTHER_PASSWORD, "password": "taken back again"}
-        token = bearer(theirs.json()["access_token"])
-        assert users.patch("/me", json=body, headers=token).status_code == 401
-    assert caller_of(theirs) == Caller(pk, Role.USER)
 
 
 @pytest.mark.anyio
@@ -132,11 +87,11 @@ async def test_many_at_once_agree_on_one_administrator_whoever_had_the_address(
     named = settings_of({**storage_environment, **ADMIN})
     records = (await open_storage(named)).records
     users = users_in(records)
-    if is_taken:
-        await users.register(EMAIL, ANOTHER_PASSWORD)
+    taken = await users.register(EMAIL, ANOTHER_PASSWORD) if is_taken else None
     await asyncio.gather(*(ensure_administrator(named, users) for _ in range(5)))
     found = await users.find(EMAIL)
     assert found
+    assert found.pk == (taken or found).pk
     assert found.role is Role.ADMIN
     assert await users.has_password(found, PASSWORD)
     assert not await users.has_password(found, ANOTHER_PASSWORD)

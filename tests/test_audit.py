@@ -19,7 +19,7 @@ Run = Callable[..., tuple[bool, str]]
 
 @pytest.fixture(scope="module")
 def running(redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
-    settings = {"SETTLE_AFTER": "0.2", "SETTLE_INTERVAL": "0.1", "LOG_LEVEL": "WARNING"}
+    settings = {"SETTLE_INTERVAL": "0.1", "LOG_LEVEL": "WARNING"}
     settings |= {"USE_REDIS": "required", "REDIS_PORT": str(redis_server.port)}
     shop = Shop(tmp_path_factory.mktemp("shop"), settings)
     try:
@@ -41,8 +41,10 @@ def run(shop: Shop, capsys: pytest.CaptureFixture[str]) -> Run:
     """Run the audit, with other settings if any; return whether all adds up, and what it prints."""
 
     def run(*, repair: bool = False, is_sure: bool = True, **changed: str) -> tuple[bool, str]:
-        adds_up = test_connection.audit(shop.settings().model_copy(update=changed), repair, is_sure)
-        return adds_up, capsys.readouterr().out
+        settings = shop.settings().model_copy(update=changed)
+        lines = list(test_connection.audit(settings, repair, is_sure))
+        asked = capsys.readouterr().out
+        return lines[-1].is_good, asked + "".join(f"{line}\n" for line in lines)
 
     return run
 

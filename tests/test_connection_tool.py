@@ -15,7 +15,7 @@ import test_connection
 from shopsphere.domain.pks import new_pk
 from shopsphere.tools.security_hints import others_reach, security_hints
 from tests.apps import settings_of
-from tests.launching import BARE_PYTHON, copy_of_the_product, ready_copy, three_services, unread
+from tests.launching import BARE_PYTHON, copy_of_the_product, ready_copy, three_services
 from tests.people import CLOSED, PEOPLE
 from tests.servers import ROOT, RedisServer, Trio, answering, free_port, redis_client
 
@@ -117,8 +117,11 @@ def test_what_it_cannot_do_is_said_in_a_line(shop: Trio, main: Main) -> None:
 
 
 def test_it_ends_quietly_when_nobody_reads_on(shop: Trio) -> None:
-    command = [sys.executable, "test_connection.py"]
-    assert unread(command, ROOT, **shop.user.environment) == (1, b"")
+    command = f"{sys.executable} test_connection.py | true; exit ${{PIPESTATUS[0]}}"
+    result = subprocess.run(
+        ["bash", "-c", command], cwd=ROOT, env=shop.user.environment, stderr=subprocess.PIPE
+    )
+    assert (result.returncode, result.stderr) == (1, b"")
 
 
 def test_it_finds_the_packages_of_the_launcher_or_says_how(shop: Trio, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ exact, and a command that is sent again is served.
 
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 
@@ -43,6 +43,16 @@ async def lose(shop: SmallShop, _: OrderService) -> None:
         await place(shop, shop.service(Fate(Fault.NOT_HEARD, 4).watch))
 
 
+async def place_as_seen(shop: SmallShop, service: OrderService) -> Order:
+    """Place an order at the prices that products have at first."""
+    items = [replace(item, unit_price_cents=999) for item in of(*shop.received)]
+    return await service.place(KEY, *items)
+
+
+async def raise_price(shop: SmallShop, _: OrderService) -> None:
+    await shop.products.update(list(shop.received)[-1], None, 1099)
+
+
 async def delete(shop: SmallShop, _: OrderService) -> None:
     await shop.products.delete(list(shop.received)[-1])
 
@@ -64,6 +74,7 @@ class Case:
 UNDER_A_KEY = [
     Case("placing two", place),
     Case("the second is deleted", place, (delete,), errors.ProductNotFound),
+    Case("the second costs more", place_as_seen, (raise_price,), errors.PriceChanged),
     Case("too few of the second", place, (), errors.InsufficientQuantity, second_stock=1),
 ]
 CASES = [

@@ -128,18 +128,20 @@ async def test_two_retries_after_a_crash_in_every_order(shop: SmallShop) -> None
 
 
 @in_memory
-async def test_of_two_orders_that_want_each_others_last_units_one_is_placed_in_every_order(
-    shop: SmallShop,
+@pytest.mark.parametrize("baskets", [[(0, 1), (1, 0)], [(0, 1), (1, 2), (2, 0)]])
+async def test_of_orders_that_want_each_others_last_units_one_is_placed_in_every_order(
+    shop: SmallShop, baskets: list[tuple[int, int]]
 ) -> None:
     async def begin(stage: Stage) -> None:
-        items = of(*await shelf(shop, UNITS, UNITS))
-        await stage.enter(stage.service("one").place(None, *items))
-        await stage.enter(stage.service("other").place(None, *reversed(items)))
+        items = of(*await shelf(shop, UNITS, UNITS, UNITS))
+        for buyer, basket in zip("abc", baskets, strict=False):
+            wanted = [items[number] for number in basket]
+            await stage.enter(stage.service(buyer).place(None, *wanted))
 
     async def end(stage: Stage) -> None:
         await all_is_well(stage)
         assert len(stage.answered) == 1
-        assert [type(refusal) for refusal in stage.refused] == [errors.InsufficientQuantity]
+        assert {type(refusal) for refusal in stage.refused} == {errors.InsufficientQuantity}
 
     await every_order(shop, begin, end)
 

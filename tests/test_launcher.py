@@ -1,5 +1,6 @@
 """`python start_all_services.py`, started and interrupted for real."""
 
+import ast
 import os
 import re
 import signal
@@ -18,9 +19,8 @@ import pytest
 import requests
 
 from shopsphere.tools import demo
-from shopsphere.tools.installing import LauncherError, venv_python
-from shopsphere.tools.launcher import REDIS_PORT, Program, Screen, require_redis_can_run
-from shopsphere.tools.processes import end_group, own_group
+from shopsphere.tools.launcher import REDIS_PORT, Program
+from shopsphere.tools.processes import end_group
 from tests.launching import (
     BARE_PYTHON,
     PORTS,
@@ -29,7 +29,6 @@ from tests.launching import (
     needs_fixed_ports,
     processes_of,
     ready_copy,
-    unread,
 )
 from tests.servers import ROOT, RedisServer, free_port, wait_until
 
@@ -121,19 +120,18 @@ def test_a_signal_while_pip_installs_ends_pip_too(copy: Path) -> None:
 
 
 @needs_fixed_ports
-def test_with_reload_a_broken_file_is_reported_once_until_mended(copy: Path) -> None:
+def test_with_reload_a_broken_file_is_shown_and_mended(copy: Path) -> None:
     with launched(copy, "--reload") as launcher:
         launcher.wait_for("  order    http")
         assert launcher.output.count("Started reloader process") == 3
         file = copy / "order_service.py"
         good = file.read_text()
         file.write_text("raise ValueError('out of order')\n")
-        launcher.wait_for("The order service stopped. It restarts when a file changes.")
+        launcher.wait_for("order   | ValueError: out of order")
         complete = launcher.output.count("Application startup complete")
         file.write_text(good)
         wait_until(lambda: launcher.output.count("Application startup complete") > complete, 30)
         assert launcher.end(signal.SIGQUIT) == 0
-    assert launcher.output.count("The order service stopped") == 1
 
 
 @needs_fixed_ports
@@ -147,13 +145,9 @@ def test_it_ends_quietly_at_its_next_line_when_nobody_reads_on(copy: Path) -> No
             assert any(line.startswith("  order    http") for line in launcher.stdout)
             launcher.stdout.close()
             requests.get("http://127.0.0.1:8000/", timeout=5)
-            assert (launcher.wait(20), launcher.stderr.read()) == (141, "")
+            assert (launcher.wait(20), launcher.stderr.read()) == (0, "")
         finally:
             launcher.terminate()
-
-
-def test_the_tests_end_quietly_when_nobody_reads_them(copy: Path) -> None:
-    assert unread([BARE_PYTHON, "run_tests.py"], copy) == (1, b"")
 
 
 def test_what_nohup_ignores_stays_ignored() -> None:
@@ -209,20 +203,18 @@ def test_its_own_redis_keeps_what_it_has_and_the_shop_ends_with_it(copy: Path) -
 # --- its lines -----------------------------------------------------------------------------------
 
 
-def test_lines_of_a_start_are_kept_and_json_stays_bare(capfd: pytest.CaptureFixture[str]) -> None:
-    screen = Screen()
-    for opened, code in ((False, "print('a line')"), (True, 'print(\'{"level": "INFO"}\')')):
-        if opened:
-            assert capfd.readouterr().out == ""
-            screen.open()
-        program = Program("order", [sys.executable, "-c", code], os.environ, screen)
-        with program.process:
-            program.make_sure_it_ended(time.monotonic() + 10)
+def test_a_line_gets_the_name_of_its_service_and_json_stays_bare(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    lines = ["a line", '{"level": "INFO"}']
+    program = Program("order", [sys.executable, "-c", f"print(*{lines}, sep='\\n')"], os.environ)
+    with program.process:
+        program.make_sure_it_ended(time.monotonic() + 10)
     assert capfd.readouterr().out == 'order   | a line\n{"level": "INFO"}\n'
 
 
 def test_what_does_not_end_when_asked_is_killed() -> None:
-    deaf = Program("user", ["sh", "-c", "trap '' TERM; echo deaf; sleep 60"], os.environ, Screen())
+    deaf = Program("user", ["sh", "-c", "trap '' TERM; echo deaf; sleep 60"], os.environ)
     with deaf.process:
         wait_until(lambda: "deaf" in deaf.last_lines)
         end_group(deaf.process, force=False)
@@ -260,8 +252,6 @@ def test_a_redis_that_cannot_be_had_is_said_in_one_sentence(copy: Path) -> None:
     assert error.startswith(f"{CANNOT_RUN}port {REDIS_PORT} is in use. If that is a Redis")
     (copy / "redis-data").write_text("a file in the place of the folder")
     assert re.fullmatch(f"{CANNOT_RUN}.*File exists.*redis-data.\n", error_of(copy, "--redis"))
-    with pytest.raises(LauncherError, match="--redis needs Linux or macOS"):
-        require_redis_can_run(is_windows=True)
 
 
 @needs_fixed_ports
@@ -271,7 +261,6 @@ def test_a_redis_that_cannot_be_had_is_said_in_one_sentence(copy: Path) -> None:
         ("--host 192.0.2.1", {}, "--host 192.0.2.1 is not an address of this machine"),
         ("--host ..ä", {}, "--host ..ä is not an address of this machine"),
         ("--demo", {"USE_REDIS": "required"}, "required, but no Redis responds at localhost"),
-        ("--reload", {"JWT_EXPIRES_MINUTES": "soon"}, "JWT_EXPIRES_MINUTES must be a whole number"),
     ],
 )
 def test_a_wrong_setting_ends_the_start_with_the_reason_said_once(
@@ -279,23 +268,19 @@ def test_a_wrong_setting_ends_the_start_with_the_reason_said_once(
 ) -> None:
     settings = {"REDIS_PORT": str(free_port()), "LOG_LEVEL": "CRITICAL", **wrong}
     error = error_of(copy, *arguments.split(), **settings)
-    service = r"the \w+ service could not start. Its last lines:\n"
+    service = r"the \w+ service ended \(exit status 3\). Its last lines:\n"
     assert re.match(f"{CANNOT_RUN}({service}|--host)", error)
     assert error.count(reason) == 1
 
 
 def test_a_python_that_is_too_old_is_told_so(copy: Path, tmp_path: Path) -> None:
     pretended = every_python_first_runs(tmp_path, "sys.version_info = (3, 10, 14, 'final', 0)")
-    places = (Path.home().glob(".pyenv/versions/*/bin/python*"), Path("/usr/bin").glob("python*"))
-    found = [str(python) for place in places for python in place]
-    old = [python for python in found if re.search(r"/python(2\.7|3\.[6-9]|3\.10)$", python)]
-    results = [run(copy, BARE_PYTHON, "run_tests.py", **pretended)]
-    for python in (BARE_PYTHON, *old):
-        results.append(run(copy, python, "start_all_services.py", **pretended))
-    for result in results:
+    for script in ("run_tests.py", "start_all_services.py"):
+        result = run(copy, BARE_PYTHON, script, **pretended)
         assert result.returncode == 1
         assert result.stderr.startswith(f"{CANNOT_RUN}it needs Python 3.11 or newer, and this is 3")
         assert result.stderr.count("\n") == 1
+        ast.parse((copy / script).read_text(), feature_version=(3, 6))  # they can read it
 
 
 # --- setting up ----------------------------------------------------------------------------------
@@ -345,23 +330,3 @@ def test_why_pip_failed_is_said_each_time_it_is_tried(copy: Path) -> None:
     assert result.stderr.startswith(f"{CANNOT_RUN}pip cannot reach the package index.")
     next(copy.glob(".venv/lib/python*/site-packages/tests.pth")).unlink()  # that of pip
     assert error_of(copy).startswith(f"{CANNOT_RUN}.venv is not complete.")
-
-
-# --- Windows, as far as it can be tried elsewhere -------------------------------------------------
-
-
-def test_windows_has_other_ways_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert venv_python(Path("shop"), is_windows=True) == Path("shop/Scripts/python.exe")
-    create_new_process_group = 0x00000200  # the value of Win32's CREATE_NEW_PROCESS_GROUP
-    assert own_group(is_windows=True) == {"creationflags": create_new_process_group}
-    taskkill = tmp_path / "taskkill"
-    taskkill.write_text("#!/bin/sh\n[ \"$1 $2 $3\" = '/F /T /PID' ] && kill -KILL $4\n")
-    taskkill.chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-    monkeypatch.setattr(signal, "CTRL_BREAK_EVENT", signal.SIGUSR1, raising=False)
-    for force, ended_by in ((False, signal.SIGUSR1), (True, signal.SIGKILL)):
-        with subprocess.Popen(["sleep", "60"], text=True) as service:
-            end_group(service, force=force, is_windows=True)
-            assert service.wait(5) == -ended_by
-    taskkill.unlink()  # what has ended is left alone
-    end_group(service, force=True, is_windows=True)

@@ -78,10 +78,9 @@ def test_an_order_takes_stock_and_is_found_where_location_says(
     order = response.json()
     assert is_pk(order.pop("pk"))
     assert order.pop("created_at").endswith("Z")
-    assert order == {
-        "product_id": lamp, "product_name": "Lamp", "quantity": 3, "unit_price": 0.1,
-        "total": 0.3, "status": "PLACED", "user_id": None,
-    }  # fmt: skip
+    only = {"product_id": lamp, "product_name": "Lamp", "quantity": 3, "unit_price": 0.1}
+    item = {**only, "subtotal": 0.3}
+    assert order == {"items": [item], "total": 0.3, "status": "PLACED", "user_id": None, **only}
     assert response.headers["Location"] == f"/orders/{response.json()['pk']}"
     assert orders.get(response.headers["Location"]).json() == response.json()
     assert orders.get("/orders").json() == [response.json()]

@@ -10,7 +10,7 @@ from shopsphere.domain.pks import new_pk
 from shopsphere.domain.records import OrderRecord
 from shopsphere.domain.values import EVER_PLACED, Order, OrderStatus, Reservation
 from shopsphere.ordering.orders import SHOP, Orders
-from shopsphere.records import Listing, Records
+from shopsphere.records import EVERYTHING, Listing, Records
 
 pytestmark = pytest.mark.anyio
 
@@ -40,7 +40,7 @@ async def entered(records: Records, user_pk: str | None = None) -> Order:
 
 
 async def members(records: Records, slot: str, name: str = "all") -> list[str]:
-    return [entry.member for entry in await records.entries(Listing(slot, name), 0, 1000)]
+    return [entry.member for entry in await records.entries(Listing(slot, name), EVERYTHING, 1000)]
 
 
 async def test_an_order_is_got_by_its_customer_and_by_the_shop(records: Records) -> None:

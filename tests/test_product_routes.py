@@ -205,7 +205,7 @@ async def test_a_whole_list_is_a_json_array_whatever_pages_it_is_read_in(
 
     async def read(after: str | None, _: int) -> Page[Product]:
         number = int(after or 0)
-        return Page(pages[number], str(number + 1) if number + 1 < len(pages) else None)
+        return Page(pages[number], str(number + 1), is_last=number + 1 == len(pages))
 
     response = await listing(Request({"type": "http"}), Paging(None, None), read, PRODUCTS)
     assert isinstance(response, StreamingResponse)

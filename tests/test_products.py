@@ -14,7 +14,7 @@ from shopsphere.domain.errors import InvalidRequest, ProductNotFound, ShopError,
 from shopsphere.domain.pks import new_pk
 from shopsphere.domain.values import Page, Product, Stock
 from shopsphere.lists import cursor_of
-from shopsphere.records import Listing, Records
+from shopsphere.records import EVERYTHING, Listing, Records
 
 pytestmark = pytest.mark.anyio
 
@@ -28,7 +28,8 @@ def products(records: Records) -> Products:
 
 async def added(products: Products, name: str = "Laptop") -> str:
     """Add a product; return its pk."""
-    return (await products.create(name, 99999, 10)).pk
+    product, _ = await products.create(name, 99999, 10)
+    return product.pk
 
 
 async def together(*calls: Awaitable[T]) -> tuple[list[T], list[ShopError]]:
@@ -104,7 +105,7 @@ async def test_what_a_crash_left_in_list_and_index_is_not_seen(
 ) -> None:
     there = []
     for _ in range(2):
-        there.append(await products.create("Laptop", 1, 1))
+        there.append((await products.create("Laptop", 1, 1))[0])
         gone = [await added(products, "Lap"), new_pk()]
         await products.delete(gone[0])
         for pk in gone:
@@ -116,7 +117,7 @@ async def test_what_a_crash_left_in_list_and_index_is_not_seen(
 
     assert list(chain(*await walk(products.page, limit))) == there
     assert await walk(search(products, "lap"), limit) == chunks(there, limit)
-    entries = await records.entries(PRODUCTS, 0, 100)
+    entries = await records.entries(PRODUCTS, EVERYTHING, 100)
     assert [entry.member for entry in entries] == [product.pk for product in there]
 
 
@@ -195,7 +196,7 @@ async def test_a_repeated_delete_finishes_the_first_and_finds_no_product(
             await products.delete(pk)
 
     assert {name.split("\0")[1] for name in await records.names("", "", 1000)} == {other}
-    assert [entry.member for entry in await records.entries(PRODUCTS, 0, 9)] == [other]
+    assert [entry.member for entry in await records.entries(PRODUCTS, EVERYTHING, 9)] == [other]
 
 
 async def test_a_product_is_found_before_it_is_listed_and_read_before_either() -> None:

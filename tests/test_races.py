@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from threading import Event
+from urllib.parse import urljoin
 
 import pytest
 
@@ -118,7 +119,14 @@ def after_the_last_pk(url: str, page: Answer) -> str:
 
 def by_links(url: str, page: Answer) -> str:
     """The same; the last page, which has no link, is read again, as it may become longer."""
-    return "".join(re.findall('<(.+)>; rel="next"', page.headers.get("link", ""))) or url
+    links = re.findall('<(.+)>; rel="next"', page.headers.get("link", ""))
+    return urljoin(url, links[0]) if links else url
+
+
+def by_cursor(url: str, page: Answer) -> str:
+    """The same, from the cursor of the last entry that was seen."""
+    cursor = page.headers.get("x-cursor")
+    return f"{url.partition('?')[0]}?limit={LIMIT}&after={cursor}" if cursor else url
 
 
 def test_who_follows_a_list_misses_nothing_that_is_added(shop: Shop) -> None:
@@ -145,7 +153,7 @@ def test_who_follows_a_list_misses_nothing_that_is_added(shop: Shop) -> None:
         before = [each["pk"] for each in send("GET", url).body]
         is_over.clear()
         with ThreadPoolExecutor() as threads:
-            ways = (after_the_last_pk, by_links)
+            ways = (after_the_last_pk, by_links, by_cursor)
             following = [threads.submit(followed, url, go_on) for go_on in ways]
             try:
                 added = at_once(8, add, range(ADDED))
@@ -154,4 +162,4 @@ def test_who_follows_a_list_misses_nothing_that_is_added(shop: Shop) -> None:
         listed = [each["pk"] for each in send("GET", url).body]
         assert listed[: len(before)] == before
         assert sorted(listed[len(before) :]) == sorted(added)
-        assert [each.result() for each in following] == [listed, listed]
+        assert [each.result() for each in following] == [listed, listed, listed]

@@ -29,7 +29,7 @@ from shopsphere.domain.records import (
     User,
 )  # fmt: skip
 from shopsphere.domain.values import OrderStatus, Role
-from shopsphere.records import Listing, Records
+from shopsphere.records import EVERYTHING, Listing, Records, Span
 from shopsphere.redis_clients.connecting import connect
 from shopsphere.settings import Settings
 from tests.lossy_wire import LossyWire, connected, wired
@@ -53,7 +53,7 @@ FULL_RECORDS: list[Record] = [
     Applied(pk=f"{new_pk()}:a key: with }} in it", change=-3, command="1", has_key=True),
     Applied(pk=f"{new_pk()}:x", old_name=ODD_TEXT, old_revision="true"),
     OrderRecord(pk=new_pk(), status=OrderStatus.PLACED, items_json="[]", user_pk="u", placed_ms=1),
-    KeyRecord(pk="key", request="null", order_pk=new_pk(), lease_until=1_732_459_431.1234567),
+    KeyRecord(pk="key", request="null", bound_pk=new_pk(), lease_until=1_732_459_431.1234567),
     User(pk=new_pk(), email="a@b", password_hash="$bcrypt$=,/", role=Role.ADMIN),
     Address(pk="o'neill+{shop}:*@例子.广告", user_pk=new_pk()),
 ]  # fmt: skip
@@ -149,7 +149,7 @@ async def test_all_times_are_the_storage_s(
     given = await records.change(lambda now, _: now, KeyRecord(pk="key"))
     noted = await records.add_note("a")
     await records.enter("a", [ALL])
-    [entry] = await records.entries(ALL, 0, 10)
+    [entry] = await records.entries(ALL, EVERYTHING, 10)
     [note] = await records.notes(0, 10)
 
     now = clock() if isinstance(records, MemoryRecords) else now_of(redis_server)
@@ -237,7 +237,7 @@ async def test_what_was_rewritten_or_has_expired_leaves_nothing_behind_in_memory
             pk = f"{new_pk() if is_expired else 'product'}:order"
             await keep(records, Hold(pk=pk, state=HELD))
             await keep(records, Hold(pk=pk, state=REFUSED, available=number))
-            await keep(records, KeyRecord(pk="key", request="same", order_pk=pk, lease_until=now))
+            await keep(records, KeyRecord(pk="key", request="same", bound_pk=pk, lease_until=now))
             now += 0.001
         now += TEN_MINUTES if is_expired else 0
         await read(records, Hold(pk="product:another"))
@@ -255,7 +255,7 @@ async def test_what_was_rewritten_or_has_expired_leaves_nothing_behind_in_memory
 
 
 async def members(records: Records, listing: Listing) -> str:
-    entries = await records.entries(listing, 0, 100)
+    entries = await records.entries(listing, EVERYTHING, 100)
     positions = [position for _, position in entries]
     assert positions == sorted(set(positions))
     for entry in entries:
@@ -280,7 +280,7 @@ async def test_positions_grow_when_the_clock_goes_back_and_when_the_last_entry_l
     await records.enter("e", [ALL])
 
     assert await members(records, ALL) == "a c d e"
-    assert (await records.entries(ALL, last or 0, 9))[0].member == "e"
+    assert (await records.entries(ALL, Span((last or 0) + 1), 9))[0].member == "e"
 
 
 # Notes
@@ -484,14 +484,14 @@ async def test_a_copy_that_comes_again_changes_nothing_though_values_are_what_th
     await counted(records, product.pk)
     await records.change(partial(set_price, cents=2), product)
     await records.enter(product.pk, [listing])
-    late, before = list(line.requests), await records.entries(listing, 0, 10)
+    late, before = list(line.requests), await records.entries(listing, EVERYTHING, 10)
     await records.change(partial(set_price, cents=1), product)
     line.requests = late
     await line.bring_again()
 
     kept = await read(records, product)
     assert (kept.price_cents, kept.received) == (1, 1)
-    assert await records.entries(listing, 0, 10) == before
+    assert await records.entries(listing, EVERYTHING, 10) == before
 
 
 # Every method
@@ -501,7 +501,7 @@ READS: list[Use] = [
     lambda records: records.read(ProductRecord(pk="a")),
     lambda records: records.read(*(ProductRecord(pk=pk) for pk in "ab")),
     lambda records: records.live(Hold, "a", "", 1),
-    lambda records: records.entries(Listing("slot"), 0, 1),
+    lambda records: records.entries(Listing("slot"), EVERYTHING, 1),
     lambda records: records.position(Listing("slot"), "a"),
     lambda records: records.names("a", "a", 1),
     lambda records: records.notes(0, 1),

@@ -15,7 +15,8 @@ from shopsphere.domain.values import EVER_PLACED, Item, Order, Product, Reservat
 from tests.servers import RedisServer
 from tests.small_shop import LEASE_SECONDS, SETTLE_SECONDS, Call, nobody, small_shop
 
-Wanted = dict[str, int]
+Wanted = dict[str, tuple[int, int | None]]
+"""What is ordered: of each product how many, and the price that was seen, if any."""
 """How many units of which products; stock is taken in the order of their pks."""
 
 
@@ -89,17 +90,19 @@ class PlainShop:
         request, order_pk, kept_until = self.keys.get(key or "", ({}, "", 0))
         if kept_until > self.now:
             return order_pk if request == wanted else "idempotency_key_reused"
-        for pk, quantity in sorted(wanted.items()):
-            available = self.stock(pk).available
+        for pk, (quantity, seen) in sorted(wanted.items()):
+            available, price_cents = self.stock(pk).available, self.products[pk].price_cents
             if self.products[pk].is_deleted:
                 return "product_not_found"
+            if seen not in (None, price_cents):
+                return f"price_changed {price_cents / 100}"
             if available < quantity:
                 return f"insufficient_quantity {available}"
         return ""
 
     def place(self, order_pk: str, wanted: Wanted, key: str | None) -> None:
         """Write an order down, with the names and prices that its products have now."""
-        now = [(pk, quantity, self.products[pk]) for pk, quantity in wanted.items()]
+        now = [(pk, quantity, self.products[pk]) for pk, (quantity, _) in wanted.items()]
         self.orders[order_pk] = PlainOrder(
             [Reservation(pk, order_pk, n, one.price_cents, one.name) for pk, n, one in now]
         )
@@ -128,6 +131,8 @@ async def away(call: Call) -> object:
 
 
 MOST_PRODUCTS = 6
+FIGURES = ("available", "unit_price")
+"""What a refusal says besides its code."""
 quantities = st.integers(1, 4)
 keys = st.none() | st.sampled_from(["a", "b"])
 names = st.sampled_from(["Laptop", "Tea ☕", "ẞ", "x" * 200])
@@ -160,8 +165,8 @@ class Lives(stateful.RuleBasedStateMachine):
         try:
             answer = self.loop.run(command)
         except ShopError as refusal:
-            available = getattr(refusal, "available", None)
-            return refusal.code if available is None else f"{refusal.code} {available}"
+            told = [f" {refusal.extra[name]}" for name in FIGURES if name in refusal.extra]
+            return "".join([refusal.code, *told])
         return answer.pk if isinstance(answer, Order) else answer
 
     @stateful.initialize(target=products)
@@ -174,7 +179,7 @@ class Lives(stateful.RuleBasedStateMachine):
         return self._add(name, price_cents, quantity)
 
     def _add(self, name: str, price_cents: int, quantity: int) -> str:
-        product = self.loop.run(self.shop.products.create(name, price_cents, quantity))
+        product, _ = self.loop.run(self.shop.products.create(name, price_cents, quantity))
         self.plain.products[product.pk] = PlainProduct(name, price_cents, quantity)
         return product.pk
 
@@ -199,7 +204,7 @@ class Lives(stateful.RuleBasedStateMachine):
     @stateful.rule(target=placed, data=st.data(), key=keys)
     def place(self, data: st.DataObject, key: str | None) -> stateful.MultipleResults[str]:
         wanted = self._wanted(data, key)
-        items = [Item(pk, wanted[pk]) for pk in wanted]
+        items = [Item(pk, *wanted[pk]) for pk in wanted]
         told = self.told(self.shop.service().place(key, *items))
         if expected := self.plain.known_or_refused(wanted, key):
             assert told == expected
@@ -212,7 +217,10 @@ class Lives(stateful.RuleBasedStateMachine):
         if key in self.plain.keys and data.draw(st.booleans()):
             return self.plain.keys[key][0]
         pks = st.sampled_from([*self.plain.products])
-        return data.draw(st.dictionaries(pks, quantities, min_size=1, max_size=4))
+        wanted = data.draw(st.dictionaries(pks, quantities, min_size=1, max_size=4))
+        prices_now = {plain.price_cents for plain in self.plain.products.values()}
+        seen = st.none() | st.sampled_from(sorted(prices_now))
+        return {pk: (quantity, data.draw(seen)) for pk, quantity in wanted.items()}
 
     @stateful.rule(pk=placed, status=ends, is_told=st.booleans())
     def end(self, pk: str, status: str, is_told: bool) -> None:

@@ -59,7 +59,7 @@ def connect(url: str) -> None:
     """Connect, put a product on sale, and look at it."""
 
     async def use(products: Products) -> None:
-        product = await products.create("Lamp", 250, 3)
+        product, _ = await products.create("Lamp", 250, 3)
         assert await products.get(product.pk) == product
 
     asyncio.run(with_products(url, use, "another-shop"))
@@ -180,7 +180,7 @@ def test_a_search_misses_no_product_while_the_index_moves_key_by_key(
         refused = 0
 
         async def add() -> None:
-            there.append((await products.create("A lamp of steel and oak", 100, 100)).pk)
+            there.append((await products.create("A lamp of steel and oak", 100, 100))[0].pk)
 
         async def rename() -> None:
             await products.update(there[0], f"A lamp of {len(there)} parts", None)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 import requests
@@ -37,7 +38,10 @@ def test_metrics_of_two_workers_are_their_sum(redis_server: RedisServer, tmp_pat
     redis_server.client.flushall()
     settings = {"USE_REDIS": "required", "REDIS_PORT": str(redis_server.port)}
     settings |= {"PRODUCT_SERVICE_URL": f"http://127.0.0.1:{free_port()}", "ORDER_TIMEOUT": "0.5"}
-    settings |= {"SETTLE_INTERVAL": "0.2", METRICS_FOLDER: str(tmp_path / "metrics" / "shop")}
+    folder = tmp_path / "metrics" / "shop"
+    settings |= {"SETTLE_INTERVAL": "0.2", METRICS_FOLDER: str(folder)}
+    killed = metrics_in(folder, "order", "/orders/{pk}", then="os.kill(os.getpid(), 9)")
+    assert (killed.returncode, len(list(folder.glob("order/*.db")))) == (-signal.SIGKILL, 2)
     orders = Service("order", tmp_path / "order.log", 0, **settings)
 
     def wait_until_started(workers: int) -> None:
@@ -63,27 +67,43 @@ def test_metrics_of_two_workers_are_their_sum(redis_server: RedisServer, tmp_pat
 
 
 def test_each_service_has_a_folder_for_itself_which_others_cannot_read(tmp_path: Path) -> None:
-    assert "1.0" in metrics_in(tmp_path / "metrics").stdout
-    own = tmp_path / "metrics" / "product"
-    assert list(own.iterdir()) != []
-    assert own.stat().st_mode & 0o077 == 0
+    look = "[own] = Path(sys.argv[1]).glob('*/'); print(own.name, oct(own.stat().st_mode))"
+    result = metrics_in(tmp_path / "metrics", "product", "/", then=look)
+    assert re.search(r"(?m)^http_requests_total.* 1\.0$", result.stdout)
+    assert (result.stdout.splitlines()[-1], result.stderr) == ("product 0o40700", "")
+    assert [left.name for left in (tmp_path / "metrics").iterdir()] == ["product.lock"]
 
 
-def test_a_folder_that_cannot_be_made_is_one_line_and_each_worker_counts_for_itself() -> None:
-    result = metrics_in(Path(os.devnull) / "metrics")
-    assert "1.0" in result.stdout
+@pytest.mark.parametrize("folder", ["a file/metrics", "of a file", "of another user"])
+def test_a_folder_that_cannot_be_used_is_one_line_and_each_worker_counts_for_itself(
+    folder: str,
+) -> None:
+    with TemporaryDirectory() as place:
+        Path(place).chmod(0o777)
+        Path(place, "a file").touch()
+        Path(place, "of a file").mkdir()
+        Path(place, "of a file", "product").touch()
+        Path(place, "of another user", "product", "of theirs").mkdir(parents=True)
+        Path(place, "of another user", "product").chmod(0)
+        for shared in Path(place).iterdir():
+            shared.chmod(0o777)
+        result = metrics_in(Path(place, folder), "product", "/", user=65534)
+    assert re.search(r"(?m)^http_requests_total.* 1\.0$", result.stdout)
     assert result.stderr.startswith(f"{METRICS_FOLDER} cannot be used (")
     assert result.stderr.endswith(": each worker reports its own metrics only\n")
     assert result.stderr.count("\n") == 1
 
 
-def metrics_in(folder: Path) -> "subprocess.CompletedProcess[str]":
+def metrics_in(
+    folder: Path, service: str, route: str, *, then: str = "", user: int = 0
+) -> "subprocess.CompletedProcess[str]":
     """Count one request of a service whose workers are to share this folder."""
     code = (
-        "from shopsphere.metrics import *; metrics = RequestMetrics('product');"
-        "metrics.count('GET', '/', 200, 0.1); print(exposition(metrics.registry).decode())"
+        f"import sys; from shopsphere.metrics import *; from shopsphere.metrics import os, Path;"
+        f"os.geteuid() or os.seteuid({user}); metrics = RequestMetrics('{service}');"
+        f"metrics.count('GET', '{route}', 200, 0.1);"
+        f"print(exposition(metrics.registry).decode()); {then}"
     )
+    command = [sys.executable, "-c", code, str(folder)]
     environment = {**os.environ, METRICS_FOLDER: str(folder)}
-    return subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True
-    )
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)

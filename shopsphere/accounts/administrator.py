@@ -4,9 +4,9 @@ import contextlib
 import logging
 
 from shopsphere.accounts.users import Users
-from shopsphere.domain.errors import EmailTaken, StoreUnavailable
+from shopsphere.domain.errors import EmailTaken
 from shopsphere.domain.values import Role
-from shopsphere.settings import CannotStart, Settings
+from shopsphere.settings import Settings
 
 log = logging.getLogger("shopsphere.accounts.administrator")
 
@@ -16,7 +16,7 @@ async def ensure_administrator(settings: Settings, users: Users) -> None:
 
     Several workers may do this at once. An existing account with this address gets the new role and
     password; its tokens keep the old role until they expire. No account is ever demoted: a
-    previously named administrator remains one. Raise CannotStart if the storage is unavailable.
+    previously named administrator remains one.
     """
     if not settings.admin_email:
         if settings.auth_required:
@@ -24,25 +24,13 @@ async def ensure_administrator(settings: Settings, users: Users) -> None:
                 "ADMIN_EMAIL is empty: if there never was an administrator, nobody can add products"
             )
         return
-    try:
-        while not await _is_there(settings, users):
-            pass
-    except StoreUnavailable:
-        raise CannotStart(
-            "The administrator of ADMIN_EMAIL cannot be made, as the storage cannot serve now. "
-            "Start again when it can."
-        ) from None
-
-
-async def _is_there(settings: Settings, users: Users) -> bool:
-    """Return whether the administrator is set up; if not, take one step, which others may race."""
     email, password = settings.admin_email, settings.admin_password.get_secret_value()
-    user = await users.find(email)
-    if user is None:
-        with contextlib.suppress(EmailTaken):
-            await users.register(email, password, Role.ADMIN)
-        return False
-    if user.role is Role.ADMIN and await users.has_password(user, password):
-        return True
-    await users.set_password(user, password, Role.ADMIN)
-    return False
+    while True:  # another worker may be a step ahead
+        user = await users.find(email)
+        if user is None:
+            with contextlib.suppress(EmailTaken):
+                await users.register(email, password, Role.ADMIN)
+        elif user.role is Role.ADMIN and await users.has_password(user, password):
+            return
+        else:
+            await users.set_password(user, password, Role.ADMIN)

@@ -3,9 +3,9 @@
 import asyncio
 import hashlib
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
-from ipaddress import IPv6Address, ip_address
+from ipaddress import IPv6Address, ip_address, ip_network
 
 from shopsphere.accounts.passwords import HASHING_THREADS
 from shopsphere.domain import people
@@ -41,15 +41,15 @@ class LoginThrottle:
         client's count for this email address.
         """
         at_address, at_any = _counted(client, email), _counted(client)
-        most_at_any = ANY_ADDRESS_FACTOR * self._most
+        limits = ((at_address, self._most), (at_any, ANY_ADDRESS_FACTOR * self._most))
         async with self._turns:
-            await self._records.change(partial(people.require_few, most=self._most), at_address)
-            await self._records.change(partial(people.require_few, most=most_at_any), at_any)
+            for counted, most in limits:
+                await self._records.change(partial(people.require_few, most=most), counted)
             try:
                 yield
             except InvalidCredentials:
-                for counted in (at_address, at_any):
-                    count = partial(people.count_failure, seconds=self._seconds)
+                count = partial(people.count_failure, seconds=self._seconds)
+                for counted, _ in limits:
                     await self._records.change(count, counted)
                 raise
             await self._records.change(people.clear_failures, at_address)
@@ -65,12 +65,8 @@ def client_of(host: str) -> str:
 
     A provider's customer can use any address in such a network.
     """
-    try:
+    with suppress(ValueError):
         address = ip_address(host)
-    except ValueError:
-        return host
-    if isinstance(address, IPv6Address):
-        if address.ipv4_mapped:
-            return str(address.ipv4_mapped)
-        return f"{IPv6Address(int(address) >> 64 << 64)}/64"
+        if isinstance(address, IPv6Address):
+            return str(address.ipv4_mapped or ip_network((int(address), 64), strict=False))
     return host

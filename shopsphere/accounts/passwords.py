@@ -1,9 +1,6 @@
-"""Passwords, hashed and verified by passlib in their own few threads."""
+"""Passwords, hashed and verified by passlib in a few threads."""
 
-import asyncio
-from concurrent.futures import ThreadPoolExecutor
-from typing import Self
-
+from anyio import CapacityLimiter, to_thread
 from passlib.context import CryptContext
 
 HASHING_THREADS = 2
@@ -19,12 +16,11 @@ class Passwords:
             schemes=["bcrypt_sha256"], bcrypt_sha256__rounds=rounds, bcrypt_sha256__ident="2b"
         )
         self._nobodys_hash = f"$bcrypt-sha256$v=2,t=2b,r={rounds}${'.' * 22}${'.' * 31}"
-        self._threads = ThreadPoolExecutor(HASHING_THREADS, thread_name_prefix="hashing")
+        self._limiter = CapacityLimiter(HASHING_THREADS)
 
     async def hash(self, password: str) -> str:
         """Return a salted hash of the password."""
-        loop = asyncio.get_running_loop()
-        hashed: str = await loop.run_in_executor(self._threads, self._context.hash, password)
+        hashed: str = await to_thread.run_sync(self._context.hash, password, limiter=self._limiter)
         return hashed
 
     async def verify(self, password: str, password_hash: str | None) -> bool:
@@ -32,16 +28,8 @@ class Passwords:
 
         For None, which stands for an unknown user, return false after the same time.
         """
-        loop = asyncio.get_running_loop()
         hashed = password_hash or self._nobodys_hash
-        matches: bool = await loop.run_in_executor(
-            self._threads, self._context.verify, password, hashed
+        matches: bool = await to_thread.run_sync(
+            self._context.verify, password, hashed, limiter=self._limiter
         )
         return matches and password_hash is not None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Release the threads; work that has not begun is dropped."""
-        self._threads.shutdown(wait=False, cancel_futures=True)

@@ -3,13 +3,14 @@
 from functools import partial
 
 from shopsphere.catalogue import search_index
+from shopsphere.domain import idempotency as keys
 from shopsphere.domain import stock
-from shopsphere.domain.errors import ProductNotFound
+from shopsphere.domain.errors import InvalidRequest, ProductNotFound
 from shopsphere.domain.pks import new_pk
-from shopsphere.domain.records import Applied, Hold, ProductRecord, ProductState
+from shopsphere.domain.records import Applied, Hold, KeyRecord, ProductRecord, ProductState
 from shopsphere.domain.values import Page, Product, Reservation, Stock
-from shopsphere.lists import cursor_of, entries_after
-from shopsphere.records import Listing, Records
+from shopsphere.lists import page_of
+from shopsphere.records import EVERYTHING, Listing, Records, Span
 
 PRODUCTS = Listing("products")
 
@@ -24,16 +25,25 @@ class Products:
     def __init__(self, records: Records) -> None:
         self._records = records
 
-    async def create(self, name: str, price_cents: int, quantity: int) -> Product:
-        """Put a new product on sale. It is listed last, so a listed product is readable."""
-        pk, revision = new_pk(), search_index.new_revision()
-        await self._records.add_names(search_index.entries(name, pk, revision))
-        product = await self._records.change(
-            lambda now, record: stock.create(now, record, name, revision, price_cents, quantity),
-            ProductRecord(pk=pk),
-        )
+    async def create(
+        self, name: str, price_cents: int, quantity: int, key: str | None = None
+    ) -> tuple[Product, bool]:
+        """Put a new product on sale. It is listed last, so a listed product is readable.
+
+        Return it, and whether this is a repeat: a key makes one product within a day. Raise
+        ProductNotFound if that was deleted since, IdempotencyKeyReused for another product.
+        """
+        pk = new_pk()
+        if key is not None:
+            bind = partial(keys.bind, request=keys.digest_of(name, price_cents, quantity), pk=pk)
+            pk = (await self._records.change(bind, KeyRecord(pk=key))).pk
+        [record] = await self._read([pk])
+        if record.state is ProductState.NONE:
+            await self._records.add_names(search_index.entries(name, pk, record.revision))
+        rule = partial(stock.create, name=name, price_cents=price_cents, quantity=quantity)
+        product = await self._records.change(rule, ProductRecord(pk=pk))
         await self._records.enter(pk, [PRODUCTS])
-        return product
+        return product, record.state is ProductState.ON_SALE
 
     async def get(self, pk: str) -> Product:
         """Return a product; raise ProductNotFound if it does not exist or was deleted."""
@@ -42,33 +52,39 @@ class Products:
             raise ProductNotFound
         return record.product()
 
-    async def page(self, after: str | None, limit: int) -> Page[Product]:
+    async def page(self, after: str | None, limit: int, span: Span = EVERYTHING) -> Page[Product]:
         """Return up to `limit` products, in the order in which they became visible.
 
         There may be fewer, even before the end, while products are being deleted. `after` is a
         cursor or the pk of a listed product; otherwise raise InvalidRequest.
         """
-        entries = await entries_after(self._records, PRODUCTS, after, limit + 1)
-        records = await self._read([entry.member for entry in entries[:limit]])
-        for record in records:
-            if record.state is not ProductState.ON_SALE:
-                await self._records.leave(PRODUCTS, record.pk)
-        found = [record.product() for record in records if record.state is ProductState.ON_SALE]
-        is_last = len(entries) <= limit
-        return Page(found, None if is_last else cursor_of(PRODUCTS, entries[-2].position))
+        deleted: list[str] = []
+
+        def shown(record: ProductRecord) -> Product | None:
+            if record.state is ProductState.ON_SALE:
+                return record.product()
+            deleted.append(record.pk)
+            return None
+
+        page = await page_of(self._records, PRODUCTS, span, after, limit, ProductRecord, shown)
+        for pk in deleted:
+            await self._records.leave(PRODUCTS, pk)
+        return page
 
     async def search_page(self, text: str, after: str | None, limit: int) -> Page[Product]:
         """Return up to `limit` products whose folded name contains the folded `text`.
 
         They are sorted by the folded name from the first match onward, then by pk. `after` is a
-        `next_after` of the same search; raise InvalidRequest if it cannot be. A product renamed
-        between pages can appear twice.
+        cursor of the same search; raise InvalidRequest if it cannot be, or if the folded text is
+        empty. A product renamed between pages can appear twice.
         """
         folded = search_index.fold(text)
+        if not folded:
+            raise InvalidRequest(("name", "must contain something to search for"))
         prefix = search_index.prefix(folded)
         start = search_index.from_cursor(after, folded) if after else prefix
         found: list[Product] = []
-        cursor = ""
+        cursor: str | None = None
         while True:
             names = await self._records.names(start, prefix, limit + 1)
             parts = [search_index.split(name) for name in names]
@@ -79,11 +95,11 @@ class Products:
                 if not search_index.is_first_match(search_index.fold(record.name), folded, suffix):
                     continue
                 if len(found) == limit:
-                    return Page(found, cursor)
+                    return Page(found, cursor, is_last=False)
                 found.append(record.product())
                 cursor = search_index.to_cursor(suffix, pk)
             if len(names) <= limit:
-                return Page(found, None)
+                return Page(found, cursor, is_last=True)
             start = f"{names[-1]}\0"
 
     async def update(self, pk: str, name: str | None, price_cents: int | None) -> Product:
@@ -112,7 +128,7 @@ class Products:
         """Add `change` (which may be negative) to received and available, in one step.
 
         Return the updated product, and whether this is a repeat: a key counts once within a day.
-        Raise ProductNotFound, InsufficientQuantity below zero, StockLimit above MAX_ON_HAND units
+        Raise ProductNotFound, StockTooLow below zero, StockLimit above MAX_ON_HAND units
         on hand, IdempotencyKeyReused if the key was used for another change.
         """
         command = new_pk()
@@ -150,19 +166,22 @@ class Products:
         """
         await self.stock(pk)
         holds = await self._records.live(Hold, pk, after or "", limit + 1)
-        found = [hold.reservation() for hold in holds[:limit] if hold.is_listed]
-        return Page(found, None if len(holds) <= limit else holds[-2].reservation().order_pk)
+        is_last = len(holds) <= limit
+        holds = holds[:limit]
+        found = [hold.reservation() for hold in holds if hold.is_listed]
+        return Page(found, holds[-1].reservation().order_pk if holds else None, is_last)
 
-    async def reserve(self, pk: str, order_pk: str, quantity: int) -> tuple[Reservation, bool]:
+    async def reserve(
+        self, pk: str, order_pk: str, quantity: int, unit_price_cents: int | None = None
+    ) -> tuple[Reservation, bool]:
         """Hold `quantity` units for an order: checked and taken in one step, once per order.
 
         Return the reservation, and whether this call made it; a repeat returns the same one. Raise
-        ProductNotFound; ReservationRefused, which is final for this order; ReservationReleased
-        after a release; ReservationConflict if another quantity is held.
+        ProductNotFound; PriceChanged or ReservationRefused, which are final for this order;
+        ReservationReleased after a release; ReservationConflict if another quantity is held.
         """
-        return await self._records.change(
-            partial(stock.reserve, quantity=quantity), *self._hold(pk, order_pk)
-        )
+        rule = partial(stock.reserve, quantity=quantity, unit_price_cents=unit_price_cents)
+        return await self._records.change(rule, *self._hold(pk, order_pk))
 
     async def release(self, pk: str, order_pk: str) -> None:
         """Release the units, once; this order cannot reserve them again for ten minutes.

@@ -5,6 +5,7 @@ Names have no control characters, so NUL sorts before anything in them. UTF-8 by
 points do, so Redis and memory agree on the order.
 """
 
+import re
 import secrets
 import unicodedata
 
@@ -15,12 +16,22 @@ SUFFIX_BYTES = 30
 """Keeps an entry within 64 bytes, the longest that Redis packs in small sorted sets."""
 
 
+ACCENTS = re.compile("[\u0300-\u036f]")
+SAME_LETTERS = str.maketrans(
+    {"ł": "l", "đ": "d", "ø": "o", "ħ": "h", "ŧ": "t", "æ": "ae", "œ": "oe", "\u0131": "i"}
+    | dict.fromkeys("\u2018\u2019\u02bc", "'")
+    | dict.fromkeys("\u2010\u2011\u2012\u2013\u2014\u2015\u2212", "-")
+)
+"""Letters that Unicode does not decompose, apostrophes and hyphens, each with what is typed."""
+
+
 def fold(text: str) -> str:
-    """Return `text` normalized for comparison: NFC, then Unicode case folding.
+    """Return `text` normalized for comparison: NFKD without accents, then Unicode case folding.
 
     Folding works character by character, so a part of a name folds to a part of the folded name.
     """
-    return unicodedata.normalize("NFC", text).casefold()
+    letters = ACCENTS.sub("", unicodedata.normalize("NFKD", text))
+    return letters.casefold().translate(SAME_LETTERS)
 
 
 def new_revision() -> str:

@@ -9,7 +9,7 @@ class ShopError(Exception):
 
     `status` is the HTTP status, `code` the stable machine-readable name. Subclasses set them in
     their class statement, or inherit them. `extra` holds additional members of the response body,
-    `headers` additional headers.
+    unless they are None; `headers` additional headers.
     """
 
     status: ClassVar[int] = 500
@@ -20,9 +20,11 @@ class ShopError(Exception):
         cls.status = status or cls.status
         cls.code = code or cls.code
 
-    def __init__(self, detail: str | None = None, *, retry_after: int | None = None) -> None:
+    def __init__(
+        self, detail: str | None = None, *, retry_after: int | None = None, **extra: object
+    ) -> None:
         self.detail = detail or self.sentence
-        self.extra: dict[str, object] = {}
+        self.extra = {name: value for name, value in extra.items() if value is not None}
         self.headers: dict[str, str] = {}
         if retry_after is not None:
             self.headers["Retry-After"] = str(retry_after)
@@ -39,8 +41,8 @@ class InvalidRequest(ShopError, status=400, code="invalid_request"):
 
     def __init__(self, *errors: tuple[str, str]) -> None:
         field, message = errors[0]
-        super().__init__(f"The request is not valid: {field} {message}.")
-        self.extra["errors"] = [{"field": field, "message": message} for field, message in errors]
+        listed = [{"field": field, "message": message} for field, message in errors]
+        super().__init__(f"The request is not valid: {field} {message}.", errors=listed)
 
     @classmethod
     def example(cls) -> Self:
@@ -96,7 +98,10 @@ class UserNotFound(ShopError, status=404, code="user_not_found"):
 
 
 class OrderRefused(ShopError):
-    """The order cannot be placed, because of one of its items; this is final for it."""
+    """The order cannot be placed, because of one of its items; this is final for it.
+
+    The order service names the product, as `product_pk`.
+    """
 
     is_remembered: ClassVar[bool] = True
     """Whether the product service remembers the refusal. If not, the refused item is released too,
@@ -107,6 +112,9 @@ class ProductNotFound(OrderRefused, status=404, code="product_not_found"):
     is_remembered = False
     sentence = "There is no such product. GET /products of the product service lists all."
 
+    def __init__(self, product_pk: str | None = None) -> None:
+        super().__init__(product_id=product_pk)
+
 
 class OrderNotFound(ShopError, status=404, code="order_not_found"):
     sentence = "There is no such order. GET /orders lists all."
@@ -115,18 +123,33 @@ class OrderNotFound(ShopError, status=404, code="order_not_found"):
 class InsufficientQuantity(OrderRefused, status=400, code="insufficient_quantity"):
     """Fewer units are available than requested; `available` says how many."""
 
-    def __init__(self, available: int) -> None:
-        super().__init__(f"Only {available} available. Ask for that many or fewer.")
-        self.available = available
-        self.extra["available"] = available
-
-    @classmethod
-    def example(cls) -> Self:
-        return cls(available=3)
+    def __init__(self, available: int = 3, product_pk: str | None = None) -> None:
+        some = f"Only {available} available. Ask for that many or fewer."
+        detail = some if available else "Out of stock."
+        super().__init__(detail, product_id=product_pk, available=available)
 
 
 class ReservationRefused(InsufficientQuantity, status=409):
     """Not enough stock for a reservation; final for this order."""
+
+
+class PriceChanged(OrderRefused, status=409, code="price_changed"):
+    """The unit price is not the one that the customer saw; `unit_price` is the present one."""
+
+    sentence = "The price has changed. To order at the present one, send that as unit_price."
+
+    def __init__(self, unit_price_cents: int = 89_950, product_pk: str | None = None) -> None:
+        super().__init__(product_id=product_pk, unit_price=unit_price_cents / 100)
+
+
+class StockTooLow(ShopError, status=400, code="insufficient_quantity"):
+    """More units would be removed than are available."""
+
+    def __init__(self, available: int = 3) -> None:
+        super().__init__(
+            f"Only {available} units are available to remove. The stock was not changed.",
+            available=available,
+        )
 
 
 class StockLimit(ShopError, status=400, code="stock_limit"):

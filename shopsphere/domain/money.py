@@ -3,38 +3,29 @@
 from decimal import Decimal
 from typing import Annotated
 
-from pydantic import AfterValidator, BeforeValidator, WithJsonSchema
+from pydantic import BeforeValidator, WithJsonSchema
 
 MAX_PRICE = 1_000_000
 
 
-def _number(value: object) -> Decimal:
+def _cents(value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError("must be a number, such as 19.99")
-    return Decimal(repr(value))
-
-
-def _whole_cents(amount: Decimal) -> Decimal:
-    if not 0 <= amount <= MAX_PRICE:
+    cents = Decimal(repr(value)) * 100
+    if not (cents.is_finite() and 0 <= cents <= MAX_PRICE * 100):
         raise ValueError("must be from 0 to 1000000.00")
-    if amount * 100 % 1:
+    if cents % 1:
         raise ValueError("must have at most 2 decimals")
-    return amount
+    return int(cents)
 
 
-Money = Annotated[
-    Decimal,
-    BeforeValidator(_number),
-    AfterValidator(_whole_cents),
+Cents = Annotated[
+    int,
+    BeforeValidator(_cents),
     WithJsonSchema({"type": "number", "minimum": 0, "maximum": MAX_PRICE, "multipleOf": 0.01}),
 ]
-"""An amount in a request: a JSON number, exact to the cent."""
+"""An amount in a request: a JSON number, exact to the cent, read as whole cents."""
 
 
 Amount = Annotated[float, BeforeValidator(lambda cents: cents / 100)]
 """Cents as the JSON number in a response; exact, because no amount exceeds 15 digits."""
-
-
-def to_cents(amount: Decimal) -> int:
-    """Return a `Money` amount in whole cents."""
-    return int(amount * 100)

@@ -11,6 +11,9 @@ PK_PATTERN = f"[0-7][{PK_ALPHABET}]{{{PK_LENGTH - 1}}}"
 _PK = re.compile(PK_PATTERN)
 _TO_PYTHONS_BASE_32 = str.maketrans(PK_ALPHABET, "0123456789ABCDEFGHIJKLMNOPQRSTUV")
 
+NO_PK = "0" * PK_LENGTH
+"""The pk of nothing. A text that cannot be a pk is read as this, so it is not found."""
+
 _last_pk = 0
 
 
@@ -36,7 +39,12 @@ class TimedByPk:
     pk: str
 
     @property
-    def created_at(self) -> datetime:
-        """The creation time in UTC, to the millisecond, from the first 10 characters of the pk."""
-        milliseconds = int(self.pk[:10].translate(_TO_PYTHONS_BASE_32), 32)
-        return datetime.fromtimestamp(milliseconds / 1000, UTC)
+    def created_at(self) -> str:
+        """The creation time, from the first 10 characters of the pk."""
+        return timestamp(int(self.pk[:10].translate(_TO_PYTHONS_BASE_32), 32))
+
+
+def timestamp(milliseconds: int) -> str:
+    """Return a Unix time as every response shows it: `2026-11-24T14:43:51.304Z`."""
+    time = datetime.fromtimestamp(milliseconds / 1000, UTC)
+    return f"{time.isoformat(timespec='milliseconds')[:-6]}Z"

@@ -4,13 +4,12 @@ A missing record reads as one with all fields at their defaults.
 """
 
 from collections.abc import Iterable
-from datetime import UTC, datetime
 from enum import StrEnum
 from typing import ClassVar
 
 from pydantic import BaseModel, TypeAdapter
 
-from shopsphere.domain.pks import TimedByPk
+from shopsphere.domain.pks import TimedByPk, timestamp
 from shopsphere.domain.values import Order, OrderStatus, Product, Reservation, Role, Stock
 
 TEN_MINUTES = 10 * 60
@@ -75,6 +74,7 @@ class HoldState(StrEnum):
     NONE = ""
     HELD = "held"
     REFUSED = "refused"
+    PRICE_CHANGED = "price_changed"
     RELEASED = "released"
     SHIPPED = "shipped"
 
@@ -82,7 +82,7 @@ class HoldState(StrEnum):
 class Hold(Record):
     """The units that one order holds of one product; its pk is `product:order`.
 
-    `available` is the quantity that was available at a refusal.
+    `available` and `price_cents` are also what they were at a refusal.
     """
 
     kind = "reservation"
@@ -149,17 +149,17 @@ class OrderRecord(Record):
     def order(self) -> Order:
         rows = _ITEMS.validate_json(self.items_json)
         items = tuple(Reservation(row[0], self.pk, *row[1:]) for row in rows)
-        placed_at = datetime.fromtimestamp(self.placed_ms / 1000, UTC)
-        return Order(self.pk, items, self.status, self.user_pk or None, placed_at)
+        user_pk, created_at = self.user_pk or None, timestamp(self.placed_ms)
+        return Order(self.pk, items, self.status, user_pk, created_at)
 
 
 class KeyRecord(Record):
-    """An idempotency key: a digest of its request, the order it is bound to, and when its lease
-    ends, in seconds of the storage's clock (0: no lease)."""
+    """An idempotency key: a digest of its request, the pk of the order or product it is bound to,
+    and when its lease ends, in seconds of the storage's clock (0: no lease)."""
 
     kind = "idempotency-key"
     request: str = ""
-    order_pk: str = ""
+    bound_pk: str = ""
     lease_until: float = 0
 
     @property

@@ -10,14 +10,14 @@ Naming = tuple[str, str]
 
 
 def create(
-    _: float, product: ProductRecord, name: str, revision: str, price_cents: int, quantity: int
-) -> Product:
+    _: float, product: ProductRecord, name: str, price_cents: int, quantity: int
+) -> Product | ShopError:
     """Put a new product on sale, with `quantity` units in stock."""
     if product.state is ProductState.NONE:
         product.state = ProductState.ON_SALE
-        product.name, product.revision, product.price_cents = name, revision, price_cents
+        product.name, product.price_cents = name, price_cents
         product.received = product.available = quantity
-    return product.product()
+    return errors.ProductNotFound() if product.state is ProductState.DELETED else product.product()
 
 
 def update(
@@ -56,7 +56,7 @@ def change_stock(
             return errors.IdempotencyKeyReused()
         return product.product(), True
     if product.available + change < 0:
-        return errors.InsufficientQuantity(product.available)
+        return errors.StockTooLow(product.available)
     if change > 0 and product.available + product.reserved + change > MAX_ON_HAND:
         return errors.StockLimit()
     product.received += change
@@ -78,15 +78,18 @@ def delete(_: float, product: ProductRecord, command: str) -> tuple[Naming, bool
 
 
 def reserve(
-    _: float, product: ProductRecord, hold: Hold, quantity: int
+    _: float, product: ProductRecord, hold: Hold, quantity: int, unit_price_cents: int | None = None
 ) -> tuple[Reservation, bool] | ShopError:
-    """Hold units for an order, once; return whether this call took them.
+    """Hold units for an order, once, if the price is still the given one; return whether this call
+    took them.
 
-    A refusal for lack of stock is remembered, so it is final for this order.
+    A refusal for price or lack of stock is remembered, so it is final for this order.
     """
     match hold.state:
         case HoldState.REFUSED:
             return errors.ReservationRefused(hold.available)
+        case HoldState.PRICE_CHANGED:
+            return errors.PriceChanged(hold.price_cents)
         case HoldState.RELEASED:
             return errors.ReservationReleased()
         case HoldState.HELD | HoldState.SHIPPED:
@@ -95,6 +98,9 @@ def reserve(
             return hold.reservation(), False
     if product.state is not ProductState.ON_SALE:
         return errors.ProductNotFound()
+    if unit_price_cents not in (None, product.price_cents):
+        hold.state, hold.price_cents = HoldState.PRICE_CHANGED, product.price_cents
+        return errors.PriceChanged(product.price_cents)
     if product.available < quantity:
         hold.state, hold.available = HoldState.REFUSED, product.available
         return errors.ReservationRefused(product.available)
@@ -121,7 +127,7 @@ def release(_: float, product: ProductRecord, hold: Hold) -> ShopError | None:
 
 def ship(_: float, product: ProductRecord, hold: Hold) -> ShopError | None:
     """Count held units as shipped, once; do nothing if the order is unknown here."""
-    if hold.state in (HoldState.RELEASED, HoldState.REFUSED):
+    if hold.state in (HoldState.RELEASED, HoldState.REFUSED, HoldState.PRICE_CHANGED):
         return errors.ReservationReleased()
     if hold.state is HoldState.HELD:
         product.reserved -= hold.quantity

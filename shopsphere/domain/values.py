@@ -5,7 +5,6 @@ Storages keep records (`domain.records`); rules change records and return values
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import datetime
 from enum import StrEnum
 from typing import Generic, NamedTuple, TypeVar
 
@@ -61,10 +60,11 @@ class Stock(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """A requested quantity of one product."""
+    """A requested quantity of one product, and the unit price that the customer saw, if sent."""
 
     product_pk: str
     quantity: int
+    unit_price_cents: int | None = None
 
 
 def by_product(items: Iterable[Item]) -> list[Item]:
@@ -83,6 +83,10 @@ class Reservation:
     unit_price_cents: int
     product_name: str
 
+    @property
+    def subtotal_cents(self) -> int:
+        return self.quantity * self.unit_price_cents
+
 
 @dataclass(frozen=True, slots=True)
 class Order:
@@ -92,11 +96,15 @@ class Order:
     items: tuple[Reservation, ...]
     status: OrderStatus
     user_pk: str | None
-    created_at: datetime
+    created_at: str
+
+    @property
+    def only_item(self) -> Reservation | None:
+        return self.items[0] if len(self.items) == 1 else None
 
     @property
     def total_cents(self) -> int:
-        return sum(item.quantity * item.unit_price_cents for item in self.items)
+        return sum(item.subtotal_cents for item in self.items)
 
 
 T = TypeVar("T")
@@ -104,7 +112,17 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Page(Generic[T]):
-    """Part of a list, in its order. `next_after` is the next page's cursor; None at the end."""
+    """Part of a list, in its order. `cursor` is where it ends; None if nothing was found.
+
+    `total` is the length of the whole list, for lists that are counted.
+    """
 
     items: list[T]
-    next_after: str | None
+    cursor: str | None
+    is_last: bool
+    total: int | None = None
+
+    @property
+    def next_after(self) -> str | None:
+        """The cursor of the next page; None if this is the last."""
+        return None if self.is_last else self.cursor

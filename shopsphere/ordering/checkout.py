@@ -22,8 +22,9 @@ from shopsphere.domain.records import KeyRecord, OrderRecord
 from shopsphere.domain.values import Item, Order, OrderStatus, Reservation, by_product
 from shopsphere.ordering.metrics import OrderMetrics
 from shopsphere.ordering.notes import ENDS_AS, Command, PendingCommand
-from shopsphere.ordering.notifier import ProductService, notify
+from shopsphere.ordering.notifier import notify
 from shopsphere.ordering.orders import Orders
+from shopsphere.ordering.product_client import ProductClient
 from shopsphere.ordering.settling import Settling
 from shopsphere.records import Records
 
@@ -43,7 +44,7 @@ class Checkout:
     def __init__(
         self,
         records: Records,
-        products: ProductService,
+        products: ProductClient,
         settling: Settling,
         metrics: OrderMetrics,
         lease_seconds: float,
@@ -71,27 +72,27 @@ class Checkout:
         pk = new_pk()
         if key is None:
             return await self._place(pk, items, user_pk, deadline), False
-        record, request = KeyRecord(pk=key), keys.digest_of(items)
-        bind = partial(keys.bind, request=request, order_pk=pk, lease_seconds=self._lease_seconds)
+        record, request = KeyRecord(pk=key), keys.digest_of(*by_product(items))
+        bind = partial(keys.bind, request=request, pk=pk, lease_seconds=self._lease_seconds)
         binding = await self._records.change(bind, record)
         deadline.began = binding.bound_at
-        if binding.order_pk != pk:
+        if binding.pk != pk:
             earlier = await self._earlier_order(binding, items)
             if earlier:
                 return earlier, True
             if deadline.seconds_left < deadline.timeout_seconds / 2:
-                await self._free(partial(keys.forget, order_pk=binding.order_pk), record)
+                await self._free(partial(keys.forget, pk=binding.pk), record)
                 raise errors.OrderGivenUp
-            bind_again = partial(bind, settled_pk=binding.order_pk)
-            if (await self._records.change(bind_again, record)).order_pk != pk:
+            bind_again = partial(bind, settled_pk=binding.pk)
+            if (await self._records.change(bind_again, record)).pk != pk:
                 raise errors.RequestInProgress
         try:
             return await self._place(pk, items, user_pk, deadline), False
         except OrderRefused:
-            await self._free(partial(keys.forget, order_pk=pk), record)
+            await self._free(partial(keys.forget, pk=pk), record)
             raise
         except BaseException:
-            await self._free(partial(keys.end_lease, order_pk=pk), record)
+            await self._free(partial(keys.end_lease, pk=pk), record)
             raise
 
     async def _place(
@@ -99,8 +100,9 @@ class Checkout:
     ) -> Order:
         """Place a new order with this pk, and count the outcome."""
         try:
-            if not all(is_pk(item.product_pk) for item in items):
-                raise ProductNotFound
+            for item in by_product(items):
+                if not is_pk(item.product_pk):
+                    raise ProductNotFound(item.product_pk)
             order = await self._take(pk, items, user_pk, deadline)
         except OrderRefused as refusal:
             self._metrics.refused.labels(refusal.code).inc()
@@ -189,7 +191,7 @@ class Checkout:
         Raise RequestInProgress while its request may still be running, Unavailable if its
         reservations cannot be released.
         """
-        order = await self._orders.find(bound.order_pk)
+        order = await self._orders.find(bound.pk)
         if order:
             await self._orders.enter(order)
             return order
@@ -197,7 +199,7 @@ class Checkout:
             raise errors.RequestInProgress(bound.lease_seconds_left)
         product_pks = [item.product_pk for item in items if is_pk(item.product_pk)]
         # The key is bound to the same items, so these are the earlier request's products.
-        pending = PendingCommand.of(Command.PLACE, bound.order_pk, product_pks)
+        pending = PendingCommand.of(Command.PLACE, bound.pk, product_pks)
         return await self._settling.settle(pending)
 
     async def _free(self, rule: Callable[[float, KeyRecord], None], record: KeyRecord) -> None:

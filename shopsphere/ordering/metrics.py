@@ -2,7 +2,7 @@
 
 from functools import partial
 
-from shopsphere.domain.errors import InsufficientQuantity, ProductNotFound
+from shopsphere.domain.errors import InsufficientQuantity, PriceChanged, ProductNotFound
 from shopsphere.domain.values import OrderStatus
 from shopsphere.metrics import prometheus
 
@@ -23,7 +23,7 @@ class OrderMetrics:
         self.inconsistent = count(
             "orders_inconsistent", "Items that the product service refused to release or ship."
         )
-        for refusal in (InsufficientQuantity, ProductNotFound):
+        for refusal in (InsufficientQuantity, PriceChanged, ProductNotFound):
             self.refused.labels(refusal.code)
         for outcome in set(OrderStatus) - {OrderStatus.NONE}:
             self.settled.labels(outcome.lower())

@@ -2,12 +2,11 @@
 
 import asyncio
 import logging
-from typing import Protocol
 
 from shopsphere.domain.errors import ReservationReleased, ReservationShipped
-from shopsphere.domain.values import Item, Reservation
 from shopsphere.ordering.metrics import OrderMetrics
 from shopsphere.ordering.notes import Command, PendingCommand
+from shopsphere.ordering.product_client import ProductClient
 
 log = logging.getLogger("shopsphere.ordering")
 
@@ -15,17 +14,7 @@ NOTIFIED_AT_ONCE = 8
 """How many products of one order are notified of concurrently."""
 
 
-class ProductService(Protocol):
-    """What ordering needs from the product service; `ProductClient` documents the promises."""
-
-    async def reserve(self, order_pk: str, item: Item, within: float) -> Reservation: ...
-
-    async def release(self, product_pk: str, order_pk: str) -> None: ...
-
-    async def ship(self, product_pk: str, order_pk: str) -> None: ...
-
-
-async def notify(products: ProductService, metrics: OrderMetrics, ended: PendingCommand) -> None:
+async def notify(products: ProductClient, metrics: OrderMetrics, ended: PendingCommand) -> None:
     """Ship or release what an order holds of these products; return when all calls are delivered.
 
     A definite refusal means that one of the two services lost data in a failover: it is logged for

@@ -5,8 +5,8 @@ import asyncio
 from shopsphere.domain.errors import OrderNotFound
 from shopsphere.domain.records import OrderRecord
 from shopsphere.domain.values import EVER_PLACED, Order, OrderStatus, Page
-from shopsphere.lists import cursor_of, entries_after
-from shopsphere.records import Listing, Records
+from shopsphere.lists import page_of
+from shopsphere.records import EVERYTHING, Listing, Records, Span
 
 SHOP = "orders"
 """The slot of the shop's lists; a customer's lists are in the customer's own slot."""
@@ -32,19 +32,28 @@ class Orders:
             raise OrderNotFound
         return order
 
-    async def page(self, user_pk: str | None, after: str | None, limit: int) -> Page[Order]:
-        """Return up to `limit` orders of one user, or of all if `user_pk` is None.
+    async def page(
+        self,
+        user_pk: str | None,
+        after: str | None,
+        limit: int,
+        status: str | None = None,
+        span: Span = EVERYTHING,
+    ) -> Page[Order]:
+        """Return up to `limit` orders of one user, or of all if `user_pk` is None, with this status
+        if one is given.
 
-        They are in the order in which they became visible. `after` is a cursor or the pk of an
-        order in the same list; otherwise raise InvalidRequest.
+        They are in the order in which they became visible, or got this status; there may be fewer,
+        even before the end, while orders end. `after` is a cursor or the pk of an order in the same
+        list; otherwise raise InvalidRequest.
         """
-        listing = Listing(user_pk or SHOP)
-        entries = await entries_after(self._records, listing, after, limit + 1)
-        page = entries[:limit]
-        records = await self._records.read(*(OrderRecord(pk=entry.member) for entry in page))
-        orders = [record.order() for record in records if record.status in EVER_PLACED]
-        is_last = len(entries) <= limit
-        return Page(orders, None if is_last else cursor_of(listing, page[-1].position))
+        wanted = {status} if status else EVER_PLACED
+
+        def shown(record: OrderRecord) -> Order | None:
+            return record.order() if record.status in wanted else None
+
+        listing = Listing(user_pk or SHOP, status) if status else Listing(user_pk or SHOP)
+        return await page_of(self._records, listing, span, after, limit, OrderRecord, shown)
 
     async def enter(self, order: Order) -> None:
         """Add an order to the lists of its status, and remove it from those of its earlier one.

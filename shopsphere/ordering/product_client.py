@@ -15,7 +15,7 @@ from urllib3.exceptions import HTTPError
 
 from shopsphere.domain import errors
 from shopsphere.domain.errors import ProductServiceUnavailable, ShopError
-from shopsphere.domain.money import Money, to_cents
+from shopsphere.domain.money import Cents
 from shopsphere.domain.values import Item, Reservation, Role
 from shopsphere.http_sessions import NO_RETRY, session
 from shopsphere.logs import REQUEST_ID
@@ -51,13 +51,14 @@ class _Reserved(BaseModel):
     product_id: str
     order_id: str
     quantity: int
-    unit_price: Money
+    unit_price: Cents
     product_name: str = Field(min_length=1)
 
 
 class _Refusal(BaseModel):
     code: str
     available: int = 0
+    unit_price: Cents = 0
 
 
 class _Response(NamedTuple):
@@ -95,14 +96,16 @@ class ProductClient:
         """Hold the units for this order; a repeat returns the same reservation.
 
         Nothing is sent after `within`, a time of the event loop; a request that arrives much later
-        is refused because its token has expired. Raise InsufficientQuantity or ProductNotFound if
-        the product service refuses, which is final. Any other response, or none, leaves the outcome
-        unknown: raise ProductServiceUnavailable or StorageMismatch.
+        is refused because its token has expired. Raise InsufficientQuantity, PriceChanged or
+        ProductNotFound if the product service refuses, which is final. Any other response, or none,
+        leaves the outcome unknown: raise ProductServiceUnavailable or StorageMismatch.
         """
-        path = f"/products/{item.product_pk}/reservations/{order_pk}"
-        response = await self._call("PUT", path, {"quantity": item.quantity}, within)
+        body: dict[str, float] = {"quantity": item.quantity}
+        if item.unit_price_cents is not None:
+            body["unit_price"] = item.unit_price_cents / 100
+        response = await self._call("PUT", item.product_pk, order_pk, within, body)
         if response.status not in (200, 201):
-            self._refuse(response, errors.InsufficientQuantity, errors.ProductNotFound)
+            self._refuse(response, item.product_pk, errors.OrderRefused)
         try:
             answer = _Reserved.model_validate_json(response.body)
         except ValidationError as error:
@@ -111,46 +114,41 @@ class ProductClient:
         if told != (item.product_pk, order_pk, item.quantity):
             log.error("the product service responded with another reservation: %s", told)
             raise ProductServiceUnavailable
-        return Reservation(
-            item.product_pk, order_pk, item.quantity, to_cents(answer.unit_price),
-            answer.product_name,
-        )  # fmt: skip
+        return Reservation(*told, answer.unit_price, answer.product_name)
 
     async def release(self, product_pk: str, order_pk: str) -> None:
         """Release the units, once. Raise ReservationShipped if they were shipped,
         ProductServiceUnavailable or StorageMismatch if the outcome is unknown."""
-        path = f"/products/{product_pk}/reservations/{order_pk}"
-        await self._command("DELETE", path, errors.ReservationShipped)
+        response = await self._call("DELETE", product_pk, order_pk)
+        if response.status != 204:
+            self._refuse(response, product_pk, errors.ReservationShipped)
 
     async def ship(self, product_pk: str, order_pk: str) -> None:
         """Count the units as shipped, once. Raise ReservationReleased if they were released,
         ProductServiceUnavailable or StorageMismatch if the outcome is unknown."""
-        path = f"/products/{product_pk}/reservations/{order_pk}/ship"
-        await self._command("POST", path, errors.ReservationReleased)
-
-    async def _command(self, method: str, path: str, refusal: type[ShopError]) -> None:
-        response = await self._call(method, path, None, NEVER)
+        response = await self._call("POST", product_pk, f"{order_pk}/ship")
         if response.status != 204:
-            self._refuse(response, refusal)
+            self._refuse(response, product_pk, errors.ReservationReleased)
 
-    def _refuse(self, response: _Response, *final: type[ShopError]) -> NoReturn:
-        """Raise the error that an unsuccessful response means.
+    def _refuse(self, response: _Response, pk: str, final: type[ShopError]) -> NoReturn:
+        """Raise the error that an unsuccessful response about this product means.
 
-        Only the `final` errors are definite refusals; all others leave the outcome unknown.
+        Only `final` errors are definite refusals; all others leave the outcome unknown.
         """
         try:
             refusal = _Refusal.model_validate_json(response.body)
         except ValidationError as error:
             raise ProductServiceUnavailable from error
         known = {
-            (409, "insufficient_quantity"): errors.InsufficientQuantity(refusal.available),
-            (404, "product_not_found"): errors.ProductNotFound(),
+            (409, "insufficient_quantity"): errors.InsufficientQuantity(refusal.available, pk),
+            (409, "price_changed"): errors.PriceChanged(refusal.unit_price, pk),
+            (404, "product_not_found"): errors.ProductNotFound(pk),
             (409, "reservation_shipped"): errors.ReservationShipped(),
             (409, "reservation_released"): errors.ReservationReleased(),
             (503, "storage_mismatch"): errors.StorageMismatch(),
         }
         meant = known.get((response.status, refusal.code))
-        if meant and isinstance(meant, (errors.StorageMismatch, *final)):
+        if meant and isinstance(meant, (errors.StorageMismatch, final)):
             raise meant
         if response.status in (401, 403):
             log.error(
@@ -161,7 +159,7 @@ class ProductClient:
         raise ProductServiceUnavailable
 
     async def _call(
-        self, method: str, path: str, body: dict[str, int] | None, within: float
+        self, method: str, product_pk: str, path: str, within: float = NEVER, body: object = None
     ) -> _Response:
         """Send one request; retry after a broken connection, a timeout or a 502 to 504."""
         loop = asyncio.get_running_loop()
@@ -173,7 +171,8 @@ class ProductClient:
             "X-Request-ID": REQUEST_ID.get(),
             "Authorization": f"Bearer {self._token(expires)}",
         }
-        request = requests.Request(method, self._url + path, headers, json=body)
+        url = f"{self._url}/products/{product_pk}/reservations/{path}"
+        request = requests.Request(method, url, headers, json=body)
         response: _Response | None = None
         for attempt in range(ATTEMPTS):
             if attempt:

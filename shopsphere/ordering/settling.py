@@ -17,8 +17,9 @@ from shopsphere.domain.values import Order, OrderStatus
 from shopsphere.logs import REQUEST_ID
 from shopsphere.ordering.metrics import OrderMetrics
 from shopsphere.ordering.notes import ENDS_AS, Command, PendingCommand, pending_commands
-from shopsphere.ordering.notifier import ProductService, notify
+from shopsphere.ordering.notifier import notify
 from shopsphere.ordering.orders import Orders
+from shopsphere.ordering.product_client import ProductClient
 from shopsphere.records import Records
 
 log = logging.getLogger("shopsphere.settling")
@@ -36,7 +37,7 @@ class Settling:
     def __init__(
         self,
         records: Records,
-        products: ProductService,
+        products: ProductClient,
         metrics: OrderMetrics,
         after_seconds: float,
     ) -> None:

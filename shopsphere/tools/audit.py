@@ -8,7 +8,8 @@ import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from sqlite3 import Row
+from typing import Any, Literal
 from urllib.parse import parse_qs, urlsplit
 
 import requests
@@ -34,9 +35,13 @@ CREATE TABLE orders (product_id, pk, placed DEFAULT 0, shipped DEFAULT 0, held D
     PRIMARY KEY (product_id, pk)) WITHOUT ROWID;
 """
 
-ADD_ORDER = """
+ADD_ITEM = """
 INSERT OR REPLACE INTO orders (product_id, pk, placed, shipped) VALUES
 (:product_id, :pk, :quantity * (:status = 'PLACED'), :quantity * (:status = 'SHIPPED'))
+"""
+
+ADD_STOCK = """
+INSERT OR REPLACE INTO stocks VALUES (:pk, :received, :available, :reserved, :shipped)
 """
 
 ADD_RESERVATION = """
@@ -45,17 +50,28 @@ ON CONFLICT DO UPDATE SET held = excluded.held
 """
 
 SUMS = """
-SELECT stocks.pk, received, available, reserved, stocks.shipped,
-       ifnull(sum(held), 0), ifnull(sum(orders.shipped), 0), ifnull(sum(held != placed), 0)
+SELECT stocks.*, received - available - reserved - stocks.shipped AS lost,
+       min(available, reserved, stocks.shipped) < 0 AS is_below_zero,
+       ifnull(sum(held), 0) AS held, ifnull(sum(orders.shipped), 0) AS sent,
+       ifnull(sum(held != placed), 0) AS strays
 FROM stocks LEFT JOIN orders ON product_id = stocks.pk
 WHERE stocks.pk BETWEEN ? AND ? GROUP BY stocks.pk
 """
+"""The stock of each product and the sums over its orders.
+
+`lost` are received units that are nowhere. `held` counts reserved units, `sent` those of SHIPPED
+orders, `strays` orders whose placed and held units differ.
+"""
+SUSPECTS = f"""
+SELECT pk FROM ({SUMS})
+WHERE lost OR is_below_zero OR reserved != held OR shipped != sent OR strays
+"""  # noqa: S608  # of constants
 
 STRAYS = "SELECT pk, placed, held FROM orders WHERE product_id = ? AND placed != held"
 
 
-class AuditImpossible(Exception):
-    """The services cannot be compared; the message says why and what to do."""
+class ShopUnavailable(Exception):
+    """A service does not respond as it should; the message says why and what to do."""
 
 
 class Health(BaseModel):
@@ -82,44 +98,11 @@ class Finding:
     units: int = 0
 
 
-class _Sums(NamedTuple):
-    """The stock that the product service reports, and the sums of reservations and orders.
-
-    `held` counts reserved units, `sent` those of SHIPPED orders, `strays` orders whose placed and
-    held units differ.
-    """
-
-    pk: str
-    received: int
-    available: int
-    reserved: int
-    shipped: int
-    held: int
-    sent: int
-    strays: int
-
-    @property
-    def lost(self) -> int:
-        return self.received - self.available - self.reserved - self.shipped
-
-    @property
-    def is_below_zero(self) -> bool:
-        return min(self.available, self.reserved, self.shipped) < 0
-
-    @property
-    def is_off(self) -> bool:
-        adds_up = self.reserved == self.held and self.shipped == self.sent
-        return bool(self.lost or self.is_below_zero or not adds_up or self.strays)
-
-
 class Shop:
-    """The services to audit, accessed as the administrator if they require a login."""
+    """The services of a shop, as its administrator if the settings name one."""
 
     def __init__(self, settings: Settings) -> None:
-        self.products_url = settings.product_service_url
-        self.orders_url = settings.order_service_url
-        self._settings = settings
-        self._may_sign_in = bool(settings.admin_email)
+        self.settings = settings
         # connect=0: if nothing listens, the error is reported at once.
         self._http = session(RETRIES.new(total=4, connect=0, backoff_factor=0.2))
 
@@ -127,65 +110,49 @@ class Shop:
         """Close all connections."""
         self._http.close()
 
-    def _sign_in(self) -> None:
-        """Log in as the administrator named in the settings."""
-        settings = self._settings
-        password = settings.admin_password.get_secret_value()
-        body = {"email": settings.admin_email, "password": password}
-        response = self._ask("POST", f"{settings.user_service_url}/login", json=body)
-        self._http.headers["Authorization"] = f"Bearer {_read(response, 'access_token')}"
+    def sign_in(self) -> None:
+        """Log in as the administrator, if the settings name one."""
+        settings = self.settings
+        if settings.admin_email:
+            password = settings.admin_password.get_secret_value()
+            account = {"email": settings.admin_email, "password": password}
+            found, _ = self.ask("POST", f"{settings.user_service_url}/login", account)
+            self._http.headers["Authorization"] = f"Bearer {found['access_token']}"
 
     def pages(self, url: str) -> Iterator[list[Json]]:
         """Yield a list in pages, or nothing if it does not exist."""
         after: str | None = None
         while True:
-            response = self._ask("GET", url, params={"limit": PAGE, "after": after})
-            if response.status_code == 404:
+            page, link = self.ask("GET", url, limit=PAGE, after=after)
+            yield page or []
+            if not link:
                 return
-            yield _read(response)
-            if "next" not in response.links:
-                return
-            [after] = parse_qs(urlsplit(response.links["next"]["url"]).query)["after"]
+            [after] = parse_qs(urlsplit(link).query)["after"]
 
-    def stock(self, product_pk: str) -> Json:
-        """Return the stock breakdown of a product, all zero if the product never existed."""
-        response = self._ask("GET", f"{self.products_url}/products/{product_pk}/stock")
-        return UNKNOWN if response.status_code == 404 else _read(response)
-
-    def settle(self, order_pk: str, product_pk: str) -> str:
-        """Settle an order through the order service; return the reported outcome."""
-        url = f"{self.orders_url}/orders/{order_pk}/settle"
-        response = self._ask("POST", url, json={"product_id": product_pk})
-        return str(_read(response, "outcome"))
-
-    def _ask(self, method: str, url: str, **options: object) -> requests.Response:
-        """Return a success or 404, logging in if required; otherwise raise AuditImpossible."""
+    def ask(
+        self, method: str, url: str, body: Json | None = None, **query: int | str | None
+    ) -> tuple[Any, str]:
+        """Return the JSON of a success and the link to the next page, or None for a 404; raise
+        ShopUnavailable."""
         try:
-            response = self._http.request(method, url, timeout=TIMEOUT_SECONDS, **options)  # type: ignore[arg-type]  # a dict of anything
+            response = self._http.request(
+                method, url, json=body, params=query, timeout=TIMEOUT_SECONDS
+            )
         except requests.RequestException as error:
-            raise AuditImpossible(f"{url} does not respond ({type(error).__name__}).") from error
-        if response.ok or response.status_code == 404:
-            return response
-        if response.status_code == 401 and self._may_sign_in:
-            self._may_sign_in = False
-            self._sign_in()
-            return self._ask(method, url, **options)
+            raise ShopUnavailable(f"{url} does not respond ({type(error).__name__}).") from error
+        said = f"{url} responds with {response.status_code}"
+        try:
+            found = response.json()
+        except requests.JSONDecodeError as error:
+            raise ShopUnavailable(f"{said}, but not as a ShopSphere service does") from error
+        if response.status_code == 404:
+            return None, ""
+        if response.ok:
+            return found, response.links.get("next", {}).get("url", "")
         hint = ""
         if response.status_code in (401, 403):
             hint = " Set ADMIN_EMAIL and ADMIN_PASSWORD here as they are set for the shop."
-        said = f"{response.status_code}: {_read(response, 'detail')}"
-        raise AuditImpossible(f"{url} responds with {said}{hint}")
-
-
-def _read(response: requests.Response, field: str | None = None) -> Any:
-    """Return the JSON of a response, or one field of it; raise AuditImpossible."""
-    try:
-        return response.json()[field] if field else response.json()
-    except (ValueError, LookupError, TypeError) as error:
-        raise AuditImpossible(
-            f"{response.url} responds with {response.status_code}, but not as a ShopSphere "
-            "service does"
-        ) from error
+        raise ShopUnavailable(f"{said}: {found.get('detail')}{hint}")
 
 
 class _Look(sqlite3.Connection):
@@ -193,17 +160,21 @@ class _Look(sqlite3.Connection):
 
     def __init__(self, shop: Shop) -> None:
         super().__init__("")
+        self.row_factory = Row
         self.executescript(TABLES)
         self._shop = shop
+        self._products_url = f"{shop.settings.product_service_url}/products"
 
     def read_orders(self) -> None:
-        pages = self._shop.pages(f"{self._shop.orders_url}/orders")
+        pages = self._shop.pages(f"{self._shop.settings.order_service_url}/orders")
         for orders in tqdm(pages, unit=" pages of orders", **BAR):
-            self.executemany(ADD_ORDER, orders)
+            self.executemany(
+                ADD_ITEM, (order | item for order in orders for item in order["items"])
+            )
 
     def list_products(self) -> None:
         """Collect every product, including possibly deleted ones that only orders name."""
-        for products in self._shop.pages(f"{self._shop.products_url}/products"):
+        for products in self._shop.pages(self._products_url):
             self.executemany("INSERT OR IGNORE INTO products VALUES (:pk)", products)
         self.execute("INSERT OR IGNORE INTO products SELECT product_id FROM orders")
 
@@ -217,28 +188,26 @@ class _Look(sqlite3.Connection):
         for (pk,) in tqdm(products, total=self.count("products"), unit=" products", **BAR):
             for _ in range(TRIES):
                 self._read_stock(pk)
-                [sums] = self.sums(pk)
-                if sums.reserved == sums.held:
+                sums = self.sums(pk)
+                if sums["reserved"] == sums["held"]:
                     break
 
     def _read_stock(self, pk: str) -> None:
-        stock = {"pk": pk, **self._shop.stock(pk)}
-        self.execute(
-            "INSERT OR REPLACE INTO stocks VALUES "
-            "(:pk, :received, :available, :reserved, :shipped)",
-            stock,
-        )
+        stock, _ = self._shop.ask("GET", f"{self._products_url}/{pk}/stock")
+        self.execute(ADD_STOCK, {"pk": pk, **(stock or UNKNOWN)})
         self.execute("UPDATE orders SET held = 0 WHERE product_id = ?", (pk,))
-        for page in self._shop.pages(f"{self._shop.products_url}/products/{pk}/reservations"):
+        for page in self._shop.pages(f"{self._products_url}/{pk}/reservations"):
             self.executemany(ADD_RESERVATION, ({"product_id": pk, **each} for each in page))
 
-    def sums(self, pk: str | None = None) -> Iterator[_Sums]:
-        """Yield the sums of each product, or of one product."""
-        yield from map(_Sums._make, self.execute(SUMS, (pk or "", pk or "~")))
+    def sums(self, pk: str) -> Row:
+        """Return the stock of a product and the sums over its orders."""
+        sums: Row
+        [sums] = self.execute(SUMS, (pk, pk))
+        return sums
 
     def strays(self, pk: str) -> set[Stray]:
         """Return the strays of a product: orders whose placed and held units differ."""
-        return set(self.execute(STRAYS, (pk,)))
+        return set(map(tuple, self.execute(STRAYS, (pk,))))
 
 
 class Audit:
@@ -255,45 +224,44 @@ class Audit:
         self.orders = 0
 
     def findings(self) -> Iterator[Finding]:
-        """Yield the inconsistencies, product by product. Raise AuditImpossible."""
+        """Yield the inconsistencies, product by product. Raise ShopUnavailable."""
+        self._shop.sign_in()
         with closing(_Look(self._shop)) as first, closing(_Look(self._shop)) as second:
             first.read_orders()
             self.orders = first.count("orders")
             first.list_products()
             self.products = first.count("products")
             first.read_stocks()
-            suspects = ((sums.pk,) for sums in first.sums() if sums.is_off)
+            suspects = first.execute(SUSPECTS, ("", "~"))
             second.executemany("INSERT INTO products VALUES (?)", suspects)
             if second.count("products"):
                 self._wait()
                 second.read_orders()
                 second.read_stocks()
-            for after in second.sums():
-                [before] = first.sums(after.pk)
-                strays = first.strays(after.pk) & second.strays(after.pk)
-                yield from _found_twice(before, after, sorted(strays))
+            for (pk,) in second.execute("SELECT pk FROM stocks"):
+                strays = first.strays(pk) & second.strays(pk)
+                yield from _found_twice(first.sums(pk), second.sums(pk), sorted(strays))
 
 
-def _found_twice(first: _Sums, second: _Sums, strays: Sequence[Stray]) -> Iterator[Finding]:
+def _found_twice(first: Row, second: Row, strays: Sequence[Stray]) -> Iterator[Finding]:
     """Yield the inconsistencies of a product that both looks found."""
-    pk = second.pk
-    available, reserved, shipped = second.available, second.reserved, second.shipped
-    if first.lost and second.lost:
+    pk, received, available, reserved, shipped, *_ = second
+    if first["lost"] and second["lost"]:
         figures = f"available {available} + reserved {reserved} + shipped {shipped}"
-        yield Finding(pk, f"received is {second.received}, {_by(second.lost)} for {figures}")
-    if first.is_below_zero and second.is_below_zero:
+        yield Finding(pk, f"received is {received}, {_by(second['lost'])} for {figures}")
+    if first["is_below_zero"] and second["is_below_zero"]:
         text = f"available is {available}, reserved {reserved}, shipped {shipped}: one is below 0"
         yield Finding(pk, text)
     too_many = sum(held - placed for _, placed, held in strays)
-    if first.reserved != first.held:
-        too_many += second.reserved - second.held
+    if first["reserved"] != first["held"]:
+        too_many += second["reserved"] - second["held"]
     if too_many:
         yield Finding(pk, f"reserved is {reserved}, {_by(too_many)} for its PLACED orders")
     for order_pk, placed, held in strays:
         yield Finding(pk, _stray(order_pk, placed, held), None if placed else order_pk, held)
     # An order becomes SHIPPED before its units count as shipped. So the second look's orders must
     # cover the first look's `shipped`, and its `shipped` must cover the first look's orders.
-    too_many = max(first.shipped - second.sent, 0) or min(second.shipped - first.sent, 0)
+    too_many = max(first["shipped"] - second["sent"], 0) or min(shipped - first["sent"], 0)
     if too_many:
         yield Finding(pk, f"shipped is {shipped}, {_by(too_many)} for its SHIPPED orders")
 

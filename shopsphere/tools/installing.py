@@ -12,6 +12,7 @@ from pathlib import Path
 from shopsphere.tools.processes import IS_WINDOWS, ROOT, run_to_end, say
 
 VENV = ROOT / ".venv"
+PYTHON = VENV / "Scripts" / "python.exe" if IS_WINDOWS else VENV / "bin" / "python"
 STEPS = r" *((Collecting|Using cached|Downloading|Building) \S+|Installing collected packages)"
 """The lines of pip's output that are shown as progress."""
 
@@ -20,24 +21,18 @@ class LauncherError(Exception):
     """ShopSphere cannot run; the message says why and what to do."""
 
 
-def venv_python(venv: Path = VENV, is_windows: bool = IS_WINDOWS) -> Path:
-    """Return the path of a virtual environment's Python."""
-    return venv / "Scripts" / "python.exe" if is_windows else venv / "bin" / "python"
-
-
 def set_up(requirements: str) -> Path:
     """Create `.venv` if needed, install the file's packages if it changed; return its Python."""
-    python = venv_python()
     version = re.search(r"version\w* *= *(\d+)\.(\d+)", _read(VENV / "pyvenv.cfg"))
     is_of_this_python = version and tuple(map(int, version.groups())) == sys.version_info[:2]
-    if not (python.exists() and is_of_this_python):
+    if not (PYTHON.exists() and is_of_this_python):
         _make_venv()
     listed = {VENV / file.name: _read(file) for file in _included(ROOT / requirements)}
     if any(_read(installed) != lines for installed, lines in listed.items()):
-        _install(python, requirements)
+        _install(requirements)
         for installed, lines in listed.items():
             installed.write_text(lines, encoding="utf-8")
-    return python
+    return PYTHON
 
 
 def _make_venv() -> None:
@@ -48,13 +43,9 @@ def _make_venv() -> None:
         )
     say("making .venv")
     shutil.rmtree(VENV, ignore_errors=True)
-    status, lines = -1, [""]
-    try:
-        status, lines = run_to_end([sys.executable, "-m", "venv", str(VENV)])
-    finally:
-        if status:  # the next start would take an incomplete one for complete
-            shutil.rmtree(VENV, ignore_errors=True)
+    status, lines = run_to_end([sys.executable, "-m", "venv", str(VENV)])
     if status:
+        shutil.rmtree(VENV, ignore_errors=True)  # the next start would take it for complete
         raise LauncherError("making .venv failed:\n" + "\n".join(lines[-5:]))
 
 
@@ -68,10 +59,10 @@ def _read(file: Path) -> str:
     return file.read_text(encoding="utf-8", errors="replace") if file.exists() else ""
 
 
-def _install(python: Path, requirements: str) -> None:
+def _install(requirements: str) -> None:
     """Run pip and show its progress; raise LauncherError with the reason if it fails."""
     say(f"installing the packages of {requirements}")
-    command = [str(python), "-m", "pip", "install", "--disable-pip-version-check", "-r"]
+    command = [str(PYTHON), "-m", "pip", "install", "--disable-pip-version-check", "-r"]
     status, lines = run_to_end([*command, str(ROOT / requirements)], _show_step)
     if status:
         text = "\n".join(lines)

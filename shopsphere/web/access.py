@@ -6,18 +6,19 @@ tokens, and service tokens where a person is expected. Routes for `anyone` ignor
 
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Annotated, TypeVar
+from functools import partial
+from typing import Annotated, NamedTuple, TypeVar
 
 from fastapi import Request, Security
+from fastapi.dependencies.models import Dependant
 from fastapi.openapi.models import HTTPBearer
 from fastapi.routing import APIRoute
 from fastapi.security.base import SecurityBase
+from starlette.datastructures import QueryParams
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from shopsphere.domain.errors import Forbidden, InvalidToken
+from shopsphere.domain.errors import Forbidden, InvalidRequest, InvalidToken
 from shopsphere.domain.values import Role
-from shopsphere.settings import Settings
 from shopsphere.tokens import Caller
 from shopsphere.web.service import service_of
 
@@ -25,8 +26,7 @@ Endpoint = TypeVar("Endpoint", bound=Callable[..., object])
 _open_endpoints: set[object] = set()
 
 
-@dataclass(frozen=True, slots=True)
-class Person:
+class Person(NamedTuple):
     """A customer. `user_pk` is None without a token, in open mode.
 
     `orders_of` is the user whose orders this person may see and cancel; None means all orders.
@@ -43,14 +43,15 @@ class Rule(SecurityBase):
     that returns the caller, and the route's security scheme for Swagger's Authorize button.
     """
 
-    model = HTTPBearer(description="The `access_token` that POST /login of the user service gives.")
+    model = HTTPBearer(
+        description="The `access_token` that POST /login gives. For /metrics, METRICS_TOKEN."
+    )
     scheme_name = "AccessToken"
 
     def __init__(self, *roles: Role, needs_token: bool = False) -> None:
         """`needs_token`: a token is required even in open mode."""
         self._roles = roles
-        self._is_for_people = Role.USER in roles
-        self.needs_token = needs_token
+        self._needs_token = needs_token
 
     async def __call__(self, request: Request) -> object:
         """Return the admitted caller; None without a token."""
@@ -64,9 +65,9 @@ class Rule(SecurityBase):
         caller = None if token is None else service_of(request).tokens.read(token)
         request.scope["shopsphere.caller"] = caller  # for the log and the idempotency key too
         if caller is None:
-            if self.needs_token or not is_open:
+            if self._needs_token or not is_open:
                 raise InvalidToken
-        elif caller.role not in self._roles and (self._is_for_people or not is_open):
+        elif caller.role not in self._roles and (Role.USER in self._roles or not is_open):
             raise Forbidden
 
 
@@ -83,9 +84,6 @@ class _Customers(Rule):
 
 class _MetricsReaders(Rule):
     """Admits METRICS_TOKEN only, and nobody while it is empty; in open mode, everyone."""
-
-    model = HTTPBearer(description="For /metrics alone: the METRICS_TOKEN of the settings.")
-    scheme_name = "MetricsToken"
 
     def require(self, request: Request) -> None:
         expected = service_of(request).settings.metrics_token.get_secret_value()
@@ -112,19 +110,7 @@ def anyone(endpoint: Endpoint) -> Endpoint:
     return endpoint
 
 
-class _Guarded:
-    """A route's app behind its rule."""
-
-    def __init__(self, app: ASGIApp, rule: Rule) -> None:
-        self._app = app
-        self.rule = rule
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        self.rule.require(Request(scope))
-        await self._app(scope, receive, send)
-
-
-def guard(route: APIRoute) -> None:
+def guard(route: APIRoute, ignores_query: bool) -> None:
     """Check the rule of a route before anything else; raise TypeError unless it has exactly one.
 
     FastAPI 0.165 parses a body before it resolves dependencies, but callers without access must not
@@ -134,14 +120,43 @@ def guard(route: APIRoute) -> None:
     rules = [call for call in calls if isinstance(call, Rule)]
     if len(rules) + (route.endpoint in _open_endpoints) != 1:
         raise TypeError(f"{route.path} needs exactly one rule of access, or to be for anyone")
-    if rules and not isinstance(route.app, _Guarded):  # guarded already by another app
-        route.app = _Guarded(route.app, rules[0])
+    if not isinstance(route.app, partial):  # guarded already by another app
+        known = None if ignores_query else _parameters_of(route.dependant)
+        route.app = partial(_guarded, route.app, rules[0] if rules else None, known)
 
 
-def is_token_optional(route: APIRoute, settings: Settings) -> bool:
-    """Return whether a route with a rule also admits callers without a token."""
-    needs_token = isinstance(route.app, _Guarded) and route.app.rule.needs_token
-    return not settings.auth_required and not needs_token
+async def _guarded(
+    app: ASGIApp,
+    rule: Rule | None,
+    known: set[str] | None,
+    scope: Scope,
+    receive: Receive,
+    send: Send,
+) -> None:
+    """Run a route's app if the rule admits the caller and all query parameters are `known`."""
+    if rule:
+        rule.require(Request(scope))
+    if scope["query_string"] and known is not None:
+        _require_known(QueryParams(scope["query_string"]), known)
+    await app(scope, receive, send)
+
+
+def _require_known(sent: QueryParams, known: set[str]) -> None:
+    """Raise InvalidRequest for parameters that are unknown, empty or repeated."""
+    wrong: dict[str, str] = {}
+    for name, value in sent.multi_items():
+        if name not in known:
+            wrong[name] = "is not a parameter of this request"
+        elif not value or len(sent.getlist(name)) > 1:
+            wrong[name] = "must be sent once, and not be empty"
+    if wrong:
+        raise InvalidRequest(*[(name[:64] or "query", why) for name, why in wrong.items()][:20])
+
+
+def _parameters_of(dependant: Dependant) -> set[str]:
+    """Return the names of the query parameters that a route and its dependencies take."""
+    inner = (_parameters_of(each) for each in dependant.dependencies)
+    return {field.alias for field in dependant.query_params}.union(*inner)
 
 
 def _is_open(request: Request) -> bool:

@@ -63,16 +63,12 @@ def create_app(
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, float]]:
         async with AsyncExitStack() as closing:
-            try:
-                if problem:
-                    raise problem
-                service.metrics = RequestMetrics(name)
-                service.opened = await open_storage(settings)
-                closing.push_async_callback(service.opened.records.close)
-                service.own = await closing.enter_async_context(opening(service))
-            except CannotStart as error:
-                service.cannot_start = str(error)
-                raise
+            if problem:
+                raise problem
+            service.metrics = RequestMetrics(name)
+            service.opened = await open_storage(settings)
+            closing.push_async_callback(service.opened.records.close)
+            service.own = await closing.enter_async_context(opening(service))
             for variable, meant in Settings.misspelt():
                 log.warning("Unknown setting %s. Did you mean %s?", variable, meant)
             log.info("the %s service keeps its records in %s", name, service.opened.storage)
@@ -101,7 +97,7 @@ def create_app(
     app.router.routes[:0] = [*routes, redoc.ROUTE]
     for route in routes:
         if isinstance(route, APIRoute):
-            guard(route)
+            guard(route, ignores_query=route in operations.routes)
     correct_openapi(app)
     app.build_middleware_stack = partial(_layers, app)  # type: ignore[method-assign]
     return app

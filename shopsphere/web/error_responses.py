@@ -7,12 +7,21 @@ from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse
 
 from shopsphere.deadline import Deadline
 from shopsphere.domain import errors
 from shopsphere.settings import in_plain_words
 
 Responses = dict[int | str, dict[str, Any]]
+UNREADABLE = ("body", "cannot be read as JSON in UTF-8")
+FRAMEWORK_ERRORS = {
+    "Not Found": errors.NoSuchPath(),
+    "Method Not Allowed": errors.MethodNotAllowed(),
+    "Content Too Large": errors.BodyTooLarge(),
+    "There was an error parsing the body": errors.InvalidRequest(UNREADABLE),
+}
+"""The details of starlette 1.10 and FastAPI 0.165, and what we say instead."""
 SCHEMA = "#/components/schemas/ErrorBody"
 
 
@@ -25,13 +34,16 @@ class ErrorBody(BaseModel):
     """The body of every error: a sentence for people, a code for programs.
 
     Some codes add a field: `errors` lists what is wrong with the request, `available` is the number
-    of units available, `order_id` identifies an order that may have been placed.
+    of units available, `unit_price` is the present price, `product_id` names the item of an order,
+    `order_id` identifies an order that may have been placed.
     """
 
     detail: str
     code: str
     errors: list[FieldError] | None = None
     available: int | None = None
+    unit_price: float | None = None
+    product_id: str | None = None
     order_id: str | None = None
 
 
@@ -46,6 +58,8 @@ def error_response(error: errors.ShopError, deadline: Deadline | None = None) ->
         if error.leaves_outcome_open:
             where = f"GET /orders/{deadline.order_pk}"
             body["detail"] = f"{error.sentence} The order may have been placed: see {where}."
+    elif isinstance(error, errors.StoreUnavailable) and deadline and not deadline.is_repeatable:
+        body["detail"] = f"{error.sentence} The change may have been made: look, then repeat it."
     return Response(json.dumps(body), error.status, error.headers, "application/json")
 
 
@@ -53,7 +67,9 @@ def _body(error: errors.ShopError) -> dict[str, object]:
     return {"detail": error.detail, "code": error.code, **error.extra}
 
 
-def raises(*kinds: type[errors.ShopError], among: Responses | None = None) -> Responses:
+def raises(
+    *kinds: type[errors.ShopError] | errors.ShopError, among: Responses | None = None
+) -> Responses:
     """Return these errors as OpenAPI responses, for the `responses` of a route, added to `among` if
     given."""
     responses: Responses = {} if among is None else among
@@ -61,7 +77,8 @@ def raises(*kinds: type[errors.ShopError], among: Responses | None = None) -> Re
         content = {"application/json": {"schema": {"$ref": SCHEMA}, "examples": {}}}
         response = responses.setdefault(str(kind.status), {"content": content})
         examples = response["content"]["application/json"]["examples"]
-        examples[kind.code] = {"value": _body(kind.example())}
+        example = kind if isinstance(kind, errors.ShopError) else kind.example()
+        examples[kind.code] = {"value": _body(example)}
         response["description"] = " or ".join(f"`{code}`" for code in examples)
     return responses
 
@@ -90,13 +107,15 @@ def _named(error: dict[str, Any]) -> tuple[str, str]:
 
 
 async def _on_framework_error(request: Request, error: HTTPException) -> Response:
-    kinds = (errors.NoSuchPath, errors.MethodNotAllowed, errors.BodyTooLarge, errors.ShopError)
-    unreadable = errors.InvalidRequest(("body", "cannot be read as JSON in UTF-8"))
-    ours = {kind.status: kind() for kind in kinds}
-    response = error_response(ours.get(min(error.status_code, 500), unreadable))
+    ours = FRAMEWORK_ERRORS.get(str(error.detail))
+    theirs = {"detail": error.detail, "code": "http_error"}
+    response = error_response(ours) if ours else JSONResponse(theirs, error.status_code)
     response.headers.update(error.headers or {})
     if error.status_code == 405 and "route" in request.scope:
-        response.headers["Allow"] = _allowed(request)
+        # All methods of the path; starlette 1.10 lists those of only one of its routes.
+        operations = request.app.openapi()["paths"].get(request.scope["route"].path, ["get"])
+        methods = {*operations, "head"} if "get" in operations else operations
+        response.headers["Allow"] = ", ".join(sorted(methods)).upper()
     return response
 
 
@@ -106,12 +125,3 @@ HANDLERS: dict[Any, Any] = {
     HTTPException: _on_framework_error,
 }
 """The handlers of expected errors, including the framework's own."""
-
-
-def _allowed(request: Request) -> str:
-    """Return all methods of the path; starlette 1.10 lists those of only one of its routes."""
-    path = request.scope["route"].path
-    methods = set(request.app.openapi()["paths"].get(path, ["get"]))
-    if "get" in methods:
-        methods.add("head")
-    return ", ".join(sorted(methods)).upper()

@@ -1,24 +1,31 @@
 """Examples for the API docs: the same customer, product and order in all services."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import BaseModel
 
 USER_PK = "01M8706QC8BM7479PQSVKZ4Q68"
-USER_MADE_AT = "2026-11-24T14:43:51.304000Z"
+USER_MADE_AT = "2026-11-24T14:43:51.304Z"
 PRODUCT_PK = "01M8706QWZPAFXJVYTP6GM7GVS"
-PRODUCT_MADE_AT = "2026-11-24T14:43:51.839000Z"
+PRODUCT_MADE_AT = "2026-11-24T14:43:51.839Z"
 ORDER_PK = "01M8706QYJ691M9ES1XN5SPPBZ"
-ORDER_MADE_AT = "2026-11-24T14:43:51.890000Z"
+ORDER_MADE_AT = "2026-11-24T14:43:51.890Z"
 
 
-def header(name: str, description: str) -> dict[str, Any]:
-    """Return a header for the `responses` of a route that sends it."""
-    return {"headers": {name: {"description": description, "schema": {"type": "string"}}}}
+def headers(descriptions: Mapping[str, str]) -> dict[str, Any]:
+    """Return headers for the `responses` of a route that sends them."""
+    schema = {"type": "string"}
+    described = {name: {"description": d, "schema": schema} for name, d in descriptions.items()}
+    return {"headers": described}
+
+
+def example_of(model: type[BaseModel]) -> dict[str, Any]:
+    """Return a model's example, made of those of its fields."""
+    fields = model.model_fields.items()
+    return {name: field.examples[0] for name, field in fields if field.examples}
 
 
 def example_with(model: type[BaseModel], **different: object) -> dict[str, Any]:
     """Return a model's example with some values changed, for the `responses` of a route."""
-    fields = model.model_fields.items()
-    example = {name: field.examples[0] for name, field in fields if field.examples}
-    return {"content": {"application/json": {"example": example | different}}}
+    return {"content": {"application/json": {"example": example_of(model) | different}}}

@@ -10,7 +10,7 @@ from fastapi import Depends, Header, Request, Response
 
 from shopsphere.domain.errors import InvalidRequest
 from shopsphere.tokens import Caller
-from shopsphere.web.examples import header
+from shopsphere.web.examples import headers
 
 MAX_LENGTH = 255
 PRINTABLE = "^[ -~\u00a1-\u00ac\u00ae-\u00ff]+$"
@@ -50,7 +50,7 @@ def show_replay(response: Response, is_replay: bool) -> None:
         response.headers["Idempotent-Replayed"] = "true"
 
 
-REPLAY_HEADER = header(
-    "Idempotent-Replayed", "`true` when a request with this Idempotency-Key counted before."
+REPLAY_HEADER = headers(
+    {"Idempotent-Replayed": "`true` when a request with this Idempotency-Key counted before."}
 )
 """For the `responses` of a route that takes a key."""

@@ -8,9 +8,10 @@ import logging
 import re
 import secrets
 import time
+from functools import partial
 
 from starlette.datastructures import Headers
-from starlette.middleware.body_limit import RequestBodyLimitMiddleware
+from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -26,8 +27,12 @@ from shopsphere.web.service import Service
 log = logging.getLogger("shopsphere.request")
 
 MAX_BODY_BYTES = 64 * 1024
+VARY = ((b"vary", b"Origin"),)
 # A response header that browsers may read has to be listed here.
-EXPOSED_HEADERS = ("Idempotent-Replayed", "Link", "Location", "Retry-After", "X-Request-ID")
+EXPOSED_HEADERS = (
+    "Idempotent-Replayed", "Link", "Location", "Retry-After", "WWW-Authenticate", "X-Cursor",
+    "X-Request-ID", "X-Total-Count",
+)  # fmt: skip
 
 _GOOD_REQUEST_ID = re.compile(rb"[\x21-\x7e]([\x20-\x7e]{0,126}[\x21-\x7e])?")
 
@@ -43,27 +48,16 @@ class RequestLayer:
     def __init__(self, app: ASGIApp, service: Service[object]) -> None:
         self._app = app
         self._service = service
-        settings = service.settings
-        self._timeout_seconds = settings.order_timeout
-        self._origins = settings.origins
-        self._app_with_cors = Cors(app, settings.origins)
-        self._logs_fields = settings.log_format == "json"
+        self._settings = service.settings
+        self._app_with_cors = Cors(app, service.settings.origins)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
-            await self._lifespan(scope, receive, send)
+            await self._app(scope, receive, partial(_in_one_line, send))
         elif scope["type"] == "websocket":
             await error_response(errors.NoSuchPath())(scope, receive, send)
         else:
             await self._request(scope, receive, send)
-
-    async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def send_one_line(message: Message) -> None:
-            if message["type"] == "lifespan.startup.failed" and self._service.cannot_start:
-                message = {**message, "message": self._service.cannot_start}
-            await send(message)
-
-        await self._app(scope, receive, send_one_line)
 
     async def _request(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = time.perf_counter()
@@ -73,54 +67,66 @@ class RequestLayer:
             request_id = secrets.token_hex(13).encode()
         token = REQUEST_ID.set(request_id.decode())
         # Without an Origin, CORS is one header; starlette 1.10 would take 9 % of a request for it.
-        has_no_origin = b"origin" not in headers
-        app = self._app if has_no_origin else self._app_with_cors
-        if b"content-length" in headers or b"transfer-encoding" in headers:
-            app = RequestBodyLimitMiddleware(app, MAX_BODY_BYTES)
+        has_origin = b"origin" in headers
+        app = self._app_with_cors if has_origin else self._app
+        ours = [(b"x-request-id", request_id), *(() if has_origin else VARY)]
         method = scope["method"]
         if method == "HEAD":  # as GET; the server omits the body (RFC 9110, section 9.3.2)
             scope = {**scope, "method": "GET"}
-        status = 0
+        size = status = 0
         error: errors.ShopError | None = None
+
+        async def receive_some() -> Message:
+            nonlocal size
+            message = await receive()
+            size += len(message.get("body", b""))
+            if size > MAX_BODY_BYTES:
+                raise HTTPException(413, "Content Too Large")  # FastAPI lets no other error pass
+            return message
 
         async def send_ours(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                ours = [(b"x-request-id", request_id)]
-                if has_no_origin:
-                    ours.append((b"vary", b"Origin"))
                 message["headers"] = [*message.get("headers", ()), *ours]
                 if error is None:  # the response has begun, so the time limit ends
                     deadline.reschedule(None)
             await send(message)
 
         try:
-            if int(headers.get(b"content-length", b"0")) > MAX_BODY_BYTES:
-                raise errors.BodyTooLarge
-            async with asyncio.timeout(self._timeout_seconds) as deadline:
-                scope["shopsphere.deadline"] = Deadline(deadline.when() or 0, self._timeout_seconds)
-                await app(scope, receive, send_ours)
-        except errors.BodyTooLarge as too_large:
-            error = too_large
+            async with asyncio.timeout(self._settings.order_timeout) as deadline:
+                at = deadline.when() or 0
+                scope["shopsphere.deadline"] = Deadline(at, self._settings.order_timeout)
+                await app(scope, receive_some, send_ours)
         except Exception as unexpected:  # the last handler
             if isinstance(unexpected, TimeoutError) and deadline.expired():
                 error = errors.RequestTimedOut()
+            elif size > MAX_BODY_BYTES:
+                error = errors.BodyTooLarge()
             else:
                 log.exception("unexpected error")
                 error = errors.ShopError()
         if error and not status:
             response = error_response(error, scope.get("shopsphere.deadline"))
-            app = response if has_no_origin else Cors(response, self._origins)
+            app = Cors(response, self._settings.origins) if has_origin else response
             await app(scope, receive, send_ours)
         seconds = time.perf_counter() - started
         scope["method"] = method
         route = getattr(scope.get("route"), "path", "unmatched")
         self._service.metrics.count(method, route, status, seconds)
         path = scope["raw_path"].decode("ascii", "backslashreplace")
-        fields = _fields(scope, path, status, seconds) if self._logs_fields else None
+        is_json = self._settings.log_format == "json"
+        fields = _fields(scope, path, status, seconds) if is_json else None
         log.info("%s %s %s in %.1f ms", method, path, status, seconds * 1000, extra=fields)
         REQUEST_ID.reset(token)
+
+
+async def _in_one_line(send: Send, message: Message) -> None:
+    """Send a message of the lifespan, without the traceback of an expected error."""
+    if message["type"] == "lifespan.startup.failed":
+        *_, sentence = re.split("(?:CannotStart|StoreUnavailable): ", message["message"])
+        message["message"] = sentence.strip()
+    await send(message)
 
 
 def _fields(scope: Scope, path: str, status: int, seconds: float) -> dict[str, object]:
@@ -148,7 +154,4 @@ class Cors(CORSMiddleware):
         response = super().preflight_response(request_headers)
         if response.status_code == 200:
             return response
-        error = errors.InvalidRequest(("Origin", "or method is not allowed (CORS)"))
-        refusal = error_response(error)
-        refusal.headers["Vary"] = response.headers["Vary"]
-        return refusal
+        return error_response(errors.InvalidRequest(("Origin", "or method is not allowed (CORS)")))

@@ -19,13 +19,13 @@ METRICS_EXAMPLE = 'http_requests_total{method="GET",route="/",status="200"} 3.0'
 
 
 class Health(BaseModel):
-    service: str
-    status: Literal["ok"]
+    service: str = Field(examples=["product"])
+    status: Literal["ok"] = "ok"
     storage: StorageName = Field(examples=["redis"])
     fallback: bool = Field(
         examples=[False], description="Memory was chosen only because no Redis responded at start."
     )
-    version: str = Field(examples=[__version__])
+    version: str = Field(default=__version__, examples=[__version__])
 
 
 operations = APIRouter(tags=["operations"])
@@ -38,10 +38,8 @@ async def health(request: Request) -> Health:
     service = service_of(request)
     return Health(
         service=service.name,
-        status="ok",
         storage=service.opened.storage,
         fallback=service.opened.is_fallback,
-        version=__version__,
     )
 
 

@@ -3,17 +3,21 @@
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
-from typing import Annotated, Any, TypeVar
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Literal, TypeVar
+from urllib.parse import urlencode
 
 from fastapi import Depends, Query, Request, Response
 from fastapi.responses import StreamingResponse
-from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter
+from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, WithJsonSchema
 from pydantic.config import JsonDict
 
 from shopsphere.domain.pks import PK_PATTERN
 from shopsphere.domain.values import Page
 from shopsphere.lists import CURSOR_PATTERN
-from shopsphere.web.examples import header
+from shopsphere.records import END, Span
+from shopsphere.web.error_responses import Responses
+from shopsphere.web.examples import headers
 from shopsphere.web.schemas import pk_of
 
 MAX_LIMIT = 1000
@@ -69,9 +73,53 @@ PagingByEntry = Annotated[
 ]
 PagingByPk = Annotated[Paging, _paging(PK_PATTERN, "", pk_of("an order"))]
 
-WITH_LINK: dict[int | str, dict[str, Any]] = {
-    200: header("Link", 'The next page, `<url>; rel="next"`, while there is more.')
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+MOMENT = r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+ -]\d\d:\d\d)"
+
+
+def _microseconds(text: object) -> int:
+    """Return a time of RFC 3339 as Unix time. In a query, `+` can arrive as a blank."""
+    try:
+        if re.fullmatch(MOMENT, str(text)):
+            moment = datetime.fromisoformat(str(text).upper().replace(" ", "+"))
+            return (moment - EPOCH) // timedelta(microseconds=1)
+    except ValueError:  # such as month 13
+        pass
+    raise ValueError("must be a time with an offset, such as 2026-11-24T14:43:51Z")
+
+
+Moment = Annotated[
+    int, BeforeValidator(_microseconds), WithJsonSchema({"type": "string", "format": "date-time"})
+]
+Order = Annotated[
+    Literal["newest"] | None,
+    Query(description="`newest`: backwards, and `after` continues towards older ones."),
+]
+
+
+async def _direction(order: Order = None) -> Span:
+    return Span(newest_first=order is not None)
+
+
+async def _span(
+    since: Annotated[
+        Moment | None, Query(description="Only what entered this list then, or later.")
+    ] = None,
+    until: Annotated[Moment | None, Query(description="Only what entered before then.")] = None,
+    order: Order = None,
+) -> Span:
+    return Span(since or 0, END if until is None else until, order is not None)
+
+
+Direction = Annotated[Span, Depends(_direction)]
+InTime = Annotated[Span, Depends(_span)]
+
+LINK = {
+    "Link": 'The next page, `<path>; rel="next"`, while there is more.',
+    "X-Cursor": "The cursor of the last entry, to continue from later.",
 }
+LIST: Responses = {200: headers(LINK)}
+COUNTED_LIST: Responses = {200: headers({**LINK, "X-Total-Count": "The length of the list."})}
 """For the `responses` of a route that lists."""
 
 
@@ -80,13 +128,30 @@ async def listing(
 ) -> Response:
     """Return the requested part of a list as a JSON array, serialised by `shown`."""
     page = await read(paging.after, paging.limit or STREAMED_AT_ONCE)
-    if paging.limit is None:
-        return StreamingResponse(_stream(page, read, shown), media_type="application/json")
-    response = Response(b"[%b]" % _items(page, shown), media_type="application/json")
-    if page.next_after is not None:
-        url = request.url.include_query_params(limit=paging.limit, after=page.next_after)
-        response.headers["Link"] = f'<{url}>; rel="next"'
+    response = (
+        StreamingResponse(_stream(page, read, shown), media_type="application/json")
+        if paging.limit is None
+        else Response(b"[%b]" % _items(page, shown), media_type="application/json")
+    )
+    if page.total is not None:
+        response.headers["X-Total-Count"] = str(page.total)
+    if paging.limit is not None and page.cursor is not None:
+        response.headers["X-Cursor"] = page.cursor
+        if not page.is_last:
+            response.headers["Link"] = f'<{_next(request, paging.limit, page.cursor)}>; rel="next"'
     return response
+
+
+def _next(request: Request, limit: int, cursor: str) -> str:
+    asked = {**request.query_params, "limit": limit, "after": cursor}
+    for moment in {"since", "until"} & asked.keys():
+        asked[moment] = str(asked[moment]).replace(" ", "+")
+    return f"{request.url.path}?{urlencode(asked)}"
+
+
+def path_of(request: Request, path: str) -> str:
+    """Return a path of this service as its clients see it, below a proxy's prefix."""
+    return f"{request.scope.get('root_path', '')}{path}"
 
 
 async def _stream(

@@ -6,7 +6,6 @@ Without this, /redoc loads its logo from a CDN: a request to a third party, and 
 from pathlib import Path
 
 import fastapi_offline
-from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
@@ -15,10 +14,8 @@ LOGO = b"https://cdn.redoc.ly/redoc/logo-mini.svg"
 NOTHING = b"data:image/svg+xml,<svg xmlns='http://www.w3.org/2000/svg'/>"
 
 
-async def _answer(_: Request) -> Response:
-    script = SCRIPT.read_bytes().replace(LOGO, NOTHING)
-    return Response(script, media_type="text/javascript")
-
-
-ROUTE = Route(f"/static-offline-docs/{SCRIPT.name}", _answer)
+ROUTE = Route(
+    f"/static-offline-docs/{SCRIPT.name}",
+    lambda _: Response(SCRIPT.read_bytes().replace(LOGO, NOTHING), media_type="text/javascript"),
+)
 """Must precede the route of the folder that contains the script."""

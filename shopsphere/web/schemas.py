@@ -1,33 +1,69 @@
-"""The bases of all request and response bodies, and the types of pks, addresses and passwords."""
+"""The bases of all request and response bodies, and the types of their pks, names, addresses..."""
 
-from collections.abc import Callable
+import unicodedata
 from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic.config import JsonDict
 
 from shopsphere.domain.people import MAX_PASSWORD_LENGTH, MIN_PASSWORD_LENGTH, checked_email
-from shopsphere.domain.pks import PK_PATTERN, is_pk
+from shopsphere.domain.pks import NO_PK, PK_PATTERN, is_pk
 
 PK_SCHEMA: JsonDict = {"pattern": f"^{PK_PATTERN}$"}
 """The OpenAPI schema of pks, for parameters where anything else is refused with 400."""
 
 
-def pk_or(error: Callable[[], Exception]) -> AfterValidator:
-    """Return a validator that raises this error if a text cannot be a pk."""
+PkOrNone = Annotated[str, AfterValidator(lambda text: text if is_pk(text) else NO_PK)]
+"""A pk in a request, where a text that cannot be one is not found."""
+
+
+def pk_of(what: str) -> AfterValidator:
+    """Return a validator that refuses a request if a text cannot be the pk of `what`."""
 
     def check(text: str) -> str:
         if not is_pk(text):
-            raise error()
+            raise ValueError(f"must be the pk of {what}")
         return text
 
     return AfterValidator(check)
 
 
-def pk_of(what: str) -> AfterValidator:
-    """Return a validator that refuses a request if a text cannot be the pk of `what`."""
-    return pk_or(lambda: ValueError(f"must be the pk of {what}"))
+MAX_NAME_LENGTH = 200
+MAX_NAME_INPUT = 4 * 3 * MAX_NAME_LENGTH + 1
+"""No name contains a longer text: NFC makes one character of at most 4, and folding 3 of one. The
+rest is ignored, because it takes a second to normalize 30,000 accents."""
+INVISIBLE = "\u115f\u1160\u2800\u3164\uffa0"
+"""Letters and signs that are blank: the Hangul fillers and the empty Braille pattern."""
 
+
+def _name(text: str) -> str:
+    name = unicodedata.normalize("NFC", text.strip()[:MAX_NAME_INPUT]).strip()
+    if not 1 <= len(name) <= MAX_NAME_LENGTH:
+        raise ValueError("must have 1 to 200 characters, not counting spaces around it")
+    if any(unicodedata.category(character) in ("Cc", "Cs") for character in name):
+        raise ValueError("must not contain control characters or halves of surrogate pairs")
+    if all(unicodedata.category(each)[0] in "CZM" or each in INVISIBLE for each in name):
+        raise ValueError("must have at least one visible character")
+    return name
+
+
+Name = Annotated[
+    str,
+    AfterValidator(_name),
+    Field(
+        json_schema_extra={
+            "minLength": 1,
+            "maxLength": MAX_NAME_LENGTH,
+            "pattern": r"^\s*[^\s\x00-\x1f\x7f-\x9f][^\x00-\x1f\x7f-\x9f]*\s*$",
+        }
+    ),
+]
+"""The name of a product in a request, normalized to NFC, without spaces around it."""
+
+Timestamp = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
+"""A time in a response, as `domain.pks.timestamp` writes it."""
+
+PRICE_SEEN = "The price that was seen; if it has changed, nothing is reserved: 409 `price_changed`."
 
 Email = Annotated[
     str,

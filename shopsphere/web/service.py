@@ -27,7 +27,6 @@ class Service(Generic[T]):
     opened: Opened = field(init=False)
     metrics: RequestMetrics = field(init=False)
     own: T = field(init=False)
-    cannot_start: str = ""
 
 
 def service_of(request: Request) -> Service[Any]:

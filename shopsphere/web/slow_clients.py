@@ -10,6 +10,7 @@ from typing import Any
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 MAX_HEAD_BYTES = 64 * 1024
 """The limit for httptools; h11 has its own of 16 KiB."""
@@ -61,35 +62,28 @@ class H11(_GivesUp, H11Protocol):
             self.cycle.message_event.set()
 
 
-PROTOCOL: type[asyncio.Protocol] = H11
-"""The fastest protocol available on this system."""
+class HttpTools(_GivesUp, HttpToolsProtocol):
+    """uvicorn's httptools protocol.
 
-try:
-    from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
-except ImportError:  # httptools is not available on every system
-    pass
-else:
+    Data received between two callbacks is part of a head or trailers, so its size is limited.
+    """
 
-    class HttpTools(_GivesUp, HttpToolsProtocol):
-        """uvicorn's httptools protocol.
+    _head_bytes = 0
 
-        Data received between two callbacks is part of a head or trailers, so its size is limited.
-        """
+    def data_received(self, data: bytes) -> None:
+        self._head_bytes += len(data)
+        super().data_received(data)
+        if self._head_bytes > MAX_HEAD_BYTES or len(self.pipeline) > MAX_WAITING:
+            self.transport.close()
 
-        _head_bytes = 0
+    def on_headers_complete(self) -> None:
+        self._head_bytes = 0
+        super().on_headers_complete()
 
-        def data_received(self, data: bytes) -> None:
-            self._head_bytes += len(data)
-            super().data_received(data)
-            if self._head_bytes > MAX_HEAD_BYTES or len(self.pipeline) > MAX_WAITING:
-                self.transport.close()
+    def on_body(self, body: bytes) -> None:
+        self._head_bytes = 0
+        super().on_body(body)
 
-        def on_headers_complete(self) -> None:
-            self._head_bytes = 0
-            super().on_headers_complete()
 
-        def on_body(self, body: bytes) -> None:
-            self._head_bytes = 0
-            super().on_body(body)
-
-    PROTOCOL = HttpTools
+PROTOCOL = HttpTools
+"""The faster of the two."""
