@@ -77,8 +77,7 @@ class _Adapter(HTTPAdapter):
         ours = [(socket.IPPROTO_TCP, option, value) for option, value in TCP_OPTIONS.items()]
         options["socket_options"] = [*HTTPConnection.default_socket_options, *ours]
         super().init_poolmanager(*args, **options)
-        pools = {"http": _Pool, "https": _TLSPool}
-        self.poolmanager.pool_classes_by_scheme = pools
+        self.poolmanager.pool_classes_by_scheme = {"http": _Pool, "https": _TLSPool}
 
 
 def session(retries: Retry) -> requests.Session:

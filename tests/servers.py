@@ -69,8 +69,6 @@ def redis_client(port: int, host: str = "127.0.0.1", **options: Any) -> "redis.R
 class RedisServer:
     """A redis-server on a port of its own, with its files in `folder`."""
 
-    runner: tuple[str, ...] = ()
-    """A command that runs another."""
     environment: dict[str, str] | None = None
 
     def __init__(
@@ -103,7 +101,7 @@ class RedisServer:
     def start(self, *options: str, wait: bool = True) -> None:
         """Start it, and wait until it answers unless told otherwise."""
         self.process = subprocess.Popen(
-            [*self.runner, *self._command, *options],
+            [*self._command, *options],
             env=self.environment,
             stdout=subprocess.DEVNULL,
         )

@@ -233,42 +233,6 @@ def test_a_redis_that_cannot_serve_means_503_and_nothing_is_lost(
     assert shop.cancel(cancelled).status == 200
 
 
-LONG = 6
-"""Attempts until a customer gives up: two requests, each tried three times."""
-
-
-def misbehaves(connection: Connection, attempt: int) -> None:
-    """Each order meets one kind of trouble, and some meet none."""
-    kind, is_long = connection.order % 7, attempt <= LONG
-    is_late = connection.command == "PUT" and {1: attempt == 1, 2: is_long}.get(kind, False)
-    if is_late:  # it lands when its retry was answered, or when the order was given up
-        connection.keep_for_later()
-        connection.drop()
-    elif kind == 3 and attempt <= 2:
-        connection.answer((502, 503, 504)[(attempt + connection.order) % 3])
-    else:
-        status, content = connection.forward()
-        if (kind == 4 and attempt == 1) or (kind == 5 and is_long):
-            connection.drop()
-        elif kind == 6 and is_long:
-            connection.answer((502, 503, 504, 500)[attempt % 4])  # although it was done
-        else:
-            connection.answer(status, content)
-
-
-def test_whatever_the_network_does_to_messages_the_books_are_exact(shop: FaultyShop) -> None:
-    product = shop.new_product(8)
-    shop.proxy.behave = misbehaves
-    customers = Customers(shop, product)
-    at_once(8, lambda turn: customers.order(f"{product} {turn}", turn), range(28))
-    shop.wait_until_settled()
-    assert shop.change_stock(product, 100).status == 200  # now there would be enough for all
-    shop.proxy.bring_what_is_late()
-    shop.wait_until_exact(1)
-    customers.assert_served()
-    assert {answer.status for answer in customers.answers} >= {201, 400, 503}
-
-
 @pytest.mark.anyio
 async def test_what_is_cancelled_while_it_asks_redis_ends_at_once(
     redis_server: RedisServer,

@@ -242,26 +242,12 @@ def watched_shop(
     yield from shop_at(running_watched_redis.url, tmp_path_factory.mktemp("shop"))
 
 
-def test_orders_go_on_by_themselves_after_a_failover_from_a_master_that_hangs(
-    watched_redis: WatchedRedis, watched_shop: Shop
-) -> None:
-    [warning] = what_the_tool_adds_to(watched_redis.url)
-    assert "min-replicas-to-write is 0" in warning
-    product = watched_shop.new_product(1000)
-    hanging = watched_redis.master
-    with Customers(watched_shop, product) as customers:
-        customers.wait_for(10)
-        watched_redis.fail_over(signal.SIGSTOP)
-        assert status(watched_shop.product, f"/products/{product}") == 200
-        customers.wait_for(10)
-    hanging.stop(signal.SIGKILL)
-    watched_shop.wait_until_exact(EXACT_SECONDS)
-    assert {answer.status for answer in customers.answers} <= {200, 201, 409, 404, 503}
-
-
 def test_a_failover_takes_back_exactly_what_the_replica_had_not_heard(
     watched_redis: WatchedRedis, watched_shop: Shop
 ) -> None:
+    """And orders go on by themselves, also where the old master hangs."""
+    [warning] = what_the_tool_adds_to(watched_redis.url)
+    assert "min-replicas-to-write is 0" in warning
     shop = watched_shop
     product = shop.new_product(10)
     heard = [shop.placed(product) for _ in range(3)]
@@ -272,7 +258,7 @@ def test_a_failover_takes_back_exactly_what_the_replica_had_not_heard(
     assert [answer.status for answer in unheard] == [201] * 4
     assert shop.stock(product) == (10, 3, 7, 0)
 
-    watched_redis.fail_over()
+    watched_redis.fail_over(signal.SIGSTOP)
     for service in shop.services:
         wait_until(partial(is_ready, service), why=f"{service.name} is ready")
     assert [shop.order_status(pk) for pk in heard] == ["PLACED"] * 3
@@ -283,6 +269,7 @@ def test_a_failover_takes_back_exactly_what_the_replica_had_not_heard(
     assert again.status == 201
     assert "idempotent-replayed" not in again.headers
     assert again.body["pk"] != unheard[0].body["pk"]
+    master.stop(signal.SIGKILL)
     shop.wait_until_exact(EXACT_SECONDS)
 
 
@@ -329,7 +316,10 @@ def test_sentinels_that_ask_for_a_password_or_name_no_master_are_told_apart(
     watched_redis: WatchedRedis,
 ) -> None:
     url = watched_redis.url
-    without, wrong = re.sub("//.*@", "//", url), re.sub("//.*@", "//:wrong@", url)
+    without, wrong = (
+        re.sub("//.*@", f"//{HOST}:{free_port()},", url),
+        re.sub("//.*@", "//:wrong@", url),
+    )
     with pytest.raises(CannotStart, match="The Sentinels name no master"):
         connect(url.replace("shop-master", "another-master"))
     with pytest.raises(CannotStart, match="refuses us"):
@@ -362,32 +352,12 @@ def test_redis_is_reached_over_a_unix_socket_with_the_right_password_and_databas
     with ending([server]):
         connect(f"unix://:secret@{socket}?db=1")
         assert server.client.info("keyspace").keys() == {"db1"}
-        address = f"{HOST}:{port}"
-        for url in (f"redis://:wrong@{address}", f"redis://{address}", f"unix://:wrong@{socket}"):
-            with pytest.raises(CannotStart, match="refuses us"):
-                connect(url)
-        for url in (f"redis://:secret@{address}/99", f"unix://:secret@{socket}?db=99"):
-            with pytest.raises(CannotStart, match="DB index"):
-                connect(url)
+        with pytest.raises(CannotStart, match="refuses us"):
+            connect(f"unix://:wrong@{socket}")
+        with pytest.raises(CannotStart, match="DB index"):
+            connect(f"unix://:secret@{socket}?db=99")
         with pytest.raises(NothingResponds):
             connect(f"unix://{socket}.none")
-
-
-@pytest.mark.parametrize(
-    "url",
-    [
-        "rediss://localhost:6379?ssl_cert_reqs=perhaps",
-        "rediss://localhost:6379?ssl_ca_certs=/no/such/file",
-        "redis+cluster://localhost",
-        "redis+cluster://localhost:6379?db=1",
-        "redis+cluster://localhost:6379?ssl=true&ssl_ca_certs=/no/such/file",
-        "redis+sentinel://localhost:26379",
-        "redis+sentinel://localhost:26379/name?no_such_option=1",
-    ],
-)
-def test_an_address_that_cannot_be_one_stops_the_start(url: str) -> None:
-    with pytest.raises(CannotStart, match="REDIS_URL"):
-        connect(url)
 
 
 @pytest.mark.skipif(

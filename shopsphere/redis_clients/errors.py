@@ -16,8 +16,11 @@ CANNOT_SERVE = (
     ConnectionError, TimeoutError, RedisClusterException, exceptions.InvalidResponse,
     exceptions.ClusterError, exceptions.AskError, exceptions.TryAgainError,
 )  # fmt: skip
+IN_SCRIPT = "user executing the script can't"
+"""What Redis before 7 says if the user may not run a command of a script."""
 CANNOT_SERVE_WORDS = (
-    "NOPERM", "READONLY", "OOM", "NOREPLICAS", "MISCONF", "BUSY", "UNBLOCKED", "non local key"
+    IN_SCRIPT, "NOPERM", "READONLY", "OOM", "NOREPLICAS", "MISCONF", "BUSY", "UNBLOCKED",
+    "non local key",
 )  # fmt: skip
 """Parts of ResponseErrors, also of those in scripts, which show that Redis cannot serve."""
 
@@ -59,7 +62,6 @@ def came_of(error: BaseException | None, *kinds: type[Exception]) -> bool:
 
 
 def is_refusal(error: Exception) -> bool:
-    """Return whether Redis refuses us; in scripts, and for too many clients, only words tell."""
+    """Return whether Redis refuses us; for a command in a script, only the text tells."""
     refusals = exceptions.AuthenticationError, exceptions.NoPermissionError
-    words = "NOPERM", "max number of clients"
-    return came_of(error, *refusals) or any(word in str(error) for word in words)
+    return came_of(error, *refusals) or IN_SCRIPT in str(error)
