@@ -3,18 +3,20 @@
 import asyncio
 import os
 import re
-from unittest.mock import patch
+from unittest.mock import AsyncMock, patch
 
 import pytest
 from httpx2 import Response
 from starlette.testclient import TestClient
 
 from shopsphere.accounts.administrator import ensure_administrator
+from shopsphere.accounts.users import Users
+from shopsphere.domain.errors import StoreUnavailable
 from shopsphere.domain.values import Role
 from shopsphere.settings import CannotStart, Settings
 from shopsphere.tokens import Caller
 from storage import open_storage
-from tests.apps import running, settings_of
+from tests.apps import BUILD, running, settings_of
 from tests.people import CLOSED, TOKENS, users_in
 
 EMAIL, PASSWORD = "boss@example.com", "the boss's password"
@@ -60,6 +62,17 @@ def test_a_right_setting_is_taken() -> None:
         {"LOGIN_LIMIT": "100 per 2 hours"},
     ):
         assert settings_of(environment)
+
+
+@pytest.mark.anyio
+async def test_a_storage_that_cannot_serve_at_the_start_is_told_in_one_line(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Users, "find", AsyncMock(side_effect=StoreUnavailable))
+    app, send = BUILD["user"](settings_of({"USE_REDIS": "false", **ADMIN})), AsyncMock()
+    with pytest.raises(StoreUnavailable) as error:
+        await app({"type": "lifespan", "state": {}}, AsyncMock(), send)
+    send.assert_awaited_with({"type": "lifespan.startup.failed", "message": str(error.value)})
 
 
 @pytest.mark.parametrize("storage", ["redis"])  # where things outlive a service

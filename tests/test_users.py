@@ -92,10 +92,5 @@ async def test_of_many_who_set_a_password_at_once_one_does(records: Records) -> 
 
     [winner] = [each for each, was_set in zip(passwords, outcomes, strict=True) if was_set]
     changed = await users.get(anna.pk)
-    assert changed == anna.model_copy(
-        update={"password_hash": changed.password_hash, "role": Role.ADMIN}
-    )
+    assert (changed.email, changed.role) == (ANNA, Role.ADMIN)
     assert await users.has_password(changed, winner)
-    assert not await users.set_password(
-        anna.model_copy(update={"pk": new_pk()}), "another", Role.ADMIN
-    )

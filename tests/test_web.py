@@ -165,6 +165,7 @@ def test_what_nobody_foresaw_or_begins_too_late_is_an_error_in_our_shape(
             yield b"begun, "
             await asyncio.sleep(0.1)
             yield b"ended"
+            raise RuntimeError("too late for another response")
 
         return StreamingResponse(parts())
 
