@@ -15,6 +15,6 @@ if __name__ == "__main__":
     try:
         from shopsphere.tools.launcher import main
 
-        sys.exit(main())
+        main()
     except KeyboardInterrupt:
         sys.exit(130)
