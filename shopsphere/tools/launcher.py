@@ -62,11 +62,11 @@ def why_no_port(host: str, port: int) -> str:
     try:
         with socket.create_server((host, port), family=family):
             return ""
-    except (OSError, TypeError) as error:  # TypeError: IDNA does not accept the name
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            return f"port {port} is in use"
         if isinstance(error, PermissionError):
             return f"port {port} cannot be used: {error.strerror}"
-        if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
-            return f"port {port} is in use"
         raise LauncherError(
             f"--host {host} is not an address of this machine. 127.0.0.1 is for programs on this "
             "machine only, 0.0.0.0 for other machines too."
