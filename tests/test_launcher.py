@@ -257,7 +257,7 @@ def test_a_wrong_setting_ends_the_start_with_the_reason(copy: Path) -> None:
 
 
 def test_a_host_that_is_not_here_is_told_so() -> None:
-    with pytest.raises(LauncherError, match="--host 192.0.2.1 is not an address of this machine"):
+    with pytest.raises(LauncherError, match="is not an address of this machine"):
         why_no_port("192.0.2.1", PORTS["user"])
 
 
