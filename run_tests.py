@@ -10,13 +10,12 @@ from shopsphere.tools.processes import ROOT, say
 CHECKS = ("ruff check .", "ruff format --check .", "mypy", "pytest")
 
 
-def main(pytest_arguments: list[str]) -> int:
-    """Run every check, even after a failure; return 0 only if all passed."""
+def main(pytest_arguments: list[str]) -> None:
+    """Run every check, even after a failure; exit with 0 only if all passed."""
     try:
         python = set_up("requirements-dev.txt")
     except LauncherError as error:
-        print(f"The tests cannot run: {error}", file=sys.stderr)
-        return 1
+        sys.exit(f"The tests cannot run: {error}")
     failed = []
     for check in CHECKS:
         say(f"\n== {check}")
@@ -25,12 +24,11 @@ def main(pytest_arguments: list[str]) -> int:
         if subprocess.run(command, cwd=ROOT).returncode:
             failed.append(check)
     if failed:
-        print(f"\nFailed: {', '.join(failed)}", file=sys.stderr)
-    return 1 if failed else 0
+        sys.exit(f"\nFailed: {', '.join(failed)}")
 
 
 if __name__ == "__main__":
     try:
-        sys.exit(main(sys.argv[1:]))
-    except (BrokenPipeError, KeyboardInterrupt):  # `| head` has ended, or Ctrl-C
+        main(sys.argv[1:])
+    except KeyboardInterrupt:
         sys.exit(1)

@@ -12,9 +12,6 @@ if sys.version_info < (3, 11):
     )
 
 if __name__ == "__main__":
-    try:
-        from shopsphere.tools.launcher import main
+    from shopsphere.tools.launcher import main
 
-        sys.exit(main())
-    except KeyboardInterrupt:
-        sys.exit(130)
+    main()

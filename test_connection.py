@@ -17,6 +17,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
+from shopsphere.tools.installing import PYTHON, VENV
+
 TIMEOUT_SECONDS = 5
 AUDITED = ("product service", "order service", "storage")
 NO_PK = "0" * 26
@@ -35,10 +37,8 @@ SETTLED = {
 
 def _use_own_environment() -> None:
     """Continue with the Python of `.venv`, if there is one, because the packages are missing."""
-    folder = (Path(__file__).parent / ".venv").resolve()
-    python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-    if python.exists() and Path(sys.prefix).resolve() != folder:
-        sys.exit(subprocess.run([str(python), *sys.argv]).returncode)
+    if PYTHON.exists() and Path(sys.prefix).resolve() != VENV.resolve():
+        sys.exit(subprocess.run([str(PYTHON), *sys.argv]).returncode)
     sys.exit(
         "The packages of ShopSphere are not installed. Run: python start_all_services.py, or "
         "pip install -r requirements.txt"

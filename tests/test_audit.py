@@ -4,6 +4,7 @@ import io
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from typing import Any
 
 import pytest
 
@@ -56,11 +57,11 @@ def hold(shop: Shop, product: str, order: str, quantity: int = 0) -> None:
     assert send(method, url, body).status in (201, 204)
 
 
-def overwrite(server: RedisServer, kind: str, pk: str, field: str, value: object) -> None:
-    """Change a field of a record behind the back of the services, which go by its version."""
+def overwrite(server: RedisServer, kind: str, pk: str, **fields: Any) -> None:
+    """Change fields of a record behind the back of the services, which go by its version."""
     key = f"shopsphere:{kind}:{{{pk}}}"
     assert server.client.exists(key), "no such record"
-    server.client.hset(key, mapping={field: str(value), "version": new_pk()})
+    server.client.hset(key, mapping={**fields, "version": new_pk()})
 
 
 def test_a_shop_with_all_kinds_of_orders_adds_up(shop: Shop, run: Run) -> None:
@@ -111,6 +112,16 @@ def test_a_placed_order_without_a_reservation_is_named_and_stays(shop: Shop, run
     assert "settled" not in printed
 
 
+def test_an_order_of_a_product_that_is_lost_is_named(
+    shop: Shop, run: Run, redis_server: RedisServer
+) -> None:
+    product = shop.new_product(10)
+    order = shop.placed(product, 2)
+    redis_server.client.delete(*redis_server.client.scan_iter(f"*{{{product}}}*"))
+    named = f"product {product}: the PLACED order {order} (2) has no reservation: cancel it\n"
+    assert named in run()[1]
+
+
 def test_what_is_off_only_at_the_first_look_was_under_way(shop: Shop) -> None:
     product, ended, begun = shop.new_product(10), new_pk(), new_pk()
     hold(shop, product, ended, 2)
@@ -138,7 +149,7 @@ def test_an_order_that_changed_unheard_is_named_and_told_again_by_a_repair(
     product = shop.new_product(10)
     order = shop.placed(product, 2)
     before = str(redis_server.client.hget(f"shopsphere:order:{{{order}}}", field))
-    overwrite(redis_server, "order", order, field, before.replace(old, new))
+    overwrite(redis_server, "order", order, **{field: before.replace(old, new)})
     assert text.format(order) in run()[1]
     adds_up, printed = run(repair=True)
     is_told = f"order {order} is {new.lower()}\n" in printed
@@ -147,22 +158,22 @@ def test_an_order_that_changed_unheard_is_named_and_told_again_by_a_repair(
 
 
 @pytest.mark.parametrize(
-    ("field", "value", "text"),
+    ("changed", "text"),
     [
-        ("received", 13, "received is 13, 3 too many for available 5 + reserved 3 + shipped 2"),
-        ("available", 8, "received is 10, 3 too few for available 8 + reserved 3 + shipped 2"),
-        ("available", -1, "available is -1, reserved 3, shipped 2: one is below 0"),
-        ("reserved", 6, "reserved is 6, 3 too many for its PLACED orders"),
-        ("shipped", 5, "shipped is 5, 3 too many for its SHIPPED orders"),
+        ({"received": 13}, "received is 13, 3 too many for available 5 + reserved 3 + shipped 2"),
+        ({"available": 8}, "received is 10, 3 too few for available 8 + reserved 3 + shipped 2"),
+        ({"available": -1}, "available is -1, reserved 3, shipped 2: one is below 0"),
+        ({"reserved": 6, "received": 13}, "reserved is 6, 3 too many for its PLACED orders"),
+        ({"shipped": 5, "received": 13}, "shipped is 5, 3 too many for its SHIPPED orders"),
     ],
 )
 def test_a_figure_that_is_off_is_named_with_by_how_much(
-    shop: Shop, run: Run, redis_server: RedisServer, field: str, value: int, text: str
+    shop: Shop, run: Run, redis_server: RedisServer, changed: dict[str, int], text: str
 ) -> None:
     product = shop.new_product(10)
     shop.placed(product, 3)
     assert shop.ship(shop.placed(product, 2)).status == 200
-    overwrite(redis_server, "product", product, field, value)
+    overwrite(redis_server, "product", product, **changed)
     adds_up, printed = run(repair=True)
     assert not adds_up
     assert f"product {product}: {text}\n" in printed

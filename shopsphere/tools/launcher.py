@@ -62,11 +62,11 @@ def why_no_port(host: str, port: int) -> str:
     try:
         with socket.create_server((host, port), family=family):
             return ""
-    except (OSError, TypeError) as error:  # TypeError: IDNA does not accept the name
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            return f"port {port} is in use"
         if isinstance(error, PermissionError):
             return f"port {port} cannot be used: {error.strerror}"
-        if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
-            return f"port {port} is in use"
         raise LauncherError(
             f"--host {host} is not an address of this machine. 127.0.0.1 is for programs on this "
             "machine only, 0.0.0.0 for other machines too."
@@ -226,7 +226,9 @@ def run(python: Path, options: argparse.Namespace) -> None:
         if not stop.is_set():
             show_table(healths, options)
             if options.demo:
-                add_demo_products(python, options.host)
+                urls = [url_of(options.host, port) for _, port in SERVICES[:2]]
+                _, lines = run_to_end([str(python), "-m", "shopsphere.tools.demo", *urls])
+                say("\n".join(lines))
         while not stop.wait(0.2):
             for program in [*redis, *services]:
                 program.require_alive()
@@ -235,13 +237,6 @@ def run(python: Path, options: argparse.Namespace) -> None:
         end(redis)
     with contextlib.suppress(OSError):  # the terminal may be gone
         say("ShopSphere has ended.")
-
-
-def add_demo_products(python: Path, host: str) -> None:
-    """Add products to an empty shop, and print the outcome."""
-    urls = [url_of(host, port) for _, port in SERVICES[:2]]
-    _, lines = run_to_end([str(python), "-m", "shopsphere.tools.demo", *urls])
-    say("\n".join(lines))
 
 
 def end(programs: list[Program]) -> None:
@@ -253,8 +248,8 @@ def end(programs: list[Program]) -> None:
         program.make_sure_it_ended(deadline)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Start ShopSphere; return the exit status."""
+def main() -> None:
+    """Start ShopSphere, and run it until a signal; exit with a sentence if it cannot run."""
     parser = argparse.ArgumentParser(
         prog="start_all_services.py",
         description="Starts the product, user and order service on ports 8000, 8001 and 8002.",
@@ -263,7 +258,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--redis", action="store_true", help="start a Redis too, on redis-data")
     parser.add_argument("--reload", action="store_true", help="restart when a file changes")
     parser.add_argument("--host", default=DEFAULT_HOST, help=f"default: {DEFAULT_HOST}")
-    options = parser.parse_args(arguments)
+    options = parser.parse_args()
     if options.redis and IS_WINDOWS:
         parser.error("--redis needs Linux or macOS: start a Redis yourself, in WSL for example")
     options.host = options.host or DEFAULT_HOST
@@ -273,6 +268,4 @@ def main(arguments: list[str] | None = None) -> int:
         require_free_ports(options.host)
         run(set_up(requirements), options)
     except (LauncherError, OSError) as error:
-        print(f"ShopSphere cannot run: {error}", file=sys.stderr, flush=True)
-        return 1
-    return 0
+        sys.exit(f"ShopSphere cannot run: {error}")

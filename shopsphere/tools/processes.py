@@ -11,15 +11,9 @@ import sys
 from collections import deque
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 IS_WINDOWS = os.name == "nt"
-CREATE_NEW_PROCESS_GROUP = 0x200
-OWN_GROUP: dict[str, Any] = (
-    {"creationflags": CREATE_NEW_PROCESS_GROUP} if IS_WINDOWS else {"start_new_session": True}
-)
-"""The Popen arguments that give a process its own group."""
 
 
 def say(text: str) -> None:
@@ -62,7 +56,8 @@ def start(
         stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
-        **OWN_GROUP,
+        start_new_session=True,  # Windows ignores it, and has the next
+        creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
     )
 
 

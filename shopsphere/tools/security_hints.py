@@ -31,18 +31,11 @@ def others_reach(url: str) -> bool:
     """Return whether other machines can reach the program that listens there."""
     try:
         parts = urlsplit(url)
-        found = socket.getaddrinfo(parts.hostname, None) if parts.hostname else []
-    except (OSError, ValueError):  # invalid, which is reported elsewhere, or an unknown name
-        return False
-    hosts = [ipaddress.ip_address(str(each[4][0]).partition("%")[0]) for each in found]
-    is_local = all(host.is_loopback for host in hosts)
-    port = parts.netloc.rpartition(":")[2]
-    return bool(hosts) and (not is_local or _listens_on_all_addresses(port))
-
-
-def _listens_on_all_addresses(port: str) -> bool:
-    try:
-        socket.create_connection((ANOTHER_LOOPBACK, int(port)), timeout=1).close()
-    except (OSError, ValueError):
+        found = socket.getaddrinfo(parts.hostname, None)
+        hosts = [ipaddress.ip_address(str(each[4][0]).partition("%")[0]) for each in found]
+        if all(host.is_loopback for host in hosts):
+            port = int(parts.netloc.rpartition(":")[2])
+            socket.create_connection((ANOTHER_LOOPBACK, port), timeout=1).close()
+    except (OSError, ValueError):  # invalid, which is reported elsewhere, unknown, or not there
         return False
     return True
