@@ -46,11 +46,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=7, help="runs of each side (7)")
     parser.add_argument("--seconds", type=int, default=2, help="length of a run (2)")
     parser.add_argument("--products", type=int, default=100_000, help="in the big shop (100000)")
+    parser.add_argument("--orders", type=int, default=100_000, help="in the big shop (100000)")
     parser.add_argument(
         "--write", type=Path, help="folder of the results (docs, when all rows are measured)"
     )
     options = parser.parse_args(arguments)
-    effort = Effort(options.rounds, options.seconds, options.products)
+    effort = Effort(options.rounds, options.seconds, options.products, options.orders)
     for name in options.rows:
         if not any(row.name.startswith(name) for row in ROWS):
             parser.error(f"no row is called {name}")

@@ -173,7 +173,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(trouble, file=sys.stderr)
         return 1
     size = Size(options.products, options.orders)
-    effort = Effort(options.rounds, options.seconds, options.products)
+    effort = Effort(options.rounds, options.seconds, options.products, options.orders)
     results = []
     with tempfile.TemporaryDirectory() as folder:
         for storage in ("memory", "redis"):

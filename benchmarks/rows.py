@@ -19,6 +19,7 @@ from benchmarks.servers import ROOT, CannotMeasure, Load, Server, Stage
 
 SMALL_SHOP = 1_000
 PAGE = 100
+ITEMS = 5
 LOGINS = 50
 AT_ONCE = 64
 WORKERS = 4
@@ -31,6 +32,7 @@ class Effort:
     rounds: int
     seconds: int
     big_shop: int
+    orders: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +146,20 @@ def orders_on_redis(stage: Stage, effort: Effort) -> Iterator[Sample]:
     )
 
 
+def order_of_five(stage: Stage, effort: Effort) -> Iterator[Sample]:
+    """Compare an order of five items with five orders of one."""
+    products, orders = our_pair(stage)
+    pks = [add_product(products) for _ in range(ITEMS)]
+    items = ", ".join(f'{{"product_id": "{pk}", "quantity": 1}}' for pk in pks)
+    body = f'{{"items": [{items}]}}'
+    for sample in in_turn(
+        lambda: place_orders(orders, pks[0], effort.seconds),
+        lambda: orders.drive("/order", effort.seconds, "POST", body),
+        effort.rounds,
+    ):
+        yield Sample(sample.value / ITEMS, sample.made_of, (sample.by_cpu or 0) / ITEMS)
+
+
 def hot_product(stage: Stage, effort: Effort) -> Iterator[Sample]:
     return _reservations(stage, effort, products=1, processes=1, at_once=AT_ONCE)
 
@@ -239,6 +255,33 @@ def _many_and_one(
         yield Sample(rates[0] / rates[1], "{:,.0f} of {:,.0f} a second".format(*rates))
 
 
+def newest_in_memory(stage: Stage, effort: Effort) -> Iterator[Sample]:
+    return _big_and_small(*memory_shops(stage, effort), _newest_page, PAGE, effort)
+
+
+def newest_on_redis(stage: Stage, effort: Effort) -> Iterator[Sample]:
+    return _big_and_small(*redis_shops(stage, effort), _newest_page, PAGE, effort)
+
+
+def orders_in_memory(stage: Stage, effort: Effort) -> Iterator[Sample]:
+    def fill(count: int) -> Server:
+        environment = {"USE_REDIS": "false", "ORDERS": str(count)}
+        return stage.server("benchmarks.big_shop:order_app", environment).wait(shows_log=True)
+
+    shops = fill(effort.orders), fill(SMALL_SHOP)
+    return _big_and_small(*shops, _page_of_placed, PAGE, effort)
+
+
+def orders_listed_on_redis(stage: Stage, effort: Effort) -> Iterator[Sample]:
+    def fill(prefix: str, count: int) -> Server:
+        environment = stage.on_redis(prefix)
+        asyncio.run(fill_redis(environment["REDIS_URL"], prefix, 1, count))
+        return stage.server("order_service:app", environment).wait()
+
+    shops = fill("big", effort.orders), fill("small", SMALL_SHOP)
+    return _big_and_small(*shops, _page_of_placed, PAGE, effort)
+
+
 def page_in_memory(stage: Stage, effort: Effort) -> Iterator[Sample]:
     return _big_and_small(*memory_shops(stage, effort), _middle_page, PAGE, effort)
 
@@ -299,6 +342,22 @@ def _middle_page(server: Server) -> str:
     with requests.get(f"{server.url}/products", timeout=60) as answer:
         pks = [product["pk"] for product in answer.json()]
     return f"/products?limit={PAGE}&after={pks[len(pks) // 2]}"
+
+
+def _newest_page(server: Server) -> str:
+    return _middle_page(server) + "&order=newest"
+
+
+def _page_of_placed(server: Server) -> str:
+    """Return the path of a page of PLACED orders, from the middle of the list backwards."""
+    path = "/orders?status=PLACED&limit=1000"
+    page = requests.get(server.url + path, timeout=10)
+    for _ in range(int(page.headers["X-Total-Count"]) // 2000):
+        path = page.links["next"]["url"]
+        page = requests.get(server.url + path, timeout=10)
+    pk = page.json()[len(page.json()) // 2]["pk"]
+    since = "2026-01-01T00:00:00Z"
+    return f"/orders?status=PLACED&since={since}&order=newest&limit={PAGE}&after={pk}"
 
 
 def _search(_: Server) -> str:
@@ -418,6 +477,8 @@ ROWS = [
         "≥", 0.58, "", "read-redis", read_on_redis),
     Row("order-redis", "POST /order, Redis, against a bare route that makes one PUT",
         "≥", 0.70, "", "order-redis", orders_on_redis),
+    Row("order-of-five", f"An order of {ITEMS} items, Redis: cost by that of {ITEMS} orders of one",
+        "≤", 0.8, "", "order-of-five", order_of_five),
     Row("hot-product", f"PUT reservations of one product, {AT_ONCE} at once, against a script each",
         "≥", 1.0, "", "hot-product", hot_product),
     Row("hot-product-two", "The same by two processes together, against two with scripts",
@@ -434,14 +495,22 @@ ROWS = [
         "≤", 20, " MB", "memory-shops", list_in_memory),
     Row("page-memory", "A page of 100, memory: cost in a big shop by that in a small one",
         "≤", 1.2, "", "memory-shops", page_in_memory),
+    Row("newest-memory", "The same backwards, order=newest",
+        "≤", 1.2, "", "memory-shops", newest_in_memory),
     Row("search-memory", "A search with 20 hits, memory: cost in a big shop by a small one's",
         "≤", 1.3, "", "memory-shops", search_in_memory),
     Row("list-redis", "GET /products of a big shop on Redis: growth of the process",
         "≤", 20, " MB", "redis-shops", list_on_redis),
     Row("page-redis", "A page of 100, Redis: cost in a big shop by that in a small one",
         "≤", 1.2, "", "redis-shops", page_on_redis),
+    Row("newest-redis", "The same backwards, order=newest",
+        "≤", 1.2, "", "redis-shops", newest_on_redis),
     Row("search-redis", "A search with 20 hits, Redis: cost in a big shop by a small one's",
         "≤", 1.3, "", "redis-shops", search_on_redis),
+    Row("orders-memory", "100 PLACED orders, newest first, memory: cost as above",
+        "≤", 1.2, "", "memory-orders", orders_in_memory),
+    Row("orders-redis", "100 PLACED orders, newest first, Redis: cost as above",
+        "≤", 1.2, "", "redis-orders", orders_listed_on_redis),
     Row("logins", "GET / while 50 logins run: 99 of 100 answered within",
         "≤", 50, " ms", "logins", health_during_logins),
     Row("start", "From the start command to three healthy services, against three bare apps",
