@@ -336,6 +336,9 @@ def test_sentinels_that_ask_for_a_password_or_name_no_master_are_told_apart(
     finally:
         for sentinel in watched_redis.sentinels:
             sentinel.client.execute_command("ACL SETUSER", "default", "nopass")
+    watched_redis.master.stop(signal.SIGKILL)
+    with pytest.raises(StoreUnavailable):
+        connect(url)  # it is a shop that will be back, not nothing
 
 
 # One Redis: passwords, a Unix socket, TLS
