@@ -61,7 +61,7 @@ def overwrite(server: RedisServer, kind: str, pk: str, **fields: Any) -> None:
     """Change fields of a record behind the back of the services, which go by its version."""
     key = f"shopsphere:{kind}:{{{pk}}}"
     assert server.client.exists(key), "no such record"
-    server.client.hset(key, mapping={**fields, "version": new_pk()})
+    server.client.hset(key, mapping=fields | {"version": new_pk()})
 
 
 def test_a_shop_with_all_kinds_of_orders_adds_up(shop: Shop, run: Run) -> None:
