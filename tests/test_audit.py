@@ -60,8 +60,8 @@ def overwrite(server: RedisServer, kind: str, pk: str, **fields: str | int) -> N
     """Change fields of a record behind the back of the services, which go by its version."""
     key = f"shopsphere:{kind}:{{{pk}}}"
     assert server.client.exists(key), "no such record"
-    for name, value in (*fields.items(), ("version", new_pk())):
-        server.client.hset(key, name, str(value))
+    for field, value in {**fields, "version": new_pk()}.items():
+        server.client.hset(key, field, str(value))
 
 
 def test_a_shop_with_all_kinds_of_orders_adds_up(shop: Shop, run: Run) -> None:
