@@ -12,14 +12,15 @@ from tests.shop import Shop
 
 
 class Customers:
-    """Some customers who order with keys, and sometimes cancel or ship.
+    """Some customers who order baskets of some products with keys, and sometimes cancel or ship.
 
     They send an order twice where nobody says what became of it; patient ones until they are told.
     """
 
-    def __init__(self, shop: Shop, product: str, *, are_patient: bool = False) -> None:
+    def __init__(self, shop: Shop, *products: str, are_patient: bool = False) -> None:
+        """The first product is in every basket."""
         self._shop = shop
-        self._product = product
+        self._products = products
         self._are_patient = are_patient
         self._has_closed = Event()
         self.answers: list[Answer] = []
@@ -46,13 +47,15 @@ class Customers:
         turn = 0
         while not self._has_closed.is_set():
             turn += 1
-            self.order(f"{self._product} {number} {turn}", turn)
+            self.order(f"{self._products[0]} {number} {turn}", turn)
         close_connections()
 
     def order(self, key: str, turn: int) -> None:
         """Order, again if it is not known what became of it, and cancel or ship some."""
+        wanted = self._products[: 1 + turn % len(self._products)]
+        basket = {product: 1 + (turn + number) % 3 for number, product in enumerate(wanted)}
         for attempt in itertools.count(1) if self._are_patient else (1, 2):
-            answer = self._shop.place(self._product, 1 + turn % 3, key, turn + attempt)
+            answer = self._shop.place_basket(basket, key, turn + attempt)
             self.answers.append(answer)
             if answer.status not in (0, 503) and answer.code != "request_in_progress":
                 break
@@ -72,7 +75,7 @@ class Customers:
         assert not [answer for answer in self.answers if isinstance(answer.body, str)]
         for answer in self.answers:
             assert answer.status != 503 or "retry-after" in answer.headers
-        orders, placed = self._shop.orders_of(self._product), set(self.placed.values())
+        placed = set(self.placed.values())
         assert len(placed) == len(self.placed)
-        assert placed == set(orders) if self._are_patient else placed <= set(orders)
+        assert placed <= set(self._shop.orders_of(self._products[0]))
         assert {pk: self._shop.order_status(pk) for pk in self._ended} == self._ended

@@ -2,6 +2,7 @@
 
 import http.client
 import threading
+import zlib
 from collections import Counter
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -14,6 +15,11 @@ class Connection(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
     server: "Proxy"
+
+    @property
+    def order(self) -> int:
+        """A number of the order that this is about: the same at each attempt, else random."""
+        return zlib.crc32(self.path.removesuffix("/ship").encode())
 
     def forward(self) -> tuple[int, bytes]:
         """Have the product service do it; return its answer, 502 where there is none."""
@@ -38,6 +44,10 @@ class Connection(BaseHTTPRequestHandler):
     def drop(self) -> None:
         """Close the connection, whatever the order service waits for."""
         self.close_connection = True
+
+    def keep_for_later(self) -> None:
+        """Have this request land when the test says so."""
+        self.server.late.append(self.forward)
 
     def handle(self) -> None:
         try:
@@ -73,6 +83,8 @@ class Proxy(ThreadingHTTPServer):
         self.url = f"http://127.0.0.1:{self.server_port}"
         self.behind = ""
         self.behave: Behave = well
+        self.late: list[Callable[[], tuple[int, bytes]]] = []
+        """Requests that are still on their way."""
         self._attempts = Counter[str]()
         self._thread = threading.Thread(target=self.serve_forever, args=(0.05,))
 
@@ -90,3 +102,8 @@ class Proxy(ThreadingHTTPServer):
         """Return the how manieth attempt this is; an order service makes one after the other."""
         self._attempts[request] += 1
         return self._attempts[request]
+
+    def bring_what_is_late(self) -> None:
+        """Have what is still on its way land now."""
+        while self.late:
+            self.late.pop()()

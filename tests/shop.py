@@ -5,6 +5,7 @@ import time
 from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 from shopsphere.domain.values import Stock
 from shopsphere.settings import Settings
@@ -108,9 +109,15 @@ class Shop:
 
     def orders_of(self, product: str) -> list[str]:
         """Return the pks of a product's orders, whatever their status."""
-        orders = send("GET", f"{self.order.url}/orders").body
-        ordered = {order["pk"]: [item["product_id"] for item in order["items"]] for order in orders}
-        return [pk for pk, products in ordered.items() if product in products]
+        return [
+            order["pk"]
+            for order in self.all_orders()
+            if product in (item["product_id"] for item in order["items"])
+        ]
+
+    def all_orders(self) -> list[dict[str, Any]]:
+        orders: list[dict[str, Any]] = send("GET", f"{self.order.url}/orders").body
+        return orders
 
     def settings(self) -> Settings:
         """Return what an audit of this shop needs, for one that does not wait."""

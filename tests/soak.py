@@ -75,7 +75,8 @@ def soak(shop: Shop, redis: MovableRedis, seconds: float, seed: int) -> None:
     """Have customers and faults for so long; then fail if the shop lost or made up anything."""
     choose, faults, is_over = random.Random(seed), Counter[str](), Event()
     products = [shop.new_product(UNITS) for _ in range(PRODUCTS)]
-    customers = [Customers(shop, product, are_patient=True) for product in products]
+    turned = [products[number:] + products[:number] for number in range(PRODUCTS)]
+    customers = [Customers(shop, *each, are_patient=True) for each in turned]
     ends_at = time.monotonic() + seconds
     with ExitStack() as open_, ThreadPoolExecutor(PRODUCTS) as pool:
         for each in customers:
@@ -94,8 +95,9 @@ def soak(shop: Shop, redis: MovableRedis, seconds: float, seed: int) -> None:
     for product, each, change in zip(products, customers, changes, strict=True):
         each.assert_served()
         assert shop.stock(product)[0] == UNITS + change.result(), "a change of stock counted twice"
-    orders = sum(len(each.placed) for each in customers)
-    print(f"exact: nothing lost or made twice of {orders} orders")
+    placed = {pk for each in customers for pk in each.placed.values()}
+    assert placed == {order["pk"] for order in shop.all_orders()}, "a key has two orders"
+    print(f"exact: nothing lost or made twice of {len(placed)} orders")
 
 
 def main() -> None:

@@ -96,8 +96,8 @@ def test_scripts_that_redis_forgets_are_sent_again_and_after_a_kill_every_201_is
     shop: FaultyShop, victim: str
 ) -> None:
     server = getattr(shop, victim)
-    product = shop.new_product(10_000)
-    with Customers(shop, product) as customers:
+    products = [shop.new_product(10_000) for _ in range(3)]
+    with Customers(shop, *products) as customers:
         for _ in range(20):
             shop.redis.client.script_flush()
             customers.wait_for(1)
@@ -231,6 +231,43 @@ def test_a_redis_that_cannot_serve_means_503_and_nothing_is_lost(
     # What was given up may have claimed the key later; then it is free again with its lease.
     wait_until(lambda: shop.place(product, 2, key).status == 201, ORDER_TIMEOUT + 3, "it is placed")
     assert shop.cancel(cancelled).status == 200
+
+
+LONG = 6
+"""Attempts until a customer gives up: two requests, each tried three times."""
+
+
+def misbehaves(connection: Connection, attempt: int) -> None:
+    """Each order meets one kind of trouble, and some meet none."""
+    kind, is_long = connection.order % 7, attempt <= LONG
+    is_late = connection.command == "PUT" and {1: attempt == 1, 2: is_long}.get(kind, False)
+    if is_late:  # it lands when its retry was answered, or when the order was given up
+        connection.keep_for_later()
+        connection.drop()
+    elif kind == 3 and attempt <= 2:
+        connection.answer((502, 503, 504)[(attempt + connection.order) % 3])
+    else:
+        status, content = connection.forward()
+        if (kind == 4 and attempt == 1) or (kind == 5 and is_long):
+            connection.drop()
+        elif kind == 6 and is_long:
+            connection.answer((502, 503, 504, 500)[attempt % 4])  # although it was done
+        else:
+            connection.answer(status, content)
+
+
+def test_whatever_the_network_does_to_messages_the_books_are_exact(shop: FaultyShop) -> None:
+    product, *others = products = [shop.new_product(8) for _ in range(3)]
+    shop.proxy.behave = misbehaves
+    customers = Customers(shop, product, *others)
+    at_once(8, lambda turn: customers.order(f"{product} {turn}", turn), range(28))
+    shop.wait_until_settled()
+    for each in products:  # now there would be enough for all
+        assert shop.change_stock(each, 100).status == 200
+    shop.proxy.bring_what_is_late()
+    shop.wait_until_exact(1)
+    customers.assert_served()
+    assert {answer.status for answer in customers.answers} >= {201, 400, 503}
 
 
 @pytest.mark.anyio
