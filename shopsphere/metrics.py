@@ -1,10 +1,11 @@
 """Prometheus metrics of this process, or of all workers of a service that share a folder."""
 
-import atexit
 import logging
 import os
 import sys
+from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any, TextIO
@@ -23,16 +24,17 @@ METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
-def _share(service: str) -> None:
+def _share(service: str) -> Callable[[], None]:
     """Have prometheus_client use a subfolder for this service, if its setting names a folder.
 
     Each worker holds a lock while it runs. Whoever is alone removes the subfolder: at the start
     what was left by processes that were killed, at the end its own. If that folder cannot be used,
-    a warning says so, and the setting is hidden from prometheus_client.
+    a warning says so, and the setting is hidden from prometheus_client. Return what to call at the
+    end.
     """
     name = os.environ.pop(METRICS_FOLDER, "")
     if not name or sys.platform == "win32":
-        return
+        return lambda: None
     folder = Path(name, service)
     try:
         folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -44,9 +46,9 @@ def _share(service: str) -> None:
     except OSError as error:
         text = "%s cannot be used (%s): each worker reports its own metrics only"
         logging.getLogger("shopsphere").warning(text, METRICS_FOLDER, error)
-        return
-    atexit.register(_remove_if_alone, folder, lock)
+        return lambda: None
     os.environ[METRICS_FOLDER] = str(folder)
+    return partial(_remove_if_alone, folder, lock)
 
 
 def _remove_if_alone(folder: Path, lock: TextIO) -> None:
@@ -62,7 +64,7 @@ class RequestMetrics:
 
     def __init__(self, service: str = "") -> None:
         """`service` names the subfolder that its workers share, if they share one."""
-        _share(service)
+        self.close = _share(service)
         values.ValueClass = values.get_value_class()  # type: ignore[no-untyped-call]  # by the setting
         labels = ("method", "route", "status")
         self.registry = registry = prometheus.CollectorRegistry()

@@ -64,11 +64,12 @@ def test_metrics_of_two_workers_are_their_sum(redis_server: RedisServer, tmp_pat
         assert metric(orders, ASKED) == {200}
     finally:
         orders.stop()
+    assert [left.name for left in folder.iterdir()] == ["order.lock"]
 
 
 def test_each_service_has_a_folder_for_itself_which_others_cannot_read(tmp_path: Path) -> None:
     look = "[own] = Path(sys.argv[1]).glob('*/'); print(own.name, oct(own.stat().st_mode))"
-    result = metrics_in(tmp_path / "metrics", "product", "/", then=look)
+    result = metrics_in(tmp_path / "metrics", "product", "/", then=f"{look}; metrics.close()")
     assert re.search(r"(?m)^http_requests_total.* 1\.0$", result.stdout)
     assert (result.stdout.splitlines()[-1], result.stderr) == ("product 0o40700", "")
     assert [left.name for left in (tmp_path / "metrics").iterdir()] == ["product.lock"]
@@ -102,7 +103,7 @@ def metrics_in(
         f"import sys; from shopsphere.metrics import *; from shopsphere.metrics import os, Path;"
         f"os.geteuid() or os.seteuid({user}); metrics = RequestMetrics('{service}');"
         f"metrics.count('GET', '{route}', 200, 0.1);"
-        f"print(exposition(metrics.registry).decode()); {then}"
+        f"print(exposition(metrics.registry).decode()); {then or 'metrics.close()'}"
     )
     command = [sys.executable, "-c", code, str(folder)]
     environment = {**os.environ, METRICS_FOLDER: str(folder)}

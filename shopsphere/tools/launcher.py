@@ -62,8 +62,8 @@ def why_no_port(host: str, port: int) -> str:
     try:
         with socket.create_server((host, port), family=family):
             return ""
-    except OSError as error:
-        if error.errno == errno.EADDRINUSE:
+    except (OSError, TypeError, UnicodeError) as error:  # the last two: IDNA refuses the name
+        if getattr(error, "errno", None) == errno.EADDRINUSE:
             return f"port {port} is in use"
         if isinstance(error, PermissionError):
             return f"port {port} cannot be used: {error.strerror}"
