@@ -24,18 +24,11 @@ from shopsphere.settings import Settings
 from shopsphere.web.access import ADMINISTRATOR, Customer
 from shopsphere.web.app import create_app, serve
 from shopsphere.web.error_responses import raises
-from shopsphere.web.examples import (
-    ORDER_MADE_AT,
-    ORDER_PK,
-    PRODUCT_PK,
-    USER_PK,
-    example_of,
-    example_with,
-)
+from shopsphere.web.examples import ORDER_MADE_AT, ORDER_PK, PRODUCT_PK, USER_PK, example_of
 from shopsphere.web.idempotency_key import REPLAY_HEADER, IdempotencyKey, show_replay
-from shopsphere.web.paging import COUNTED_LIST, InTime, PagingByEntry, listing, path_of
-from shopsphere.web.schemas import PK_SCHEMA, PRICE_SEEN, Body, PkOrNone, Public, Timestamp, pk_of
-from shopsphere.web.service import OWN, RequestDeadline, Service
+from shopsphere.web.paging import COUNTED_LIST, PagingInTime, listing
+from shopsphere.web.schemas import PRICE_SEEN, Body, PkOrNone, Public, StrictPk, Timestamp
+from shopsphere.web.service import OWN, RequestDeadline, Service, path_of
 from storage import open_storage
 
 log = logging.getLogger("shopsphere.order")
@@ -104,10 +97,8 @@ Items = Annotated[
 
 
 class Settle(Body):
-    product_id: Annotated[str, pk_of("a product")] = Field(
-        examples=[PRODUCT_PK],
-        description="The `pk` of the product that was ordered.",
-        json_schema_extra=PK_SCHEMA,
+    product_id: StrictPk = Field(
+        examples=[PRODUCT_PK], description="The `pk` of the product that was ordered."
     )
 
 
@@ -162,11 +153,7 @@ class Ordering:
 Own = Annotated[Ordering, OWN]
 OF_AN_ORDER = "The `pk` of an order, from the response that created it, or from the list."
 Pk = Annotated[PkOrNone, Path(description=OF_AN_ORDER)]
-SettledPk = Annotated[
-    str,
-    pk_of("an order"),
-    Path(description=OF_AN_ORDER, json_schema_extra=PK_SCHEMA),
-]
+SettledPk = Annotated[StrictPk, Path(description=OF_AN_ORDER)]
 
 ordering = APIRouter(tags=["orders"], responses=raises(errors.StoreUnavailable))
 fulfilment = APIRouter(tags=["fulfilment"], responses=raises(errors.StoreUnavailable))
@@ -235,12 +222,12 @@ async def place_order(
 async def list_orders(
     caller: Customer,
     request: Request,
-    paging: PagingByEntry,
-    span: InTime,
+    paging: PagingInTime,
     own: Own,
     status: Annotated[Status | None, Query(description="Only orders with this status.")] = None,
     user_id: Annotated[
-        PkOrNone | None, Query(description="Only this customer's; for administrators.")
+        PkOrNone | None,
+        Query(min_length=1, description="Only this customer's; for administrators."),
     ] = None,
 ) -> Response:
     """Your orders, oldest first: the whole list, or one page with `limit` and `after`.
@@ -250,7 +237,8 @@ async def list_orders(
     """
     if user_id is not None and caller.orders_of is not None:
         raise errors.Forbidden
-    read = partial(own.orders.page, user_id or caller.orders_of, status=status, span=span)
+    user_pk = user_id or caller.orders_of
+    read = partial(own.orders.page, user_pk, status=status, span=paging.span)
     return await listing(request, paging, read, ORDERS)
 
 
@@ -263,10 +251,7 @@ async def get_order(caller: Customer, pk: Pk, own: Own) -> Order:
 @ordering.post(
     "/orders/{pk}/cancel",
     response_model=OrderPublic,
-    responses={
-        200: example_with(OrderPublic, status="CANCELLED"),
-        **raises(errors.OrderNotFound, errors.OrderIsShipped),
-    },
+    responses=raises(errors.OrderNotFound, errors.OrderIsShipped),
 )
 async def cancel_order(caller: Customer, pk: Pk, own: Own, deadline: RequestDeadline) -> Order:
     """Cancel one of your orders. Its stock is released once, however often this is called.
@@ -281,10 +266,7 @@ async def cancel_order(caller: Customer, pk: Pk, own: Own, deadline: RequestDead
     "/orders/{pk}/ship",
     response_model=OrderPublic,
     dependencies=[ADMINISTRATOR],
-    responses={
-        200: example_with(OrderPublic, status="SHIPPED"),
-        **raises(errors.OrderNotFound, errors.OrderIsCancelled),
-    },
+    responses=raises(errors.OrderNotFound, errors.OrderIsCancelled),
 )
 async def ship_order(pk: Pk, own: Own, deadline: RequestDeadline) -> Order:
     """Mark an order as shipped, which is final. Its units count as shipped once.

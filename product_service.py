@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Annotated, Any, Self
+from typing import Annotated, Self
 
 from fastapi import APIRouter, Depends, FastAPI, Header, Path, Query, Request, Response
 from pydantic import ConfigDict, Field, TypeAdapter, model_validator
@@ -14,38 +14,14 @@ from shopsphere.domain.money import Amount, Cents
 from shopsphere.domain.values import MAX_ON_HAND, MAX_ORDER_QUANTITY, Product, Reservation, Stock
 from shopsphere.records import StorageName
 from shopsphere.settings import Settings
-from shopsphere.web.access import (
-    ADMINISTRATOR,
-    ADMINISTRATOR_OR_ORDER_SERVICE,
-    ORDER_SERVICE,
-    anyone,
-)
+from shopsphere.web.access import ADMINISTRATOR, ADMINISTRATOR_OR_SERVICE, ORDER_SERVICE, anyone
 from shopsphere.web.app import create_app, serve
 from shopsphere.web.error_responses import raises
 from shopsphere.web.examples import ORDER_PK, PRODUCT_MADE_AT, PRODUCT_PK
 from shopsphere.web.idempotency_key import REPLAY_HEADER, IdempotencyKey, show_replay
-from shopsphere.web.paging import (
-    COUNTED_LIST,
-    LIST,
-    AnyPaging,
-    Direction,
-    PagingByEntry,
-    PagingByPk,
-    listing,
-    path_of,
-)
-from shopsphere.web.schemas import (
-    MAX_NAME_INPUT,
-    PK_SCHEMA,
-    PRICE_SEEN,
-    Body,
-    Name,
-    PkOrNone,
-    Public,
-    Timestamp,
-    pk_of,
-)
-from shopsphere.web.service import OWN, RequestDeadline, Service, service_of
+from shopsphere.web.paging import COUNTED_LIST, LIST, AnyPaging, PagingByEntry, listing
+from shopsphere.web.schemas import PRICE_SEEN, Body, Name, PkOrNone, Public, StrictPk, Timestamp
+from shopsphere.web.service import OWN, RequestDeadline, Service, path_of, service_of
 from storage import open_storage
 
 PORT = 8000
@@ -69,22 +45,16 @@ class ProductCreate(Body):
     quantity: int = Field(ge=0, le=MAX_ON_HAND, examples=[10])
 
 
-def _one_at_least_and_none_null(schema: dict[str, Any]) -> None:
-    schema["minProperties"] = 1
-    for field in schema["properties"].values():
-        field |= field.pop("anyOf")[0]
-
-
 class ProductUpdate(Body):
-    model_config = ConfigDict(json_schema_extra=_one_at_least_and_none_null)
+    model_config = ConfigDict(json_schema_extra={"minProperties": 1})
 
-    name: Name | None = Field(None, examples=["Laptop, 14 inch"])
-    price: Cents | None = Field(None, examples=[899.5])
+    name: Name = Field(None, examples=["Laptop, 14 inch"])  # type: ignore[assignment]  # absent
+    price: Cents = Field(None, examples=[899.5])  # type: ignore[assignment]  # absent
 
     @model_validator(mode="after")
     def _changes_something(self) -> Self:
-        if not self.model_fields_set or None in (getattr(self, f) for f in self.model_fields_set):
-            raise ValueError("must have a name, a price or both, and neither null")
+        if not self.model_fields_set:
+            raise ValueError("must have a name, a price or both")
         return self
 
 
@@ -124,13 +94,10 @@ PRODUCTS = TypeAdapter(list[ProductPublic])
 RESERVATIONS = TypeAdapter(list[ReservationPublic])
 
 
-async def _same_storage(
-    request: Request,
-    x_storage: Annotated[
-        StorageName | None,
-        Header(include_in_schema=False),  # the order service's storage
-    ] = None,
-) -> None:
+OrdersStorage = Annotated[StorageName | None, Header(include_in_schema=False)]
+
+
+async def _same_storage(request: Request, x_storage: OrdersStorage = None) -> None:
     if x_storage not in (None, service_of(request).opened.storage):
         raise errors.StorageMismatch
 
@@ -139,13 +106,11 @@ Catalogue = Annotated[Products, OWN]
 Pk = Annotated[
     PkOrNone, Path(description="The `pk` of a product, from its creation or from the list.")
 ]
-OrderPk = Annotated[
-    str,
-    pk_of("an order"),
+OfOrder = Annotated[
+    StrictPk,
     Path(
         description="The `pk` of the order that the units are for.",
         openapi_examples={"an order": {"value": ORDER_PK}},
-        json_schema_extra=PK_SCHEMA,
     ),
 ]
 
@@ -178,8 +143,7 @@ async def search_products(
 
     Sorted by the name from the match onward.
     """
-    search = partial(products.search_page, name[:MAX_NAME_INPUT])
-    return await listing(request, paging, search, PRODUCTS)
+    return await listing(request, paging, partial(products.search_page, name), PRODUCTS)
 
 
 @catalogue.get(
@@ -223,11 +187,9 @@ async def create_product(
 
 @catalogue.get("/products", response_model=list[ProductPublic], responses=COUNTED_LIST)
 @anyone
-async def list_products(
-    request: Request, paging: PagingByEntry, direction: Direction, products: Catalogue
-) -> Response:
+async def list_products(request: Request, paging: PagingByEntry, products: Catalogue) -> Response:
     """All products, oldest first: the whole list, or one page with `limit` and `after`."""
-    return await listing(request, paging, partial(products.page, span=direction), PRODUCTS)
+    return await listing(request, paging, partial(products.page, span=paging.span), PRODUCTS)
 
 
 @catalogue.patch(
@@ -290,7 +252,7 @@ async def change_stock(
 @stock.get(
     "/products/{pk}/stock",
     response_model=StockPublic,
-    dependencies=[ADMINISTRATOR_OR_ORDER_SERVICE],
+    dependencies=[ADMINISTRATOR_OR_SERVICE],
     responses=raises(errors.ProductNotFound),
 )
 async def get_stock(pk: Pk, products: Catalogue) -> Stock:
@@ -304,11 +266,11 @@ async def get_stock(pk: Pk, products: Catalogue) -> Stock:
 @stock.get(
     "/products/{pk}/reservations",
     response_model=list[ReservationPublic],
-    dependencies=[ADMINISTRATOR_OR_ORDER_SERVICE],
+    dependencies=[ADMINISTRATOR_OR_SERVICE],
     responses=LIST | raises(errors.ProductNotFound),
 )
 async def list_reservations(
-    pk: Pk, request: Request, paging: PagingByPk, products: Catalogue
+    pk: Pk, request: Request, paging: AnyPaging, products: Catalogue
 ) -> Response:
     """The live reservations, neither released nor shipped, sorted by order."""
     return await listing(request, paging, partial(products.reservations_page, pk), RESERVATIONS)
@@ -330,7 +292,7 @@ async def list_reservations(
     },
 )
 async def reserve(
-    pk: Pk, order_pk: OrderPk, body: ReservationCreate, products: Catalogue, response: Response
+    pk: Pk, order_pk: OfOrder, body: ReservationCreate, products: Catalogue, response: Response
 ) -> Reservation:
     """Hold units for an order: checked and taken in one step, once per order.
 
@@ -344,7 +306,7 @@ async def reserve(
 
 
 @reservations.delete("", status_code=204, responses=raises(errors.ReservationShipped))
-async def release(pk: Pk, order_pk: OrderPk, products: Catalogue) -> None:
+async def release(pk: Pk, order_pk: OfOrder, products: Catalogue) -> None:
     """Release the units, once, however often this is called.
 
     This order cannot reserve them again. The product need not exist.
@@ -353,7 +315,7 @@ async def release(pk: Pk, order_pk: OrderPk, products: Catalogue) -> None:
 
 
 @reservations.post("/ship", status_code=204, responses=raises(errors.ReservationReleased))
-async def ship(pk: Pk, order_pk: OrderPk, products: Catalogue) -> None:
+async def ship(pk: Pk, order_pk: OfOrder, products: Catalogue) -> None:
     """Mark the units as shipped: they move from `reserved` to `shipped`, once."""
     await products.ship(pk, order_pk)
 

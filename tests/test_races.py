@@ -76,10 +76,10 @@ def test_a_thousand_baskets_on_twenty_products_sell_every_unit_or_name_what_was_
         else:
             assert (answer.status, answer.code) == (400, "insufficient_quantity")
             assert answer.body["available"] < basket[answer.body["product_id"]]
+    assert sold.total() > 900
     for pk in products:
         assert shop.stock(pk) == (50, 50 - sold[pk], sold[pk], 0)
-    leftovers = at_once(8, lambda pk: shop.place(pk, 1), [pk for pk in products for _ in range(9)])
-    assert sold.total() + statuses(leftovers)[201] == 1000
+        assert sold[pk] == 50 or shop.place(pk, 50 - sold[pk]).status == 201
 
 
 def test_fifty_requests_at_once_with_one_key_make_one_order_and_fifty_more_replay_it(

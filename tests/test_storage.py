@@ -132,7 +132,9 @@ def test_several_workers_in_memory_are_refused_in_one_line_however_they_were_ask
         service.stop(signal.SIGKILL)  # uvicorn's parent process notices it after 5 s
         log = service.log.read_text()
         reasons = [line for line in log.splitlines() if "ERROR" in line and "one process" in line]
-        assert (len(reasons), log.count("ERROR"), log.count("Traceback")) == (2, 4, 0)
+        assert len(reasons) in (2, 3)  # the third if uvicorn has begun to replace a worker
+        assert 0 <= 2 * len(reasons) - log.count("ERROR") <= 1
+        assert "Traceback" not in log
 
 
 async def test_a_redis_that_is_required_and_not_there_stops_the_start() -> None:

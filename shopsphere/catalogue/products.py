@@ -6,7 +6,7 @@ from shopsphere.catalogue import search_index
 from shopsphere.domain import idempotency as keys
 from shopsphere.domain import stock
 from shopsphere.domain.errors import InvalidRequest, ProductNotFound
-from shopsphere.domain.pks import new_pk
+from shopsphere.domain.pks import is_pk, new_pk
 from shopsphere.domain.records import Applied, Hold, KeyRecord, ProductRecord, ProductState
 from shopsphere.domain.values import Page, Product, Reservation, Stock
 from shopsphere.lists import page_of
@@ -164,6 +164,8 @@ class Products:
         There may be fewer than `limit`, even before the end, while orders end. `after` is the pk of
         an order. Raise ProductNotFound; a deleted product still has its reservations.
         """
+        if after is not None and not is_pk(after):
+            raise InvalidRequest(("after", "must be the pk of an order"))
         await self.stock(pk)
         holds = await self._records.live(Hold, pk, after or "", limit + 1)
         is_last = len(holds) <= limit

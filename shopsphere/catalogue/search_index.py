@@ -11,6 +11,7 @@ import unicodedata
 
 from shopsphere.domain.errors import InvalidRequest
 from shopsphere.domain.pks import is_pk
+from shopsphere.domain.values import MAX_NAME_INPUT
 
 SUFFIX_BYTES = 30
 """Keeps an entry within 64 bytes, the longest that Redis packs in small sorted sets."""
@@ -30,7 +31,7 @@ def fold(text: str) -> str:
 
     Folding works character by character, so a part of a name folds to a part of the folded name.
     """
-    letters = ACCENTS.sub("", unicodedata.normalize("NFKD", text))
+    letters = ACCENTS.sub("", unicodedata.normalize("NFKD", text[:MAX_NAME_INPUT]))
     return letters.casefold().translate(SAME_LETTERS)
 
 

@@ -1,7 +1,7 @@
 """Everything that can go wrong in a shop; each error owns its status, code and sentence."""
 
 import math
-from typing import ClassVar, Self
+from typing import ClassVar
 
 
 class ShopError(Exception):
@@ -30,23 +30,15 @@ class ShopError(Exception):
             self.headers["Retry-After"] = str(retry_after)
         super().__init__(self.detail)
 
-    @classmethod
-    def example(cls) -> Self:
-        """Return a realistic instance for the documentation."""
-        return cls()
-
 
 class InvalidRequest(ShopError, status=400, code="invalid_request"):
     """The request itself is wrong; each error names the `field` to change."""
 
     def __init__(self, *errors: tuple[str, str]) -> None:
+        errors = errors or (("quantity", "is required"),)  # an example for the documentation
         field, message = errors[0]
         listed = [{"field": field, "message": message} for field, message in errors]
         super().__init__(f"The request is not valid: {field} {message}.", errors=listed)
-
-    @classmethod
-    def example(cls) -> Self:
-        return cls(("quantity", "is required"))
 
 
 class NoSuchPath(ShopError, status=404, code="not_found"):

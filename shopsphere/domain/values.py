@@ -10,6 +10,11 @@ from typing import Generic, NamedTuple, TypeVar
 
 from shopsphere.domain.pks import TimedByPk
 
+MAX_NAME_LENGTH = 200
+MAX_NAME_INPUT = 4 * 3 * MAX_NAME_LENGTH + 1
+"""What follows in a text is ignored, because it takes a second to normalize 30,000 accents. No name
+contains a longer text: NFC makes one character of at most 4, and folding 3 of one."""
+
 MAX_ON_HAND = 1_000_000_000
 """The most units of one product that a shop can have on hand."""
 

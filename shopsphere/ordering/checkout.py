@@ -19,7 +19,7 @@ from shopsphere.domain.errors import OrderRefused, ProductNotFound, StoreUnavail
 from shopsphere.domain.idempotency import Binding
 from shopsphere.domain.pks import is_pk, new_pk
 from shopsphere.domain.records import KeyRecord, OrderRecord
-from shopsphere.domain.values import Item, Order, OrderStatus, Reservation, by_product
+from shopsphere.domain.values import Item, Order, Reservation, by_product
 from shopsphere.ordering.metrics import OrderMetrics
 from shopsphere.ordering.notes import ENDS_AS, Command, PendingCommand
 from shopsphere.ordering.notifier import notify
@@ -29,13 +29,6 @@ from shopsphere.ordering.settling import Settling
 from shopsphere.records import Records
 
 log = logging.getLogger("shopsphere.ordering")
-
-
-CANNOT_END = {
-    OrderStatus.CANCELLED: errors.OrderIsCancelled,
-    OrderStatus.SHIPPED: errors.OrderIsShipped,
-}
-"""Why an order with this status cannot be cancelled or shipped."""
 
 
 class Checkout:
@@ -163,7 +156,9 @@ class Checkout:
         )
         if ended is None or ended.status is not ENDS_AS[command]:
             await self._remove_note(note)
-            raise CANNOT_END[ended.status] if ended else errors.OrderNotFound
+            is_cancel = command is Command.CANCEL
+            has_ended = errors.OrderIsShipped if is_cancel else errors.OrderIsCancelled
+            raise has_ended if ended else errors.OrderNotFound
         await self._orders.enter(ended)
         if await self._notify(note, deadline):
             await self._remove_note(note)

@@ -98,7 +98,7 @@ class _MetricsReaders(Rule):
 
 ADMINISTRATOR = Security(Rule(Role.ADMIN))
 ORDER_SERVICE = Security(Rule(Role.SERVICE))
-ADMINISTRATOR_OR_ORDER_SERVICE = Security(Rule(Role.ADMIN, Role.SERVICE))
+ADMINISTRATOR_OR_SERVICE = Security(Rule(Role.ADMIN, Role.SERVICE))
 METRICS_READER = Security(_MetricsReaders())
 Customer = Annotated[Person, Security(_Customers(Role.USER, Role.ADMIN))]
 SignedIn = Annotated[Caller, Security(Rule(Role.USER, Role.ADMIN, needs_token=True))]

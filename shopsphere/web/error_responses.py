@@ -77,7 +77,7 @@ def raises(
         content = {"application/json": {"schema": {"$ref": SCHEMA}, "examples": {}}}
         response = responses.setdefault(str(kind.status), {"content": content})
         examples = response["content"]["application/json"]["examples"]
-        example = kind if isinstance(kind, errors.ShopError) else kind.example()
+        example = kind if isinstance(kind, errors.ShopError) else kind()
         examples[kind.code] = {"value": _body(example)}
         response["description"] = " or ".join(f"`{code}`" for code in examples)
     return responses

@@ -24,8 +24,3 @@ def example_of(model: type[BaseModel]) -> dict[str, Any]:
     """Return a model's example, made of those of its fields."""
     fields = model.model_fields.items()
     return {name: field.examples[0] for name, field in fields if field.examples}
-
-
-def example_with(model: type[BaseModel], **different: object) -> dict[str, Any]:
-    """Return a model's example with some values changed, for the `responses` of a route."""
-    return {"content": {"application/json": {"example": example_of(model) | different}}}

@@ -2,28 +2,24 @@
 
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Literal, NamedTuple, TypeVar
 from urllib.parse import urlencode
 
 from fastapi import Depends, Query, Request, Response
 from fastapi.responses import StreamingResponse
-from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, WithJsonSchema
-from pydantic.config import JsonDict
+from pydantic import BeforeValidator, Field, TypeAdapter, WithJsonSchema
 
-from shopsphere.domain.pks import PK_PATTERN
 from shopsphere.domain.values import Page
-from shopsphere.lists import CURSOR_PATTERN
-from shopsphere.records import END, Span
+from shopsphere.records import END, EVERYTHING, Span
 from shopsphere.web.error_responses import Responses
 from shopsphere.web.examples import headers
-from shopsphere.web.schemas import pk_of
 
 MAX_LIMIT = 1000
 DEFAULT_LIMIT = 100
 STREAMED_AT_ONCE = 500
 """How many items of a whole list are read and held at a time."""
+AFTER = "Cursor from a page's `Link` or `X-Cursor`, or the `pk` of something in this list."
 
 T = TypeVar("T")
 S = TypeVar("S")
@@ -39,39 +35,24 @@ def _digits(value: object) -> object:
 Limit = Annotated[int, Field(ge=1, le=MAX_LIMIT), BeforeValidator(_digits)]
 
 
-@dataclass(frozen=True, slots=True)
-class Paging:
+class Paging(NamedTuple):
     """The requested part of a list; the whole list if `limit` is None."""
 
     limit: int | None
     after: str | None
+    span: Span = EVERYTHING
 
 
-def _paging(pattern: str | None, or_what: str = "", *checks: AfterValidator) -> object:
-    """Return the dependency on the `Paging` of a list with cursors of this pattern.
-
-    A cursor without a limit means a page of DEFAULT_LIMIT.
-    """
-    from_link = f"Cursor from the previous page's `Link` header{or_what}."
-    schema: JsonDict = {"pattern": f"^({pattern})$"} if pattern else {}
-    cursor = Query(min_length=1, description=from_link, json_schema_extra=schema)
-
-    async def paging(
-        limit: Annotated[
-            Limit | None, Query(description="Items in the page. Without it: all, streamed.")
-        ] = None,
-        after: Annotated[str | None, cursor, *checks] = None,
-    ) -> Paging:
-        return Paging(DEFAULT_LIMIT if limit is None and after is not None else limit, after)
-
-    return Depends(paging)
+async def _paging(
+    limit: Annotated[
+        Limit | None, Query(description="Items in the page. Without it: all, streamed.")
+    ] = None,
+    after: Annotated[str | None, Query(min_length=1, description=AFTER)] = None,
+) -> Paging:
+    return Paging(DEFAULT_LIMIT if limit is None and after is not None else limit, after)
 
 
-AnyPaging = Annotated[Paging, _paging(None)]
-PagingByEntry = Annotated[
-    Paging, _paging(f"{CURSOR_PATTERN}|{PK_PATTERN}", ", or the `pk` of something in this list")
-]
-PagingByPk = Annotated[Paging, _paging(PK_PATTERN, "", pk_of("an order"))]
+AnyPaging = Annotated[Paging, Depends(_paging)]
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MOMENT = r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+ -]\d\d:\d\d)"
@@ -91,28 +72,33 @@ def _microseconds(text: object) -> int:
 Moment = Annotated[
     int, BeforeValidator(_microseconds), WithJsonSchema({"type": "string", "format": "date-time"})
 ]
-Order = Annotated[
-    Literal["newest"] | None,
-    Query(description="`newest`: backwards, and `after` continues towards older ones."),
-]
 
 
-async def _direction(order: Order = None) -> Span:
-    return Span(newest_first=order is not None)
+async def _by_entry(
+    paging: AnyPaging,
+    order: Annotated[
+        Literal["newest"] | None,
+        Query(description="`newest`: backwards, and `after` continues towards older ones."),
+    ] = None,
+) -> Paging:
+    return paging._replace(span=Span(newest_first=order is not None))
 
 
-async def _span(
+PagingByEntry = Annotated[Paging, Depends(_by_entry)]
+
+
+async def _in_time(
+    paging: PagingByEntry,
     since: Annotated[
         Moment | None, Query(description="Only what entered this list then, or later.")
     ] = None,
     until: Annotated[Moment | None, Query(description="Only what entered before then.")] = None,
-    order: Order = None,
-) -> Span:
-    return Span(since or 0, END if until is None else until, order is not None)
+) -> Paging:
+    span = paging.span._replace(since=since or 0, until=END if until is None else until)
+    return paging._replace(span=span)
 
 
-Direction = Annotated[Span, Depends(_direction)]
-InTime = Annotated[Span, Depends(_span)]
+PagingInTime = Annotated[Paging, Depends(_in_time)]
 
 LINK = {
     "Link": 'The next page, `<path>; rel="next"`, while there is more.',
@@ -147,11 +133,6 @@ def _next(request: Request, limit: int, cursor: str) -> str:
     for moment in {"since", "until"} & asked.keys():
         asked[moment] = str(asked[moment]).replace(" ", "+")
     return f"{request.url.path}?{urlencode(asked)}"
-
-
-def path_of(request: Request, path: str) -> str:
-    """Return a path of this service as its clients see it, below a proxy's prefix."""
-    return f"{request.scope.get('root_path', '')}{path}"
 
 
 async def _stream(

@@ -1,37 +1,29 @@
-"""The bases of all request and response bodies, and the types of their pks, names, addresses..."""
+"""The bases of all bodies, and the types of pks, names, times, addresses and passwords."""
 
 import unicodedata
 from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
-from pydantic.config import JsonDict
 
 from shopsphere.domain.people import MAX_PASSWORD_LENGTH, MIN_PASSWORD_LENGTH, checked_email
 from shopsphere.domain.pks import NO_PK, PK_PATTERN, is_pk
-
-PK_SCHEMA: JsonDict = {"pattern": f"^{PK_PATTERN}$"}
-"""The OpenAPI schema of pks, for parameters where anything else is refused with 400."""
-
+from shopsphere.domain.values import MAX_NAME_INPUT, MAX_NAME_LENGTH
 
 PkOrNone = Annotated[str, AfterValidator(lambda text: text if is_pk(text) else NO_PK)]
 """A pk in a request, where a text that cannot be one is not found."""
 
 
-def pk_of(what: str) -> AfterValidator:
-    """Return a validator that refuses a request if a text cannot be the pk of `what`."""
-
-    def check(text: str) -> str:
-        if not is_pk(text):
-            raise ValueError(f"must be the pk of {what}")
-        return text
-
-    return AfterValidator(check)
+def _strict_pk(text: str) -> str:
+    if not is_pk(text):
+        raise ValueError("must be a pk: 26 digits and capital letters")
+    return text
 
 
-MAX_NAME_LENGTH = 200
-MAX_NAME_INPUT = 4 * 3 * MAX_NAME_LENGTH + 1
-"""No name contains a longer text: NFC makes one character of at most 4, and folding 3 of one. The
-rest is ignored, because it takes a second to normalize 30,000 accents."""
+StrictPk = Annotated[
+    str, AfterValidator(_strict_pk), Field(json_schema_extra={"pattern": f"^{PK_PATTERN}$"})
+]
+"""A pk in a request; any other text is refused."""
+
 INVISIBLE = "\u115f\u1160\u2800\u3164\uffa0"
 """Letters and signs that are blank: the Hangul fillers and the empty Braille pattern."""
 
