@@ -95,13 +95,13 @@ class Line:
 
     def _carry_request(self, wire: _Wire, request: bytes) -> None:
         is_awaited = self._awaited is not None and self._awaited in request
-        if is_awaited and self._cuts:
-            wire.far.sendall(request)
-            request = b""
         if is_awaited:
             self._awaited, self._is_cut = None, self._cuts
             for each in self._wires:
                 each.is_silent = True
+        if is_awaited and self._cuts:  # after it is silent, or the response could come through
+            wire.far.sendall(request)
+            request = b""
         if wire.is_silent:
             wire.held += request
             if self._hangs_up:
