@@ -12,14 +12,13 @@ from shopsphere.accounts.failed_logins import LoginThrottle, client_of
 from shopsphere.accounts.passwords import Passwords
 from shopsphere.accounts.users import Session, Users
 from shopsphere.domain import errors
-from shopsphere.domain.people import MAX_PASSWORD_LENGTH
 from shopsphere.domain.records import User
 from shopsphere.settings import Settings
 from shopsphere.web.access import SignedIn, anyone
 from shopsphere.web.app import create_app, serve
 from shopsphere.web.error_responses import raises
 from shopsphere.web.examples import USER_MADE_AT, USER_PK
-from shopsphere.web.schemas import Body, Email, Password, Public, Timestamp
+from shopsphere.web.schemas import AnyPassword, Body, Email, Password, Public, Timestamp
 from shopsphere.web.service import OWN, Service
 from storage import open_storage
 
@@ -32,8 +31,6 @@ paste it there. The same token works at the product service (port 8000) and the 
 8002). Reloading the page clears it.
 """
 TAGS = {"accounts": "Register and log in.", "me": "The account that a token belongs to."}
-
-AnyPassword = Annotated[str, Field(max_length=MAX_PASSWORD_LENGTH)]
 
 
 class UserCreate(Body):

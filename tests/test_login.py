@@ -12,7 +12,7 @@ from starlette.testclient import TestClient
 
 import user_service
 from shopsphere.accounts.failed_logins import client_of
-from shopsphere.accounts.passwords import HASHING_THREADS
+from shopsphere.accounts.passwords import HASHING_THREADS, Passwords
 from shopsphere.domain.values import Role
 from shopsphere.tokens import Caller
 from tests.apps import bearer, settings_of
@@ -87,6 +87,18 @@ def test_a_password_has_8_to_128_characters_of_any_kind(users: TestClient, passw
     assert statuses(logins) == [200, 401]
 
 
+def test_a_password_is_the_same_however_a_keyboard_composes_it(users: TestClient) -> None:
+    composed, decomposed = "caf\u00e9 noir", "cafe\u0301 noir"
+    for number, made in enumerate((composed, decomposed)):
+        email = f"anna{number}@example.com"
+        users.post("/register", json={"email": email, "password": made})
+        logins = [log_in(users, typed, email) for typed in (composed, decomposed, "cafe noir")]
+        assert statuses(logins) == [200, 200, 401]
+    of_0_1_0 = CryptContext(["bcrypt_sha256"], bcrypt_sha256__rounds=4).hash(decomposed)
+    assert users.portal
+    assert users.portal.call(Passwords(4).verify, decomposed, of_0_1_0)
+
+
 def test_a_wrong_password_and_an_unknown_address_get_the_same_answer_for_the_same_work(
     users: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -98,14 +110,16 @@ def test_a_wrong_password_and_an_unknown_address_get_the_same_answer_for_the_sam
         return bool(verify(self, secret, hashed))
 
     monkeypatch.setattr(CryptContext, "verify", spy)
-    wrong, unknown = log_in(users, "wrong"), log_in(users, email="nobody@example.com")
-    assert wrong.status_code == unknown.status_code == 401
-    assert wrong.json() == unknown.json()
-    assert wrong.json()["code"] == "invalid_credentials"
-    assert {*wrong.headers} == {*unknown.headers}
-    kept, nobodys = verified
-    assert kept.split("$")[:3] == nobodys.split("$")[:3] == ["", "bcrypt-sha256", "v=2,t=2b,r=4"]
-    assert len(kept) == len(nobodys)
+    for password, hashes in (("wrong", 1), ("wrong cafe\u0301", 2)):  # composed, and as typed
+        verified.clear()
+        wrong = log_in(users, password)
+        unknown = log_in(users, password, "nobody@example.com")
+        assert wrong.status_code == unknown.status_code == 401
+        assert wrong.json() == unknown.json()
+        assert wrong.json()["code"] == "invalid_credentials"
+        assert {*wrong.headers} == {*unknown.headers}
+        kinds = [(hashed.split("$")[:3], len(hashed)) for hashed in verified]
+        assert kinds == [(["", "bcrypt-sha256", "v=2,t=2b,r=4"], len(verified[0]))] * 2 * hashes
 
 
 @pytest.mark.parametrize("email", [EMAIL, "nobody@example.com"])

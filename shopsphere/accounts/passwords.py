@@ -1,5 +1,7 @@
 """Passwords, hashed and verified by passlib in a few threads."""
 
+import unicodedata
+
 from anyio import CapacityLimiter, to_thread
 from passlib.context import CryptContext
 
@@ -9,7 +11,10 @@ other requests."""
 
 
 class Passwords:
-    """Hashes passwords. bcrypt_sha256 uses every byte; plain bcrypt ignores those after 72."""
+    """Hashes passwords in NFC, as keyboards differ in how they compose letters.
+
+    bcrypt_sha256 uses every byte; plain bcrypt ignores those after 72.
+    """
 
     def __init__(self, rounds: int) -> None:
         self._context = CryptContext(
@@ -20,16 +25,18 @@ class Passwords:
 
     async def hash(self, password: str) -> str:
         """Return a salted hash of the password."""
-        hashed: str = await to_thread.run_sync(self._context.hash, password, limiter=self._limiter)
+        composed = unicodedata.normalize("NFC", password)
+        hashed: str = await to_thread.run_sync(self._context.hash, composed, limiter=self._limiter)
         return hashed
 
     async def verify(self, password: str, password_hash: str | None) -> bool:
-        """Return whether the password matches this hash.
+        """Return whether the password matches this hash, in NFC or as it was typed: hashes of 0.1.0
+        are of that.
 
         For None, which stands for an unknown user, return false after the same time.
         """
         hashed = password_hash or self._nobodys_hash
-        matches: bool = await to_thread.run_sync(
-            self._context.verify, password, hashed, limiter=self._limiter
-        )
-        return matches and password_hash is not None
+        for each in dict.fromkeys((unicodedata.normalize("NFC", password), password)):
+            if await to_thread.run_sync(self._context.verify, each, hashed, limiter=self._limiter):
+                return password_hash is not None
+        return False

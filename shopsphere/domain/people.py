@@ -6,7 +6,8 @@ from shopsphere.domain.errors import EmailTaken, ShopError, TooManyLogins
 from shopsphere.domain.records import Address, FailedLogins, User
 from shopsphere.domain.values import Role
 
-MIN_PASSWORD_LENGTH, MAX_PASSWORD_LENGTH = 8, 128
+MIN_PASSWORD_LENGTH, MAX_PASSWORD_LENGTH, MAX_PASSWORD_INPUT = 8, 128, 512
+"""Of a new password in NFC, and of one as it was typed."""
 
 
 def checked_email(text: str) -> str:

@@ -5,7 +5,12 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from shopsphere.domain.people import MAX_PASSWORD_LENGTH, MIN_PASSWORD_LENGTH, checked_email
+from shopsphere.domain.people import (
+    MAX_PASSWORD_INPUT,
+    MAX_PASSWORD_LENGTH,
+    MIN_PASSWORD_LENGTH,
+    checked_email,
+)
 from shopsphere.domain.pks import NO_PK, PK_PATTERN, is_pk
 from shopsphere.domain.values import MAX_NAME_INPUT, MAX_NAME_LENGTH
 
@@ -64,8 +69,22 @@ Email = Annotated[
 ]
 """An email address in a request, converted to lower case."""
 
-Password = Annotated[str, Field(min_length=MIN_PASSWORD_LENGTH, max_length=MAX_PASSWORD_LENGTH)]
-"""A new password."""
+
+def _new_password(text: str) -> str:
+    if not MIN_PASSWORD_LENGTH <= len(unicodedata.normalize("NFC", text)) <= MAX_PASSWORD_LENGTH:
+        raise ValueError("must have 8 to 128 characters")
+    return text
+
+
+AnyPassword = Annotated[str, Field(max_length=MAX_PASSWORD_INPUT)]
+"""A password as it was typed."""
+
+Password = Annotated[
+    AnyPassword,
+    AfterValidator(_new_password),
+    Field(json_schema_extra={"minLength": MIN_PASSWORD_LENGTH, "maxLength": MAX_PASSWORD_LENGTH}),
+]
+"""A new password, whose length is counted in NFC."""
 
 
 class Body(BaseModel):
