@@ -45,6 +45,7 @@ user service (port 8001), paste the `access_token` into **Authorize**, and the o
 """
 MAX_ITEMS = 50
 Status = Literal["PLACED", "CANCELLED", "SHIPPED"]
+TWO_ITEMS = [{"product_id": "abc123", "quantity": 2}, {"product_id": "xyz789", "quantity": 1}]
 ONLY_ITEM = "Of the only item; null if there are several."
 TAGS = {
     "orders": "Place, view and cancel orders.",
@@ -90,7 +91,7 @@ Items = Annotated[
     FromBody(
         openapi_examples={
             "one product": {"value": {"product_id": "abc123", "quantity": 2}},
-            "several products": {"value": {"items": [{"product_id": "abc123", "quantity": 2}]}},
+            "several products": {"value": {"items": TWO_ITEMS}},
         }
     ),
 ]

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -127,11 +128,13 @@ def run(command: str, environment: dict[str, str]) -> str:
     ).stdout
 
 
-def moved(text: str, trio: Trio, redis: RedisServer, pk: str) -> str:
-    """Return a text of a page as it is for this shop and this product."""
+def moved(text: str, trio: Trio, redis: RedisServer, pks: Sequence[str]) -> str:
+    """Return a text of a page as it is for this shop and these products, of which pages name the
+    first and the last."""
     for service in trio.services:
         text = text.replace(f":{PORTS[service.name]}", f":{service.port}")
-    return text.replace("localhost:6379", f"localhost:{redis.port}").replace("abc123", pk)
+    text = text.replace("localhost:6379", f"localhost:{redis.port}")
+    return text.replace("abc123", pks[0]).replace("xyz789", pks[-1])
 
 
 def without_chance(answer: object) -> object:

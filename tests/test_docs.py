@@ -80,18 +80,21 @@ def test_what_a_page_shows_is_what_happens(page: Path, trio: Trio, own_server: R
     own_server.client.flushall()
     own_server.client.config_set("appendonly", "no" if page == README_PAGE else "yes")
     lamp = {"name": "Lamp", "price": 5, "quantity": 10}
-    pk = trio.product.post("/products", lamp).json()["pk"]
+    pks, made = [trio.product.post("/products", lamp).json()["pk"]], list[str]()
     for step in pages.steps(page):
         if step.command.startswith("uvicorn "):
             assert_starts_a_service(step.command)
         if pages.is_excepted(step.command) or step.command.startswith(NOT_RUN_HERE):
             assert not step.answers
             continue
-        printed = pages.run(pages.moved(step.command, trio, own_server, pk), trio.order.environment)
+        printed = pages.run(
+            pages.moved(step.command, trio, own_server, pks), trio.order.environment
+        )
         if f"POST http://localhost:{PORTS['product']}/products " in step.command:
-            pk = json.loads(printed)["pk"]
+            made.append(json.loads(printed)["pk"])
+            pks = made
         for language, answer in step.answers.items():
-            shown = pages.moved(answer, trio, own_server, pk)
+            shown = pages.moved(answer, trio, own_server, pks)
             if language == "json":
                 said, expected = (pages.without_chance(json.loads(it)) for it in (printed, shown))
                 assert said == expected
@@ -153,7 +156,7 @@ COMPLETED = {
 def test_a_command_in_the_text_runs(
     command: str, trio: Trio, own_server: RedisServer, tmp_path: Path
 ) -> None:
-    whole = pages.moved(command, trio, own_server, pages.PRODUCT_PK)
+    whole = pages.moved(command, trio, own_server, [pages.PRODUCT_PK])
     if command in COMPLETED:
         whole = COMPLETED[command].format(folder=tmp_path, port=own_server.port)
     printed = pages.run(whole, trio.order.environment)
@@ -240,7 +243,7 @@ def test_the_administrator_of_a_closed_shop_puts_products_in(
             monkeypatch.setenv(variable, value)
         assert demo.add_products(*urls).startswith("--demo added 12 products")
         assert demo.add_products(*urls) == "The shop has products already, so --demo adds none."
-        moved = pages.moved(command, shop, own_server, "").replace("...", "a-long-password")
+        moved = pages.moved(command, shop, own_server, [""]).replace("...", "a-long-password")
         product = json.loads(pages.run(moved, {}))
         assert product == shop.product.get(f"/products/{product['pk']}").json()
 

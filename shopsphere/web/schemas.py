@@ -5,12 +5,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from shopsphere.domain.people import (
-    MAX_PASSWORD_INPUT,
-    MAX_PASSWORD_LENGTH,
-    MIN_PASSWORD_LENGTH,
-    checked_email,
-)
+from shopsphere.domain import people
 from shopsphere.domain.pks import NO_PK, PK_PATTERN, is_pk
 from shopsphere.domain.values import MAX_NAME_INPUT, MAX_NAME_LENGTH
 
@@ -65,24 +60,25 @@ PRICE_SEEN = "The price that was seen; if it has changed, nothing is reserved: 4
 Email = Annotated[
     str,
     Field(max_length=320, json_schema_extra={"format": "email"}),
-    AfterValidator(checked_email),
+    AfterValidator(people.checked_email),
 ]
 """An email address in a request, converted to lower case."""
 
 
 def _new_password(text: str) -> str:
-    if not MIN_PASSWORD_LENGTH <= len(unicodedata.normalize("NFC", text)) <= MAX_PASSWORD_LENGTH:
+    length = len(unicodedata.normalize("NFC", text))
+    if not people.MIN_PASSWORD_LENGTH <= length <= people.MAX_PASSWORD_LENGTH:
         raise ValueError("must have 8 to 128 characters")
     return text
 
 
-AnyPassword = Annotated[str, Field(max_length=MAX_PASSWORD_INPUT)]
+AnyPassword = Annotated[str, Field(max_length=people.MAX_PASSWORD_INPUT)]
 """A password as it was typed."""
 
 Password = Annotated[
     AnyPassword,
     AfterValidator(_new_password),
-    Field(json_schema_extra={"minLength": MIN_PASSWORD_LENGTH, "maxLength": MAX_PASSWORD_LENGTH}),
+    Field(json_schema_extra={"minLength": 8, "maxLength": 128}),
 ]
 """A new password, whose length is counted in NFC."""
 
