@@ -46,7 +46,7 @@ user service (port 8001), paste the `access_token` into **Authorize**, and the o
 MAX_ITEMS = 50
 Status = Literal["PLACED", "CANCELLED", "SHIPPED"]
 TWO_ITEMS = [{"product_id": "abc123", "quantity": 2}, {"product_id": "xyz789", "quantity": 1}]
-ONLY_ITEM = "Of the only item; null if there are several."
+ONLY_ITEM = "Copied from the item if there is only one; otherwise null."
 TAGS = {
     "orders": "Place, view and cancel orders.",
     "fulfilment": "For the shop: ship orders, resolve interrupted ones.",
@@ -63,7 +63,7 @@ class OrderItem(Body):
 
 def _of_different_products(items: list[OrderItem]) -> list[OrderItem]:
     if len({item.product_id for item in items}) < len(items):
-        raise ValueError("must each be of another product")
+        raise ValueError("must not name a product twice")
     return items
 
 
@@ -234,7 +234,8 @@ async def list_orders(
     """Your orders, oldest first: the whole list, or one page with `limit` and `after`.
 
     Administrators see all orders; so does everyone while AUTH_REQUIRED is false. With a `status`,
-    the list is in the order in which orders got that status, and `since` and `until` compare when.
+    the list is in the order in which orders got that status, and `since` and `until` refer to that
+    moment.
     """
     if user_id is not None and caller.orders_of is not None:
         raise errors.Forbidden

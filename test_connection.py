@@ -222,7 +222,7 @@ def audit(settings: "Settings", wants_repair: bool, is_sure: bool) -> Iterator[L
             if wants_repair and strays and (is_sure or _agrees(strays)):
                 for stray in strays:
                     url = f"{settings.order_service_url}/orders/{stray.order_pk}/settle"
-                    settled, _ = shop.ask("POST", url, {"product_id": stray.product_pk})
+                    settled, _ = shop.ask("POST", url, json={"product_id": stray.product_pk})
                     became = SETTLED.get(settled["outcome"], f"is {settled['outcome']}")
                     yield Line("settled", "ok", f"order {stray.order_pk} {became}")
                 yield from _look_twice(Audit(shop, wait))

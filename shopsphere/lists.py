@@ -67,7 +67,7 @@ async def _position(records: Records, listing: Listing, after: str) -> int:
         if found is not None:
             return found
     raise InvalidRequest(
-        ("after", "must be a cursor from a Link header of this list, or the pk of something in it")
+        ("after", "must be a cursor of this list (Link, X-Cursor), or the pk of something in it")
     )
 
 

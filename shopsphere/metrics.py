@@ -21,6 +21,7 @@ __all__ = ["RequestMetrics", "exposition", "prometheus"]
 
 METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 """A setting of prometheus_client."""
+SHARED = os.environ.get(METRICS_FOLDER, "")
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
@@ -32,10 +33,10 @@ def _share(service: str) -> Callable[[], None]:
     a warning says so, and the setting is hidden from prometheus_client. Return what to call at the
     end.
     """
-    name = os.environ.pop(METRICS_FOLDER, "")
-    if not name or sys.platform == "win32":
+    os.environ.pop(METRICS_FOLDER, None)
+    if not SHARED or sys.platform == "win32":
         return lambda: None
-    folder = Path(name, service)
+    folder = Path(SHARED, service)
     try:
         folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         lock = folder.with_suffix(".lock").open("w")

@@ -46,7 +46,7 @@ _PLAINER = {
 def in_plain_words(kind: str, message: str) -> str:
     """Return pydantic's complaint about a value, to follow the value's name in a sentence."""
     return _PLAINER.get(kind) or re.sub(
-        "^(Value error, |Input |String |List )", "", message
+        "^(Value error, |Input |String |List )| after validation, .*", "", message
     ).replace("should", "must", 1)
 
 

@@ -71,9 +71,12 @@ def test_a_shop_with_all_kinds_of_orders_adds_up(shop: Shop, run: Run) -> None:
             shop.placed(product, 1)
         assert shop.cancel(shop.placed(product, 2)).status == 200
         assert shop.ship(shop.placed(product, 3)).status == 200
+    basket = dict.fromkeys(kept[:3], 1)
+    for end in (shop.order_status, shop.cancel, shop.ship):
+        end(str(shop.place_basket(basket).body["pk"]))
     assert shop.place(kept[0], 99).status == 400
     assert shop.delete(deleted).status == 204
-    text = "5 products and 25 orders: the stock adds up"
+    text = "5 products and 28 orders: the stock adds up"
     assert run() == (True, f"audit            ok       {text}\n")
 
 
@@ -102,11 +105,12 @@ def test_a_reservation_without_an_order_is_named_and_repaired(shop: Shop, run: R
 
 
 def test_a_placed_order_without_a_reservation_is_named_and_stays(shop: Shop, run: Run) -> None:
-    product = shop.new_product(10)
-    order = shop.placed(product, 2)
+    product, other = shop.new_product(10), shop.new_product(10)
+    order = str(shop.place_basket({other: 1, product: 2}).body["pk"])
     hold(shop, product, order, 0)
     adds_up, printed = run(repair=True)
     assert not adds_up
+    assert f"product {other}" not in printed
     assert f"product {product}: reserved is 0, 2 too few for its PLACED orders\n" in printed
     assert f"the PLACED order {order} (2) has no reservation: cancel it\n" in printed
     assert "settled" not in printed

@@ -56,7 +56,7 @@ NO_TEXT = ["5", "1.5", "true", "[]", "{}", '["a"]']
 NO_UNICODE = [r'"\ud800"', r'"a\udfffb"']
 NO_NAME = [
     "", "  ", "\t\n", "x" * 201, "a\0b", "a\nb", "a\x7fb", "a\x85b", "\0", "x" * 60_000,
-    "\u200b\u2060", "\u0301", "\u3164", "\u2800", "\u00ad \ufe0f", "\ue000",
+    "\u200b\u2060", "\u0301", "\u3164", "\u2800", "\u115f\u1160\uffa0", "\u00ad \ufe0f", "\ue000",
 ]  # fmt: skip
 NO_EMAIL = [
     "", " ", "plain", "@example.com", "user@", "user@localhost", "a b@example.com",
@@ -218,6 +218,22 @@ def test_what_cannot_be_a_pk_is_not_found_and_no_order_for_a_command(client: Che
             if "{order_pk}" in path:
                 there = path.replace("{pk}", new_pk()).replace("{order_pk}", pk)
                 assert [*faults(client.request(method, there, json=body))] == ["order_pk"], pk
+
+
+@in_memory
+def test_what_no_route_takes_is_refused_by_each_that_has_anything_to_do(
+    client: CheckedClient,
+) -> None:
+    for method, path, name in routes(client):
+        path = path.replace("{pk}", new_pk()).replace("{order_pk}", new_pk())
+        body = GOOD[name] if name else None
+        answer = client.request(method, path, params={"colour": "red"}, json=body)
+        too_large = client.request(method, path, content=b" " * (64 * 1024 + 1))
+        assert refusal(too_large) == (413, "body_too_large")
+        if path in ("/", "/ready", "/metrics"):
+            assert answer.status_code == 200
+        else:
+            assert faults(answer) == {"colour": "is not a parameter here"}
 
 
 @in_memory

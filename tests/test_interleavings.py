@@ -307,6 +307,11 @@ async def test_an_order_is_settled_by_hand_unless_its_request_may_be_at_work(
     shop.let_pass(-HOUR)  # a note from the future is old
     assert await settle_order(pk, product) == "failed"
     await nothing_is_held(shop)
+    items = of(product, await shop.add(5))
+    placed = await shop.service().place(None, *items)
+    for item in items:
+        assert await settle_order(placed.pk, item.product_pk) == "placed"
+        assert (await shop.products.stock(item.product_pk)).reserved == UNITS
 
 
 @in_memory

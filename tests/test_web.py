@@ -11,7 +11,10 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.testclient import TestClient
+from starlette.types import Message, Receive, Scope, Send
 
+from shopsphere.metrics import RequestMetrics
+from shopsphere.web.layers import RequestLayer
 from tests.apps import (
     BUILD,
     CheckedClient,
@@ -220,6 +223,24 @@ def test_middleware_and_handlers_can_be_added_and_errors_of_the_framework_raised
     assert raised.headers["X-Marked"] == "yes"
 
 
+@pytest.mark.anyio
+async def test_an_answer_that_breaks_off_is_not_ended_as_if_it_were_whole() -> None:
+    sent: list[Message] = []
+
+    async def app(_: Scope, __: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        raise RuntimeError
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "headers": [], "method": "GET", "raw_path": b"/"}
+    service = BUILD["product"](settings_of(MEMORY)).state.service
+    service.metrics = RequestMetrics()
+    await RequestLayer(app, service)(scope, Request(scope).receive, send)
+    assert [message["type"] for message in sent] == ["http.response.start"]
+
+
 # CORS
 
 
@@ -264,4 +285,7 @@ def test_any_origin_may_read_any_answer_but_never_with_credentials() -> None:
         assert "Access-Control-Allow-Credentials" not in answer.headers
         assert answer.headers["X-Request-ID"] == "mine"
         exposed = answer.headers["Access-Control-Expose-Headers"].split(", ")
-        assert {"Link", "Location", "Retry-After", "X-Request-ID"} <= set(exposed)
+        assert set(exposed) == {
+            "Idempotent-Replayed", "Link", "Location", "Retry-After", "WWW-Authenticate",
+            "X-Cursor", "X-Request-ID", "X-Total-Count",
+        }  # fmt: skip

@@ -33,9 +33,9 @@ class Products:
         Return it, and whether this is a repeat: a key makes one product within a day. Raise
         ProductNotFound if that was deleted since, IdempotencyKeyReused for another product.
         """
-        pk = new_pk()
+        pk = made = new_pk()
         if key is not None:
-            bind = partial(keys.bind, request=keys.digest_of(name, price_cents, quantity), pk=pk)
+            bind = partial(keys.bind, request=keys.digest_of(name, price_cents, quantity), pk=made)
             pk = (await self._records.change(bind, KeyRecord(pk=key))).pk
         [record] = await self._read([pk])
         if record.state is ProductState.NONE:
@@ -43,7 +43,7 @@ class Products:
         rule = partial(stock.create, name=name, price_cents=price_cents, quantity=quantity)
         product = await self._records.change(rule, ProductRecord(pk=pk))
         await self._records.enter(pk, [PRODUCTS])
-        return product, record.state is ProductState.ON_SALE
+        return product, pk != made
 
     async def get(self, pk: str) -> Product:
         """Return a product; raise ProductNotFound if it does not exist or was deleted."""

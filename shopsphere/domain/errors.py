@@ -128,7 +128,7 @@ class ReservationRefused(InsufficientQuantity, status=409):
 class PriceChanged(OrderRefused, status=409, code="price_changed"):
     """The unit price is not the one that the customer saw; `unit_price` is the present one."""
 
-    sentence = "The price has changed. To order at the present one, send that as unit_price."
+    sentence = "The price has changed. To order at the current price, send it as unit_price."
 
     def __init__(self, unit_price_cents: int = 89_950, product_pk: str | None = None) -> None:
         super().__init__(product_id=product_pk, unit_price=unit_price_cents / 100)
@@ -139,7 +139,7 @@ class StockTooLow(ShopError, status=400, code="insufficient_quantity"):
 
     def __init__(self, available: int = 3) -> None:
         super().__init__(
-            f"Only {available} units are available to remove. The stock was not changed.",
+            f"Cannot remove that many: only {available} available. The stock was not changed.",
             available=available,
         )
 

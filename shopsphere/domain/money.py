@@ -28,4 +28,4 @@ Cents = Annotated[
 
 
 Amount = Annotated[float, BeforeValidator(lambda cents: cents / 100)]
-"""Cents as the JSON number in a response; exact, because no amount exceeds 15 digits."""
+"""Cents as the JSON number in a response; exact up to the largest total, 50 trillion."""

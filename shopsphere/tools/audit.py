@@ -103,6 +103,7 @@ class Shop:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        self._may_sign_in = bool(settings.admin_email)
         # connect=0: if nothing listens, the error is reported at once.
         self._http = session(RETRIES.new(total=4, connect=0, backoff_factor=0.2))
 
@@ -110,40 +111,38 @@ class Shop:
         """Close all connections."""
         self._http.close()
 
-    def sign_in(self) -> None:
-        """Log in as the administrator, if the settings name one."""
-        settings = self.settings
-        if settings.admin_email:
-            password = settings.admin_password.get_secret_value()
-            account = {"email": settings.admin_email, "password": password}
-            found, _ = self.ask("POST", f"{settings.user_service_url}/login", account)
-            self._http.headers["Authorization"] = f"Bearer {found['access_token']}"
+    def _sign_in(self) -> None:
+        settings, self._may_sign_in = self.settings, False
+        password = settings.admin_password.get_secret_value()
+        account = {"email": settings.admin_email, "password": password}
+        found, _ = self.ask("POST", f"{settings.user_service_url}/login", json=account)
+        self._http.headers["Authorization"] = f"Bearer {found['access_token']}"
 
     def pages(self, url: str) -> Iterator[list[Json]]:
         """Yield a list in pages, or nothing if it does not exist."""
         after: str | None = None
         while True:
-            page, link = self.ask("GET", url, limit=PAGE, after=after)
+            page, link = self.ask("GET", url, params={"limit": PAGE, "after": after})
             yield page or []
             if not link:
                 return
             [after] = parse_qs(urlsplit(link).query)["after"]
 
-    def ask(
-        self, method: str, url: str, body: Json | None = None, **query: int | str | None
-    ) -> tuple[Any, str]:
-        """Return the JSON of a success and the link to the next page, or None for a 404; raise
-        ShopUnavailable."""
+    def ask(self, method: str, url: str, **options: Json) -> tuple[Any, str]:
+        """Return the JSON of a success and the link to the next page, or None for a 404; log in if
+        that is required. Raise ShopUnavailable. The `options` are those of `requests`."""
         try:
-            response = self._http.request(
-                method, url, json=body, params=query, timeout=TIMEOUT_SECONDS
-            )
+            response = self._http.request(method, url, timeout=TIMEOUT_SECONDS, **options)  # type: ignore[arg-type]  # dicts
         except requests.RequestException as error:
             raise ShopUnavailable(f"{url} does not respond ({type(error).__name__}).") from error
         said = f"{url} responds with {response.status_code}"
+        if response.status_code == 401 and self._may_sign_in:
+            self._sign_in()
+            return self.ask(method, url, **options)
         try:
             found = response.json()
-        except requests.JSONDecodeError as error:
+            detail = None if response.ok else found["detail"]
+        except (ValueError, LookupError, TypeError) as error:
             raise ShopUnavailable(f"{said}, but not as a ShopSphere service does") from error
         if response.status_code == 404:
             return None, ""
@@ -152,7 +151,7 @@ class Shop:
         hint = ""
         if response.status_code in (401, 403):
             hint = " Set ADMIN_EMAIL and ADMIN_PASSWORD here as they are set for the shop."
-        raise ShopUnavailable(f"{said}: {found.get('detail')}{hint}")
+        raise ShopUnavailable(f"{said}: {detail}{hint}")
 
 
 class _Look(sqlite3.Connection):
@@ -179,7 +178,7 @@ class _Look(sqlite3.Connection):
         self.execute("INSERT OR IGNORE INTO products SELECT product_id FROM orders")
 
     def count(self, table: Literal["orders", "products"]) -> int:
-        [(count,)] = self.execute(f"SELECT count(*) FROM {table}")  # noqa: S608  # a literal
+        [(count,)] = self.execute(f"SELECT count(DISTINCT pk) FROM {table}")  # noqa: S608  # a literal
         return int(count)
 
     def read_stocks(self) -> None:
@@ -225,7 +224,6 @@ class Audit:
 
     def findings(self) -> Iterator[Finding]:
         """Yield the inconsistencies, product by product. Raise ShopUnavailable."""
-        self._shop.sign_in()
         with closing(_Look(self._shop)) as first, closing(_Look(self._shop)) as second:
             first.read_orders()
             self.orders = first.count("orders")

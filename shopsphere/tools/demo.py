@@ -8,6 +8,7 @@ import json
 import sys
 from contextlib import closing
 from pathlib import Path
+from uuid import uuid4
 
 from shopsphere.settings import Settings
 from shopsphere.tools.audit import Json, Shop, ShopUnavailable
@@ -20,11 +21,11 @@ def add_products(product_url: str, user_url: str) -> str:
     """Add the products unless the shop has any; return a sentence about the outcome."""
     urls = {"product_service_url": product_url, "user_service_url": user_url}
     with closing(Shop(Settings.load().model_copy(update=urls))) as shop:
-        if shop.ask("GET", f"{product_url}/products", limit=1)[0]:
+        if shop.ask("GET", f"{product_url}/products", params={"limit": 1})[0]:
             return "The shop has products already, so --demo adds none."
-        shop.sign_in()
         for product in PRODUCTS:
-            shop.ask("POST", f"{product_url}/products", product)
+            key = {"Idempotency-Key": str(uuid4())}
+            shop.ask("POST", f"{product_url}/products", json=product, headers=key)
     return f"--demo added {len(PRODUCTS)} products: {product_url}/products"
 
 

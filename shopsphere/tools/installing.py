@@ -43,9 +43,13 @@ def _make_venv() -> None:
         )
     say("making .venv")
     shutil.rmtree(VENV, ignore_errors=True)
-    status, lines = run_to_end([sys.executable, "-m", "venv", str(VENV)])
+    status, lines = -1, [""]
+    try:
+        status, lines = run_to_end([sys.executable, "-m", "venv", str(VENV)])
+    finally:
+        if status:  # the next start would take an incomplete one for complete
+            shutil.rmtree(VENV, ignore_errors=True)
     if status:
-        shutil.rmtree(VENV, ignore_errors=True)  # the next start would take it for complete
         raise LauncherError("making .venv failed:\n" + "\n".join(lines[-5:]))
 
 

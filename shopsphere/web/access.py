@@ -5,19 +5,21 @@ tokens, and service tokens where a person is expected. Routes for `anyone` ignor
 """
 
 import secrets
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from typing import Annotated, NamedTuple, TypeVar
 
 from fastapi import Request, Security
-from fastapi.dependencies.models import Dependant
+from fastapi.dependencies.utils import get_flat_params
 from fastapi.openapi.models import HTTPBearer
+from fastapi.params import Query
 from fastapi.routing import APIRoute
 from fastapi.security.base import SecurityBase
 from starlette.datastructures import QueryParams
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from shopsphere.domain.errors import Forbidden, InvalidRequest, InvalidToken
+from shopsphere.domain.errors import BodyTooLarge, Forbidden, InvalidRequest, InvalidToken
 from shopsphere.domain.values import Role
 from shopsphere.tokens import Caller
 from shopsphere.web.service import service_of
@@ -121,7 +123,9 @@ def guard(route: APIRoute, ignores_query: bool) -> None:
     if len(rules) + (route.endpoint in _open_endpoints) != 1:
         raise TypeError(f"{route.path} needs exactly one rule of access, or to be for anyone")
     if not isinstance(route.app, partial):  # guarded already by another app
-        known = None if ignores_query else _parameters_of(route.dependant)
+        parameters = get_flat_params(route.dependant)
+        names = {each.alias for each in parameters if isinstance(each.field_info, Query)}
+        known = None if ignores_query else names
         route.app = partial(_guarded, route.app, rules[0] if rules else None, known)
 
 
@@ -136,6 +140,8 @@ async def _guarded(
     """Run a route's app if the rule admits the caller and all query parameters are `known`."""
     if rule:
         rule.require(Request(scope))
+    if scope.get("shopsphere.is_too_large"):
+        raise BodyTooLarge
     if scope["query_string"] and known is not None:
         _require_known(QueryParams(scope["query_string"]), known)
     await app(scope, receive, send)
@@ -143,20 +149,14 @@ async def _guarded(
 
 def _require_known(sent: QueryParams, known: set[str]) -> None:
     """Raise InvalidRequest for parameters that are unknown, empty or repeated."""
-    wrong: dict[str, str] = {}
-    for name, value in sent.multi_items():
-        if name not in known:
-            wrong[name] = "is not a parameter of this request"
-        elif not value or len(sent.getlist(name)) > 1:
-            wrong[name] = "must be sent once, and not be empty"
+    times = Counter(name for name, _ in sent.multi_items())
+    wrong = {
+        name: "must be sent once, and not be empty" if name in known else "is not a parameter here"
+        for name, value in sent.multi_items()
+        if name not in known or not value or times[name] > 1
+    }
     if wrong:
-        raise InvalidRequest(*[(name[:64] or "query", why) for name, why in wrong.items()][:20])
-
-
-def _parameters_of(dependant: Dependant) -> set[str]:
-    """Return the names of the query parameters that a route and its dependencies take."""
-    inner = (_parameters_of(each) for each in dependant.dependencies)
-    return {field.alias for field in dependant.query_params}.union(*inner)
+        raise InvalidRequest(*[(name[:64] or "?", why) for name, why in wrong.items()][:20])
 
 
 def _is_open(request: Request) -> bool:

@@ -14,6 +14,7 @@ from shopsphere.domain import errors
 from shopsphere.settings import in_plain_words
 
 Responses = dict[int | str, dict[str, Any]]
+Kind = type[errors.ShopError] | errors.ShopError
 UNREADABLE = ("body", "cannot be read as JSON in UTF-8")
 FRAMEWORK_ERRORS = {
     "Not Found": errors.NoSuchPath(),
@@ -59,7 +60,7 @@ def error_response(error: errors.ShopError, deadline: Deadline | None = None) ->
             where = f"GET /orders/{deadline.order_pk}"
             body["detail"] = f"{error.sentence} The order may have been placed: see {where}."
     elif isinstance(error, errors.StoreUnavailable) and deadline and not deadline.is_repeatable:
-        body["detail"] = f"{error.sentence} The change may have been made: look, then repeat it."
+        body["detail"] = f"{error.sentence} The change may have been made; check before a repeat."
     return Response(json.dumps(body), error.status, error.headers, "application/json")
 
 
@@ -67,9 +68,7 @@ def _body(error: errors.ShopError) -> dict[str, object]:
     return {"detail": error.detail, "code": error.code, **error.extra}
 
 
-def raises(
-    *kinds: type[errors.ShopError] | errors.ShopError, among: Responses | None = None
-) -> Responses:
+def raises(*kinds: Kind, among: Responses | None = None) -> Responses:
     """Return these errors as OpenAPI responses, for the `responses` of a route, added to `among` if
     given."""
     responses: Responses = {} if among is None else among
@@ -100,6 +99,7 @@ def _named(error: dict[str, Any]) -> tuple[str, str]:
         "missing": "is required",
         "extra_forbidden": "is not a field of this request",
         "model_attributes_type": "must be a JSON object, with Content-Type: application/json",
+        "model_type": "must be a JSON object",
     }
     message = messages.get(kind) or in_plain_words(kind, error["msg"])
     field = ".".join(str(part) for part in loc[1:]) or str(loc[0])

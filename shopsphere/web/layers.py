@@ -73,6 +73,8 @@ class RequestLayer:
         method = scope["method"]
         if method == "HEAD":  # as GET; the server omits the body (RFC 9110, section 9.3.2)
             scope = {**scope, "method": "GET"}
+        if b"content-length" in headers:  # refused by `access`, once the caller is known
+            scope["shopsphere.is_too_large"] = int(headers[b"content-length"]) > MAX_BODY_BYTES
         size = status = 0
         error: errors.ShopError | None = None
 

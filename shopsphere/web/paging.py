@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Literal, NamedTuple, TypeVar
 from urllib.parse import urlencode
@@ -60,12 +61,10 @@ MOMENT = r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+ -]\d\d:\d\d)"
 
 def _microseconds(text: object) -> int:
     """Return a time of RFC 3339 as Unix time. In a query, `+` can arrive as a blank."""
-    try:
-        if re.fullmatch(MOMENT, str(text)):
+    if re.fullmatch(MOMENT, str(text)):
+        with suppress(ValueError):  # such as month 13
             moment = datetime.fromisoformat(str(text).upper().replace(" ", "+"))
             return (moment - EPOCH) // timedelta(microseconds=1)
-    except ValueError:  # such as month 13
-        pass
     raise ValueError("must be a time with an offset, such as 2026-11-24T14:43:51Z")
 
 
@@ -78,7 +77,7 @@ async def _by_entry(
     paging: AnyPaging,
     order: Annotated[
         Literal["newest"] | None,
-        Query(description="`newest`: backwards, and `after` continues towards older ones."),
+        Query(description="`newest`: newest first; `after` continues with older ones."),
     ] = None,
 ) -> Paging:
     return paging._replace(span=Span(newest_first=order is not None))
@@ -90,9 +89,10 @@ PagingByEntry = Annotated[Paging, Depends(_by_entry)]
 async def _in_time(
     paging: PagingByEntry,
     since: Annotated[
-        Moment | None, Query(description="Only what entered this list then, or later.")
+        Moment | None,
+        Query(description="Orders that entered this list at this time or later."),
     ] = None,
-    until: Annotated[Moment | None, Query(description="Only what entered before then.")] = None,
+    until: Annotated[Moment | None, Query(description="Orders that entered it before.")] = None,
 ) -> Paging:
     span = paging.span._replace(since=since or 0, until=END if until is None else until)
     return paging._replace(span=span)
@@ -114,11 +114,11 @@ async def listing(
 ) -> Response:
     """Return the requested part of a list as a JSON array, serialised by `shown`."""
     page = await read(paging.after, paging.limit or STREAMED_AT_ONCE)
-    response = (
-        StreamingResponse(_stream(page, read, shown), media_type="application/json")
-        if paging.limit is None
-        else Response(b"[%b]" % _items(page, shown), media_type="application/json")
-    )
+    if paging.limit is None:
+        stream = _stream(page, read, shown)
+        response: Response = StreamingResponse(stream, media_type="application/json")
+    else:
+        response = Response(b"[%b]" % _items(page, shown), media_type="application/json")
     if page.total is not None:
         response.headers["X-Total-Count"] = str(page.total)
     if paging.limit is not None and page.cursor is not None:
