@@ -200,8 +200,9 @@ async def place_order(
     - The same key with the same items, in any order and either form, returns the same order in its
       current state: 201, with `Idempotent-Replayed: true`.
     - The same key with other items, quantities or prices: 422.
-    - While the first request may still be running: 409 with `Retry-After`. If its process died,
-      retry 2 seconds after ORDER_TIMEOUT; after a 503, retry immediately.
+    - While the first request may still be running: 409 with `Retry-After`. If its process died, or
+      the storage was unreachable, retry 2 seconds after ORDER_TIMEOUT; after any other 503,
+      immediately.
     - After a refusal (400, 404, 409 `price_changed`), the key is free again.
     - After a 503 or a crash, a retry replaces an attempt that was not placed; there are never two
       orders.

@@ -90,8 +90,7 @@ def redis_lines(settings: "Settings") -> Iterator[Line]:
     except CannotStart as error:
         yield Line("Redis", "failed", str(error))
     except (NothingResponds, TimeoutError) as error:
-        text = f"nothing responds at {address}. Start Redis, or set REDIS_URL, or REDIS_HOST and "
-        text += "REDIS_PORT."
+        text = f"nothing responds at {address}. Start Redis, or set REDIS_URL or REDIS_HOST"
         if isinstance(error, TimeoutError) or isinstance(error.__cause__, redis.TimeoutError):
             text = f"what listens at {address} does not respond: it is frozen, or overloaded"
         yield Line("Redis", "failed" if settings.use_redis == "required" else "warning", text)

@@ -71,11 +71,11 @@ def test_no_entry_of_a_name_is_too_long_for_redis_to_keep_packed(name: str) -> N
 @pytest.mark.parametrize(
     "cursor",
     [*("", "x", "****", "é", "a\udcff", "_w"),
-     *(search_index.to_cursor(suffix, PK) for suffix in ("", "lam", "a lamp")),
-     *(search_index.to_cursor("lamp", pk) for pk in ("", "x", PK.lower(), f"{PK}\0"))],
+     *(search_index.to_cursor(f"{suffix}\0{PK}\0r") for suffix in ("", "lam", "a lamp")),
+     *(search_index.to_cursor(f"lamp\0{pk}\0r") for pk in ("", "x", PK.lower(), f"{PK}\0"))],
 )  # fmt: skip
 def test_what_is_no_cursor_of_this_search_is_an_invalid_request(cursor: str) -> None:
-    assert search_index.from_cursor(search_index.to_cursor("lamps", PK), "lamp")
+    assert search_index.from_cursor(search_index.to_cursor(f"lamps\0{PK}\0r"), "lamp")
     with pytest.raises(InvalidRequest):
         search_index.from_cursor(cursor, "lamp")
 

@@ -76,7 +76,7 @@ class Products:
 
         They are sorted by the folded name from the first match onward, then by pk. `after` is a
         cursor of the same search; raise InvalidRequest if it cannot be, or if the folded text is
-        empty. A product renamed between pages can appear twice.
+        empty. A product renamed between pages can appear twice, or not at all.
         """
         folded = search_index.fold(text)
         if not folded:
@@ -87,19 +87,21 @@ class Products:
         cursor: str | None = None
         while True:
             names = await self._records.names(start, prefix, limit + 1)
-            parts = [search_index.split(name) for name in names]
-            records = await self._read([pk for _, pk, _ in parts])
-            for (suffix, pk, revision), record in zip(parts, records, strict=True):
-                if record.state is not ProductState.ON_SALE or record.revision != revision:
-                    continue
-                if not search_index.is_first_match(search_index.fold(record.name), folded, suffix):
+            is_last = len(names) <= limit
+            records = await self._read(list(map(search_index.pk_of, names)))
+            for name, record in zip(names, records, strict=True):
+                match = search_index.first_match(record.name, record.pk, record.revision, folded)
+                # If it was renamed since the names were read, it is shown by its old one.
+                is_new = start <= match and (is_last or match <= names[-1]) and match not in names
+                is_shown = name == match or (is_new and record.product() not in found)
+                if not match or not is_shown or record.state is not ProductState.ON_SALE:
                     continue
                 if len(found) == limit:
                     return Page(found, cursor, is_last=False)
                 found.append(record.product())
-                cursor = search_index.to_cursor(suffix, pk)
-            if len(names) <= limit:
-                return Page(found, cursor, is_last=True)
+                cursor = search_index.to_cursor(name)
+            if is_last:
+                return Page(found, cursor, is_last)
             start = f"{names[-1]}\0"
 
     async def update(self, pk: str, name: str | None, price_cents: int | None) -> Product:

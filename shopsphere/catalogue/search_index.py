@@ -49,19 +49,14 @@ def entries(name: str, pk: str, revision: str) -> set[str]:
     return {f"{prefix(folded[start:])}\0{pk}\0{revision}" for start in range(len(folded))}
 
 
-def split(entry: str) -> tuple[str, str, str]:
-    """Return the suffix, pk and revision of an entry."""
-    suffix, pk, revision = entry.split("\0")
-    return suffix, pk, revision
+def first_match(name: str, pk: str, revision: str, folded_text: str) -> str:
+    """Return the entry at which a search finds a product with this name, or "" if it does not.
 
-
-def is_first_match(folded_name: str, folded_text: str, suffix: str) -> bool:
-    """Return whether this suffix begins at the first occurrence of `folded_text` in the name.
-
-    A name that contains the text three times has three matching entries; only one of them counts.
+    A name that contains the text three times has three matching entries; only the first counts.
     """
-    start = folded_name.find(folded_text)
-    return start >= 0 and prefix(folded_name[start:]) == suffix
+    folded = fold(name)
+    start = folded.find(folded_text)
+    return f"{prefix(folded[start:])}\0{pk}\0{revision}" if start >= 0 else ""
 
 
 def prefix(folded: str) -> str:
@@ -69,9 +64,13 @@ def prefix(folded: str) -> str:
     return folded.encode()[:SUFFIX_BYTES].decode(errors="ignore")
 
 
-def to_cursor(suffix: str, pk: str) -> str:
+def pk_of(entry: str) -> str:
+    return entry.split("\0")[1]
+
+
+def to_cursor(entry: str) -> str:
     """Return the cursor of an entry: opaque and URL-safe."""
-    return f"{suffix}\0{pk}".encode().hex()
+    return entry.rpartition("\0")[0].encode().hex()
 
 
 def from_cursor(cursor: str, folded_text: str) -> str:

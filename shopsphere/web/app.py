@@ -77,6 +77,7 @@ def create_app(
                 log.warning("AUTH_REQUIRED is false: anyone can do anything; development only")
             # What exists by now stays; scanning it for garbage takes a quarter of a read on Redis.
             gc.freeze()
+            gc.set_threshold(5000)  # by default, pages of orders have a big shop in memory scanned
             yield {"head_seconds": settings.order_timeout}  # for `slow_clients`
 
     sections = {**tags, **OPERATIONS}.items()
