@@ -250,6 +250,30 @@ async def test_a_product_is_found_before_it_is_listed_and_read_before_either() -
     assert seen == ["Lamp", "Lamp"]
 
 
+async def test_a_search_finds_once_what_is_renamed_after_its_names_were_read() -> None:
+    class Renamed(MemoryRecords):
+        to: str | None = None
+
+        async def names(self, start: str, prefix: str, limit: int) -> list[str]:
+            names = await super().names(start, prefix, limit)
+            new_name, self.to = self.to, None
+            if new_name:
+                await Products(self).update(pk, new_name, None)
+            return names
+
+    for new_name in ("a laptop", "laptop z", "laptop laptop", "tablet"):
+        for limit in (1, 9):
+            records = Renamed()
+            products = Products(records)
+            pk, other = await added(products, "laptop b"), await added(products, "laptop y")
+            records.to = new_name
+            pages = await walk(search(products, "lap"), limit)
+            shown = [product.pk for page in pages for product in page]
+            assert shown.count(other) == 1
+            assert (shown.count(pk) > 0) == ("lap" in new_name), new_name
+            assert shown.count(pk) < 2 or limit == 1  # again on a later page
+
+
 async def test_a_rename_of_what_is_deleted_meanwhile_leaves_no_names(
     products: Products, records: Records, monkeypatch: pytest.MonkeyPatch
 ) -> None:
