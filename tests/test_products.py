@@ -122,6 +122,10 @@ async def test_a_retry_under_a_key_finishes_what_a_crash_began(
 
         assert {product for product, _ in made} == {await products.get(pk)}
     assert len((await products.page(None, 9)).items) == len(await found(products, "lap")) == 3
+    await products.update(pk, "Notebook", None)
+    await products.create("Laptop", 99_999, 10, key)
+    names = await records.names("", "", 1000)
+    assert "" not in {name.split("\0")[2] for name in names if pk in name}  # of the old name
 
 
 async def test_what_is_no_cursor_of_this_list_is_refused(products: Products) -> None:

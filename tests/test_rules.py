@@ -240,6 +240,17 @@ def test_what_comes_of_each_command_for_what_an_order_has(before: HoldState, com
         assert hold == Hold(pk="p:o", state=RELEASED)
 
 
+def test_another_price_is_refused_before_too_few_and_for_good() -> None:
+    product, hold = laptop(), Hold(pk="p:o")
+    for seen in (99998, 99999, None):
+        told = applied(stock.reserve, product, hold, 11, seen)
+        assert (type(told), told.extra) == (errors.PriceChanged, {"unit_price": 999.99})
+        stock.update(NOW, product, Applied(pk=f"p:{seen}"), None, 5)  # and it changes again
+    assert isinstance(applied(stock.ship, product, hold), errors.ReservationReleased)
+    assert applied(stock.release, product, hold) is None
+    assert product.stock() == Stock(10, 10, 0, 0)
+
+
 def test_a_refusal_says_what_was_available_and_is_final() -> None:
     product, hold = laptop(3), Hold(pk="p:o")
     first = applied(stock.reserve, product, hold, 4)
