@@ -107,7 +107,7 @@ SignedIn = Annotated[Caller, Security(Rule(Role.USER, Role.ADMIN, needs_token=Tr
 
 
 def anyone(endpoint: Endpoint) -> Endpoint:
-    """Open this route to everyone, whatever token they send; this adds no cost per request."""
+    """Open this route to everyone, whatever token they send."""
     _open_endpoints.add(endpoint)
     return endpoint
 
