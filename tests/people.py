@@ -30,9 +30,9 @@ CUSTOMER, ANOTHER, ADMINISTRATOR = USERS
 Headers = dict[str, str]
 
 
-def users_in(records: Records) -> Users:
+def users_in(records: Records, rounds: int = 4) -> Users:
     """Return the users of a storage; hashing is fast."""
-    return Users(records, Passwords(4), TOKENS, LoginThrottle(records, "10/minute"))
+    return Users(records, Passwords(rounds), TOKENS, LoginThrottle(records, "10/minute"))
 
 
 PEOPLE: dict[str, Headers] = {

@@ -122,18 +122,23 @@ class RedisServer:
         self.process.wait(10)
 
 
+def faketime_library() -> str:
+    """Return what gives a process another clock when it is preloaded."""
+    library = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"), None)
+    if library is None:
+        pytest.skip("A CLOCK THAT MOVES IS NOT TESTED: it needs Debian's libfaketime")
+    return str(library)
+
+
 class MovableRedis(RedisServer):
     """A redis-server whose clock a test moves: libfaketime is between it and the system's."""
 
     def __init__(self, folder: Path, *options: str) -> None:
-        library = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"), None)
-        if library is None:
-            pytest.skip("A CLOCK THAT MOVES IS NOT TESTED: it needs Debian's libfaketime")
         self._offset = folder / "clock-offset"
         self._seconds = 0
         self.move_clock(0)
         self.environment = os.environ | {
-            "LD_PRELOAD": str(library),
+            "LD_PRELOAD": faketime_library(),
             "FAKETIME_TIMESTAMP_FILE": str(self._offset),
             "FAKETIME_NO_CACHE": "1",
             "FAKETIME_DONT_FAKE_MONOTONIC": "1",

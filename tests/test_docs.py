@@ -48,7 +48,7 @@ SOURCES = (
     "tests/redis_groups.py",
     ".env.example",
 )
-"""Where a name has to stand: in the product, its benchmarks, the example of its settings, or what real Sentinels are told."""
+"""Where a name has to stand: in the product, its benchmarks or settings, or what Sentinels get."""
 on_posix = pytest.mark.skipif(os.name == "nt", reason="runs commands in a shell of POSIX")
 with_curl = pytest.mark.skipif(not shutil.which("curl"), reason="there is no curl here to run")
 

@@ -66,6 +66,14 @@ def test_who_registers_and_logs_in_gets_a_token_that_tells_who_one_is(users: Tes
     assert (me.status_code, me.json()) == (200, anna)
 
 
+def test_a_client_without_an_address_is_warned_of(capsys: pytest.CaptureFixture[str]) -> None:
+    app = user_service.build(settings_of({"USE_REDIS": "false"}))
+    for client in (None, (HOME, 50_000)):  # a Unix socket has none
+        with TestClient(app, client=client) as users:  # type: ignore[arg-type]  # None works too
+            users.post("/login", json={"email": EMAIL, "password": PASSWORD})
+        assert ("a client has no address" in capsys.readouterr().err) == (client is None)
+
+
 def test_an_address_is_kept_in_lower_case(users: TestClient) -> None:
     for given, kept in (
         ("User@Example.COM", "user@example.com"),

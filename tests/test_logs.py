@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from starlette.testclient import TestClient
 
-from tests.apps import running
+from tests.apps import BUILD, running, settings_of
 from tests.launching import three_services
 from tests.people import ADMINISTRATOR, CLOSED, CUSTOMER, PEOPLE
 from tests.servers import Service, Trio, free_port, wait_until
@@ -122,6 +123,17 @@ def test_a_closed_shop_that_may_have_no_administrator_says_so(
     for administrator in ({}, named):
         with running("user", {"USE_REDIS": "false", **CLOSED, **administrator}):
             assert ("ADMIN_EMAIL is empty" in capsys.readouterr().err) is not bool(administrator)
+
+
+@pytest.mark.parametrize("path", ["/", "/ready", "/metrics"])
+def test_what_monitoring_asks_is_logged_at_debug_unless_it_fails(
+    capsys: pytest.CaptureFixture[str], path: str
+) -> None:
+    for level, method, lines in (("DEBUG", "GET", 1), ("INFO", "HEAD", 0), ("INFO", "POST", 1)):
+        app = BUILD["product"](settings_of({"USE_REDIS": "false", "LOG_LEVEL": level}))
+        with TestClient(app) as products:
+            products.request(method, path)
+        assert capsys.readouterr().err.count(f"{method} {path} ") == lines
 
 
 def test_text_is_for_people(capsys: pytest.CaptureFixture[str]) -> None:

@@ -333,6 +333,7 @@ MISBEHAVIOURS = {
     "half an answer": b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{",
     "a head without end": b"HTTP/1.1 200 OK\r\nA: " + ENDLESS,
     "a body without end": b"HTTP/1.1 200 OK\r\n\r\n{" + ENDLESS,
+    "going on without end": b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 100 Continue\r\nA: " + ENDLESS,
     "a head that drips": b"HTTP/1.1 200 OK\r\nA: " + DRIPPING,
     "a body that drips": b"HTTP/1.1 200 OK\r\n\r\n{" + DRIPPING,
     "too many headers": answer("200 OK", RESERVED, *["A: b"] * 300),
@@ -368,7 +369,7 @@ def test_whatever_the_product_service_does_wrong_the_outcome_is_unknown_and_503(
         assert orders.get(f"/orders/{order_id}").status_code == 404
         assert orders.get("/orders").json() == []
         wait_until(lambda: all(each.rfile.closed for each in asked))  # no thread waits for ever
-    assert ("JWT_SECRET has to be the same" in capsys.readouterr().err) == (name == "401")
+    assert ("refuses our token: JWT_SECRET differs" in capsys.readouterr().err) == (name == "401")
 
 
 def test_a_retry_after_a_lost_response_holds_nothing_of_the_first_attempt(

@@ -77,9 +77,9 @@ async def refusal(**settings: object) -> str:
 
 def test_a_service_that_finds_no_redis_serves_from_memory_and_warns(tmp_path: Path) -> None:
     nobody = str(free_port())
-    service = Service("user", tmp_path / "log", REDIS_PORT=nobody)
+    service = Service("user", tmp_path / "log", REDIS_PORT=nobody, WEB_CONCURRENCY="2")
     try:
-        service.start("--reload")  # it serves from a child process, as workers do
+        service.start("--reload")  # it serves from one child process, whatever WEB_CONCURRENCY says
         health = service.get("/").json()
         assert (health["storage"], health["fallback"]) == ("memory", True)
         assert service.get("/ready").status_code == 200
@@ -124,10 +124,12 @@ def test_several_workers_in_memory_are_refused_in_one_line_however_they_were_ask
 ) -> None:
     chosen = Service("product", tmp_path / "1", USE_REDIS="false")
     fallback = Service("user", tmp_path / "2", REDIS_PORT=str(free_port()), WEB_CONCURRENCY="2")
+    other = Service("order", tmp_path / "3", USE_REDIS="false", UVICORN_WORKERS="2")
     chosen.start("--workers=2", wait=False)
+    other.start(wait=False)
     fallback.start(wait=False)
 
-    for service in (chosen, fallback):
+    for service in (chosen, fallback, other):
         wait_until(lambda: service.log.read_text().count("startup failed") == 2, 30)  # noqa: B023
         service.stop(signal.SIGKILL)  # uvicorn's parent process notices it after 5 s
         log = service.log.read_text()
@@ -135,6 +137,28 @@ def test_several_workers_in_memory_are_refused_in_one_line_however_they_were_ask
         assert len(reasons) in (2, 3)  # the third if uvicorn has begun to replace a worker
         assert 0 <= 2 * len(reasons) - log.count("ERROR") <= 1
         assert "Traceback" not in log
+
+
+@pytest.mark.skipif(os.name == "nt", reason="gunicorn does not run on Windows")
+@pytest.mark.parametrize(("workers", "is_served"), [(1, True), (2, False)])
+def test_gunicorn_serves_memory_with_one_worker_only(
+    tmp_path: Path, workers: int, is_served: bool
+) -> None:
+    service = Service("product", tmp_path / "log")
+    command = f"gunicorn -w {workers} -b 127.0.0.1:{service.port} -k uvicorn.workers.UvicornWorker"
+    with service.log.open("wb") as log:
+        service.process = subprocess.Popen(
+            [sys.executable, "-m", *command.split(), "product_service:app"],
+            cwd=ROOT, env=os.environ | {"USE_REDIS": "false"}, stdout=log, stderr=log,
+        )  # fmt: skip
+    try:
+        if is_served:
+            wait_until(service.answers)
+        else:
+            assert service.process.wait(30) != 0
+            assert "Memory serves one process" in service.log.read_text()
+    finally:
+        service.stop()
 
 
 async def test_a_redis_that_is_required_and_not_there_stops_the_start() -> None:
@@ -235,6 +259,7 @@ async def test_an_address_that_is_none_stops_the_start(url: str) -> None:
         b"-CLUSTERDOWN The cluster is down",
         b"-TRYAGAIN Multiple keys request during rehashing of slot",
         b"-MOVED 7 127.0.0.1:1",
+        b"-ERR undeclared keys were accessed during rehashing of the slot",
         b"-ERR Lua script attempted to access a non local key in a cluster node",
         b"HTTP/1.1 502 Bad Gateway",
     ],

@@ -5,8 +5,10 @@ from unittest.mock import DEFAULT, AsyncMock
 
 import pytest
 
+from in_memory_db import MemoryRecords
+from shopsphere.accounts.passwords import Passwords
 from shopsphere.domain import people
-from shopsphere.domain.errors import EmailTaken, StoreUnavailable, UserNotFound
+from shopsphere.domain.errors import EmailTaken, InvalidCredentials, StoreUnavailable, UserNotFound
 from shopsphere.domain.pks import new_pk
 from shopsphere.domain.records import User
 from shopsphere.domain.values import Role
@@ -72,6 +74,36 @@ async def test_a_crash_before_the_address_is_claimed_blocks_nobody(
     again = await registered(records)
 
     assert await users_in(records).find(ANNA) == again
+
+
+async def test_a_hash_with_other_rounds_is_renewed_at_a_login(records: Records) -> None:
+    user = await registered(records)
+    for rounds in (5, 4):
+        users = users_in(records, rounds)
+        before = await users.get(user.pk)
+        await asyncio.gather(*(users.log_in(f"{n}", ANNA, "a password") for n in range(3)))
+        after = await users.get(user.pk)
+        assert f"r={rounds}$" in after.password_hash
+        assert f"r={rounds}$" not in before.password_hash
+        await users.log_in("a client", ANNA, "a password")
+        assert await users.get(user.pk) == after
+
+
+async def test_renewing_a_hash_never_brings_an_old_password_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    records = MemoryRecords()
+    user = await registered(records)
+    users, elsewhere = users_in(records, 5), users_in(records)
+
+    async def hash_slowly(password: str) -> str:
+        await elsewhere.change_password("a client", user.pk, "a password", "the new one")
+        return await Passwords(5).hash(password)
+
+    monkeypatch.setattr(users._passwords, "hash", hash_slowly)
+    with pytest.raises(InvalidCredentials):
+        await users.log_in("a client", ANNA, "a password")
+    await elsewhere.log_in("a client", ANNA, "the new one")
 
 
 async def test_an_email_whose_user_is_gone_can_be_registered(records: Records) -> None:

@@ -244,10 +244,22 @@ async def test_an_answer_that_breaks_off_is_not_ended_as_if_it_were_whole() -> N
 # CORS
 
 
-@pytest.mark.parametrize("is_allowed", [True, False])
-def test_only_the_origins_in_the_settings_may_read_when_there_are_some(is_allowed: bool) -> None:
-    origins = "https://shop.example, https://other.example"
-    origin = "https://other.example" if is_allowed else "https://evil.example"
+@pytest.mark.parametrize(
+    ("origin", "is_allowed"),
+    [
+        ("https://other.example", True),
+        ("https://a.b-1.shop.example", True),
+        ("https://shop.example", False),
+        ("http://a.shop.example", False),
+        ("https://a.shop.example.evil.example", False),
+        ("https://evil.example/.shop.example", False),
+        ("https://a.shopxexample", False),
+    ],
+)
+def test_only_the_origins_in_the_settings_may_read_when_there_are_some(
+    origin: str, is_allowed: bool
+) -> None:
+    origins = "https://*.shop.example, https://other.example"
     asks = {
         "Origin": origin,
         "Access-Control-Request-Method": "PATCH",
