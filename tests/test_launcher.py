@@ -25,6 +25,7 @@ from tests.launching import (
     BARE_PYTHON,
     PORTS,
     every_python_first_runs,
+    first_of_three_free_ports,
     launched,
     needs_fixed_ports,
     processes_of,
@@ -171,6 +172,32 @@ def test_open_to_others_it_says_so_and_ends_when_a_service_dies(copy: Path) -> N
         os.kill(user, signal.SIGKILL)
         assert launcher.process.wait(20) == 1
     assert f"{CANNOT_RUN}the user service ended (SIGKILL)" in launcher.output
+
+
+def test_on_other_ports_the_three_find_each_other_whatever_the_settings_say(copy: Path) -> None:
+    first = first_of_three_free_ports()
+    urls = {name: f"http://127.0.0.1:{first + n}" for n, name in enumerate(PORTS)}
+    (copy / ".env").write_text("PRODUCT_SERVICE_URL=http://127.0.0.1:8000")
+    elsewhere = {"USER_SERVICE_URL": "http://127.0.0.1:8001", "PRODUCT_SERVICE_URL": "http://x:1"}
+    with launched(copy, "--port", str(first), "--demo", **elsewhere) as launcher:
+        launcher.wait_for(f"--demo added 12 products: {urls['product']}/products")
+        for name, url in urls.items():
+            assert f"  {name:<8} {url}   docs {url}/docs " in launcher.output
+        hint = " ".join(f"{name.upper()}_SERVICE_URL={url}" for name, url in urls.items())
+        assert f"\nTo check them: {hint} python test_connection.py\n" in launcher.output
+        [product] = requests.get(f"{urls['product']}/products?limit=1", timeout=10).json()
+        order = {"product_id": product["pk"], "quantity": 1}
+        assert requests.post(f"{urls['order']}/order", json=order, timeout=10).ok
+        error = error_of(copy, "--port", str(first))
+        assert f"port {first + 2} is in use, and the order service needs it. ShopSphere is" in error
+
+
+@pytest.mark.parametrize("port", ["0", "-1", "65534", "99999999999", "http", "8000.0", ""])
+def test_a_number_that_leaves_no_three_ports_is_an_error_in_the_command_line(port: str) -> None:
+    result = run(ROOT, BARE_PYTHON, "start_all_services.py", "--port", port)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert re.search(r"\nstart_all_services.py: error: .*--port.*\n\Z", result.stderr)
+    assert "Traceback" not in result.stderr
 
 
 @needs_fixed_ports
