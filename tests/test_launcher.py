@@ -288,12 +288,16 @@ def test_a_host_that_is_not_here_is_told_so() -> None:
         why_no_port("192.0.2.1", PORTS["user"])
 
 
-def test_a_python_that_is_too_old_is_told_so(copy: Path, tmp_path: Path) -> None:
-    pretended = every_python_first_runs(tmp_path, "sys.version_info = (3, 10, 14, 'final', 0)")
+@pytest.mark.parametrize("minor", [10, 15])
+def test_a_python_that_is_too_old_or_too_new_is_told_so(
+    minor: int, copy: Path, tmp_path: Path
+) -> None:
+    pretended = every_python_first_runs(tmp_path, f"sys.version_info = (3, {minor}, 0, 'final', 0)")
     for script in ("run_tests.py", "start_all_services.py"):
         result = run(copy, BARE_PYTHON, script, **pretended)
         assert result.returncode == 1
-        assert result.stderr.startswith(f"{CANNOT_RUN}it needs Python 3.11 or newer, and this is 3")
+        said = f"{CANNOT_RUN}it needs Python 3.11 to 3.14, and this is 3.{minor}. Get one from "
+        assert result.stderr.startswith(said)
         assert result.stderr.count("\n") == 1
         ast.parse((copy / script).read_text(), feature_version=(3, 6))  # they can read it
 
