@@ -6,11 +6,9 @@ import re
 import signal
 import subprocess
 import sys
-import sysconfig
 import threading
 import time
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from socket import create_server, gethostname
 
@@ -235,6 +233,21 @@ def test_a_line_gets_the_name_of_its_service_and_json_stays_bare(
     assert capfd.readouterr().out == 'order   | a line\n{"level": "INFO"}\n'
 
 
+def test_a_console_without_a_character_shows_its_code() -> None:
+    prints = "print('\u4e9e')"
+    say = "from shopsphere.tools.processes import run_to_end, say; say('\u4e9e: Zoe')"
+    code = f"{say}; run_to_end(['{sys.executable}', '-c', {prints!r}])"
+    code += "; from shopsphere.tools.launcher import *; import os"
+    code += f"; Program('order', ['{sys.executable}', '-c', {prints!r}], os.environ)"
+    code += ".make_sure_it_ended(time.monotonic() + 10)"
+    result = run(ROOT, BARE_PYTHON, "-c", code, PYTHONIOENCODING="cp1252")
+    assert (result.stdout, result.stderr) == ("\\u4e9e: Zoe\n\\u4e9e\norder   | \\u4e9e\n", "")
+    settings = {"PRODUCT_SERVICE_URL": "http://\u4e9e.invalid", "PYTHONIOENCODING": "cp1252"}
+    result = run(ROOT, sys.executable, "test_connection.py", **settings)
+    assert (result.returncode, result.stderr) == (1, "")
+    assert "http://\\u4e9e.invalid" in result.stdout
+
+
 def test_what_does_not_end_when_asked_is_killed() -> None:
     deaf = Program("user", ["sh", "-c", "trap '' TERM; echo deaf; sleep 60"], os.environ)
     with deaf.process:
@@ -318,34 +331,42 @@ def test_a_venv_that_cannot_be_made_leaves_no_half_of_one(copy: Path, tmp_path: 
         assert not (copy / ".venv").exists()
 
 
-def test_a_venv_of_another_python_or_list_is_set_up_again(copy: Path, tmp_path: Path) -> None:
-    has_pip = "venv.EnvBuilder._setup_pip = lambda *_: None"  # it sees that of the tests
-    first = every_python_first_runs(tmp_path / "first", "import venv", has_pip)
-    first["PYTHONPATH"] += os.pathsep + sysconfig.get_path("purelib")
+def test_a_venv_of_another_python_or_list_or_without_pip_is_set_up_again(
+    copy: Path, tmp_path: Path
+) -> None:
+    no_pip = "venv.EnvBuilder._setup_pip = lambda *_: None"  # as uv makes it
+    first = every_python_first_runs(tmp_path / "first", "import venv", no_pip)
     call = "from shopsphere.tools.installing import set_up; print(set_up('requirements.txt'))"
-    set_up = partial(run, copy, BARE_PYTHON, "-c", call, **first)
+
+    def set_up() -> list[str]:
+        """Return what it said but for the lines of pip, and whether pip was added."""
+        lines = run(copy, BARE_PYTHON, "-c", call, **first).stdout.splitlines()
+        own = ("making", "installing", "Successfully installed pip", str(copy))
+        return [re.sub(" pip-.*", " pip", line) for line in lines if line.startswith(own)]
+
     (copy / "more.txt").write_text("# nothing\n")
     (copy / "requirements.txt").write_text("-r more.txt\n")
     of_another = copy / ".venv" / "pyvenv.cfg"
     of_another.write_text(of_another.read_text().replace("version = 3", "version = 2"))
-    python = f"{copy / '.venv' / 'bin' / 'python'}\n"
-    installed = f"installing the packages of requirements.txt\n{python}"
-    assert set_up().stdout == "making .venv\n" + installed
+    python = str(copy / ".venv" / "bin" / "python")
+    installing = "installing the packages of requirements.txt"
+    assert set_up() == ["making .venv", installing, "Successfully installed pip", python]
     assert "version = 3" in of_another.read_text()
     (copy / "more.txt").write_text("# still nothing\n")
-    assert set_up().stdout == installed
-    assert set_up().stdout == python
+    assert set_up() == [installing, python]
+    assert set_up() == [python]
 
 
 @needs_fixed_ports
-def test_why_pip_failed_is_said_each_time_it_is_tried(copy: Path) -> None:
+def test_why_pip_failed_is_said_each_time_it_is_tried(copy: Path, tmp_path: Path) -> None:
     (copy / "requirements.txt").write_text("no-such-package==9\n")
     error = error_of(copy)
     assert error.startswith(f"{CANNOT_RUN}pip failed:\n")
     assert "No matching distribution found for no-such-package==9" in error
     nowhere = {"PIP_NO_INDEX": "0", "PIP_INDEX_URL": f"http://127.0.0.1:{free_port()}"}
     result = run(copy, BARE_PYTHON, "start_all_services.py", **nowhere, PIP_RETRIES="1")
-    assert "  the package index does not respond; pip tries again\n" in result.stdout
+    assert "\nWARNING: Retrying" in result.stdout
     assert result.stderr.startswith(f"{CANNOT_RUN}pip cannot reach the package index.")
     next(copy.glob(".venv/lib/python*/site-packages/tests.pth")).unlink()  # that of pip
-    assert error_of(copy).startswith(f"{CANNOT_RUN}.venv is not complete.")
+    no_pip = every_python_first_runs(tmp_path / "first", "sys.modules['ensurepip'] = None")
+    assert error_of(copy, **no_pip).startswith(f"{CANNOT_RUN}.venv is not complete.")

@@ -1,4 +1,4 @@
-"""Sets up `.venv`: creates it, installs packages and shows progress.
+"""Sets up `.venv`: creates it and installs packages.
 
 Standard library only, because it runs before anything is installed.
 """
@@ -13,8 +13,6 @@ from shopsphere.tools.processes import IS_WINDOWS, ROOT, run_to_end, say
 
 VENV = ROOT / ".venv"
 PYTHON = VENV / "Scripts" / "python.exe" if IS_WINDOWS else VENV / "bin" / "python"
-STEPS = r" *((Collecting|Using cached|Downloading|Building) \S+|Installing collected packages)"
-"""The lines of pip's output that are shown as progress."""
 
 
 class LauncherError(Exception):
@@ -64,10 +62,12 @@ def _read(file: Path) -> str:
 
 
 def _install(requirements: str) -> None:
-    """Run pip and show its progress; raise LauncherError with the reason if it fails."""
+    """Run pip; raise LauncherError with the reason if it fails."""
     say(f"installing the packages of {requirements}")
+    if not shutil.which("pip", path=str(PYTHON.parent)):  # uv makes a `.venv` without it
+        run_to_end([str(PYTHON), "-m", "ensurepip", "--default-pip"])
     command = [str(PYTHON), "-m", "pip", "install", "--disable-pip-version-check", "-r"]
-    status, lines = run_to_end([*command, str(ROOT / requirements)], _show_step)
+    status, lines = run_to_end([*command, str(ROOT / requirements)])
     if status:
         text = "\n".join(lines)
         if "No module named pip" in text:
@@ -76,12 +76,4 @@ def _install(requirements: str) -> None:
             raise LauncherError(
                 "pip cannot reach the package index. Is there a network? Then try again."
             )
-        errors = [line for line in lines if "ERROR" in line] or lines
-        raise LauncherError("pip failed:\n" + "\n".join(errors[-5:]))
-
-
-def _show_step(line: str) -> None:
-    if "WARNING: Retrying" in line:
-        say("  the package index does not respond; pip tries again")
-    elif found := re.match(STEPS, line):
-        say(f"  {found[1]}")
+        raise LauncherError("pip failed:\n" + "\n".join(lines[-5:]))

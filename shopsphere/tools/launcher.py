@@ -233,8 +233,7 @@ def run(python: Path, options: argparse.Namespace) -> None:
             show_table(healths, options)
             if options.demo:
                 urls = [url_of(options.host, options.ports[name]) for name in SERVICES[:2]]
-                _, lines = run_to_end([str(python), "-m", "shopsphere.tools.demo", *urls])
-                say("\n".join(lines))
+                run_to_end([str(python), "-m", "shopsphere.tools.demo", *urls])
         while not stop.wait(0.2):
             for program in [*redis, *services]:
                 program.require_alive()
