@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-import start_all_services  # noqa: F401  # it refuses an old Python
+import start_all_services  # noqa: F401  # it refuses another Python
 from shopsphere.tools.installing import LauncherError, set_up
 from shopsphere.tools.processes import ROOT, say
 

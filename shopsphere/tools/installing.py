@@ -1,4 +1,4 @@
-"""Sets up `.venv`: creates it, installs packages and shows progress.
+"""Sets up `.venv`: creates it and installs packages.
 
 Standard library only, because it runs before anything is installed.
 """
@@ -13,8 +13,7 @@ from shopsphere.tools.processes import IS_WINDOWS, ROOT, run_to_end, say
 
 VENV = ROOT / ".venv"
 PYTHON = VENV / "Scripts" / "python.exe" if IS_WINDOWS else VENV / "bin" / "python"
-STEPS = r" *((Collecting|Using cached|Downloading|Building) \S+|Installing collected packages)"
-"""The lines of pip's output that are shown as progress."""
+ON_DEBIAN = "On Debian and Ubuntu: sudo apt install python{}.{}-venv".format(*sys.version_info)
 
 
 class LauncherError(Exception):
@@ -37,19 +36,12 @@ def set_up(requirements: str) -> Path:
 
 def _make_venv() -> None:
     if not (importlib.util.find_spec("venv") and importlib.util.find_spec("ensurepip")):
-        package = f"python{sys.version_info[0]}.{sys.version_info[1]}-venv"
-        raise LauncherError(
-            f"this Python has no venv module. On Debian and Ubuntu: sudo apt install {package}"
-        )
+        raise LauncherError(f"this Python has no venv module. {ON_DEBIAN}")
     say("making .venv")
     shutil.rmtree(VENV, ignore_errors=True)
-    status, lines = -1, [""]
-    try:
-        status, lines = run_to_end([sys.executable, "-m", "venv", str(VENV)])
-    finally:
-        if status:  # the next start would take an incomplete one for complete
-            shutil.rmtree(VENV, ignore_errors=True)
-    if status:
+    status, lines = run_to_end([sys.executable, "-m", "venv", str(VENV)])
+    if status:  # the next start would take an incomplete one for complete
+        shutil.rmtree(VENV, ignore_errors=True)
         raise LauncherError("making .venv failed:\n" + "\n".join(lines[-5:]))
 
 
@@ -64,24 +56,20 @@ def _read(file: Path) -> str:
 
 
 def _install(requirements: str) -> None:
-    """Run pip and show its progress; raise LauncherError with the reason if it fails."""
+    """Run pip; raise LauncherError with the reason if it fails."""
     say(f"installing the packages of {requirements}")
-    command = [str(PYTHON), "-m", "pip", "install", "--disable-pip-version-check", "-r"]
-    status, lines = run_to_end([*command, str(ROOT / requirements)], _show_step)
+    if not shutil.which("pip", path=str(PYTHON.parent)):  # uv makes a `.venv` without it
+        run_to_end([str(PYTHON), "-m", "ensurepip", "--default-pip"])
+    command = [str(PYTHON), "-m", "pip", "--disable-pip-version-check", "install"]
+    command += ["--progress-bar", "off", "-r", str(ROOT / requirements)]
+    status, lines = run_to_end(command)
     if status:
         text = "\n".join(lines)
         if "No module named pip" in text:
-            raise LauncherError(".venv is not complete. Delete that folder, then start again.")
+            advice = f"{ON_DEBIAN}. Elsewhere: delete .venv, then start again."
+            raise LauncherError(f".venv has no pip, and it could not be added. {advice}")
         if re.search("NewConnectionError|name resolution|ConnectTimeout|getaddrinfo", text):
             raise LauncherError(
                 "pip cannot reach the package index. Is there a network? Then try again."
             )
-        errors = [line for line in lines if "ERROR" in line] or lines
-        raise LauncherError("pip failed:\n" + "\n".join(errors[-5:]))
-
-
-def _show_step(line: str) -> None:
-    if "WARNING: Retrying" in line:
-        say("  the package index does not respond; pip tries again")
-    elif found := re.match(STEPS, line):
-        say(f"  {found[1]}")
+        raise LauncherError("pip failed:\n" + "\n".join(lines[-5:]))

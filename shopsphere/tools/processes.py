@@ -4,16 +4,20 @@ Standard library only, because it runs before anything is installed.
 """
 
 import contextlib
+import io
 import os
 import signal
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 IS_WINDOWS = os.name == "nt"
+if isinstance(sys.stdout, io.TextIOWrapper):
+    # A console of Windows lacks most characters: escape them, as Python does on stderr.
+    sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def say(text: str) -> None:
@@ -27,16 +31,15 @@ def say(text: str) -> None:
         signal.raise_signal(signal.SIGTERM)
 
 
-def run_to_end(
-    command: list[str], show: Callable[[str], None] = lambda line: None
-) -> tuple[int, list[str]]:
-    """Run a command and return its status and last lines. If we are interrupted, kill it."""
+def run_to_end(command: list[str]) -> tuple[int, list[str]]:
+    """Run a command, show its output, and return its status and last lines. If we are interrupted,
+    kill it."""
     lines: deque[str] = deque(maxlen=200)
     with start(command) as process:
         try:
-            for line in process.stdout or ():
-                lines.append(line.rstrip())
-                show(line)
+            for line in map(str.rstrip, process.stdout or ()):
+                lines.append(line)
+                say(line)
         except BaseException:
             end_group(process, force=True)
             raise
@@ -50,11 +53,11 @@ def start(
     return subprocess.Popen(
         command,
         cwd=ROOT,
-        env=environment,
+        env={**(environment or os.environ), "PYTHONIOENCODING": "utf-8"},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        text=True,
+        encoding="utf-8",
         errors="replace",
         start_new_session=True,  # Windows ignores it, and has the next
         creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
