@@ -73,9 +73,9 @@ def raises(*kinds: Kind, among: Responses | None = None) -> Responses:
     given."""
     responses: Responses = {} if among is None else among
     for kind in kinds:
-        content = {"application/json": {"schema": {"$ref": SCHEMA}, "examples": {}}}
+        content = {"application/json": {"schema": {"$ref": SCHEMA}}}
         response = responses.setdefault(str(kind.status), {"content": content})
-        examples = response["content"]["application/json"]["examples"]
+        examples = response["content"]["application/json"].setdefault("examples", {})
         example = kind if isinstance(kind, errors.ShopError) else kind()
         examples[kind.code] = {"value": _body(example)}
         response["description"] = " or ".join(f"`{code}`" for code in examples)
