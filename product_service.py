@@ -128,8 +128,6 @@ reservations = APIRouter(
 @anyone
 async def search_products(
     request: Request,
-    paging: AnyPaging,
-    products: Catalogue,
     name: Annotated[
         str,
         Query(
@@ -138,6 +136,8 @@ async def search_products(
             openapi_examples={"a part": {"value": "lap"}},
         ),
     ],
+    paging: AnyPaging,
+    products: Catalogue,
 ) -> Response:
     """Products whose names contain the text anywhere, ignoring case and accents.
 

@@ -249,7 +249,9 @@ async def test_a_whole_list_is_a_json_array_whatever_pages_it_is_read_in(
         number = int(after or 0)
         return Page(pages[number], str(number + 1), is_last=number + 1 == len(pages))
 
-    response = await listing(Request({"type": "http"}), Paging(None, None), read, PRODUCTS)
+    response = await listing(
+        Request({"type": "http"}), Paging(limit=None, after=None), read, PRODUCTS
+    )
     assert isinstance(response, StreamingResponse)
     text = b"".join([part async for part in response.body_iterator if isinstance(part, bytes)])
     assert [each["pk"] for each in json.loads(text)] == [each.pk for page in pages for each in page]

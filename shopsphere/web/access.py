@@ -13,7 +13,7 @@ from typing import Annotated, NamedTuple, TypeVar
 from fastapi import Request, Security
 from fastapi.dependencies.utils import get_flat_params
 from fastapi.openapi.models import HTTPBearer
-from fastapi.params import Query
+from fastapi.params import Header, Path
 from fastapi.routing import APIRoute
 from fastapi.security.base import SecurityBase
 from starlette.datastructures import QueryParams
@@ -124,7 +124,9 @@ def guard(route: APIRoute, ignores_query: bool) -> None:
         raise TypeError(f"{route.path} needs exactly one rule of access, or to be for anyone")
     if not isinstance(route.app, partial):  # guarded already by another app
         parameters = get_flat_params(route.dependant)
-        names = {each.alias for each in parameters if isinstance(each.field_info, Query)}
+        names = {
+            each.alias for each in parameters if not isinstance(each.field_info, Path | Header)
+        }
         known = None if ignores_query else names
         route.app = partial(_guarded, route.app, rules[0] if rules else None, known)
 
