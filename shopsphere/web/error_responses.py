@@ -51,16 +51,11 @@ class ErrorBody(BaseModel):
 def error_response(error: errors.ShopError, deadline: Deadline | None = None) -> Response:
     """Return the response to an error; non-ASCII text is escaped, so encoding cannot fail.
 
-    A 503 names the order that may have been placed before the deadline, and how to find out.
+    A 503 names the order that may have been placed before the deadline.
     """
     body = _body(error)
     if isinstance(error, errors.Unavailable) and deadline and deadline.order_pk:
         body["order_id"] = deadline.order_pk
-        if error.leaves_outcome_open:
-            where = f"GET /orders/{deadline.order_pk}"
-            body["detail"] = f"{error.sentence} The order may have been placed: see {where}."
-    elif isinstance(error, errors.StoreUnavailable) and deadline and not deadline.is_repeatable:
-        body["detail"] = f"{error.sentence} The change may have been made; check before a repeat."
     return Response(json.dumps(body), error.status, error.headers, "application/json")
 
 
