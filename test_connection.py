@@ -106,25 +106,24 @@ async def _ask_redis(settings: Settings) -> tuple[float, list[dict[str, object]]
 
 def _durability_lines(servers: Sequence[Mapping[str, object]]) -> Iterator[Line]:
     """Yield how Redis keeps its data, and how it could lose orders."""
-    if all(server.get("aof_enabled") for server in servers):
-        yield Line("  persistence", "ok", "appendonly is on")
-    else:
-        text = "appendonly is off: what came after the last snapshot is lost when Redis ends"
-        yield Line("  persistence", "warning", text)
+
+    def line(name: str, is_safe: bool, safe: str, danger: str) -> Line:
+        return Line(f"  {name}", *(("ok", safe) if is_safe else ("warning", danger)))
+
+    keeps_all = all(server.get("aof_enabled") for server in servers)
+    danger = "appendonly is off: what came after the last snapshot is lost when Redis ends"
+    yield line("persistence", keeps_all, "appendonly is on", danger)
     policies = {str(server.get("maxmemory_policy", "unknown")) for server in servers}
-    if policies == {"noeviction"} or not any(server.get("maxmemory") for server in servers):
-        yield Line("  eviction", "ok", "nothing is thrown away")
-    else:
-        policy = ", ".join(sorted(policies))
-        text = f"{policy}: a full Redis throws records away; set maxmemory-policy noeviction"
-        yield Line("  eviction", "warning", text)
+    never_evicts = policies == {"noeviction"} or not any(each.get("maxmemory") for each in servers)
+    danger = "a full Redis throws records away; set maxmemory-policy noeviction"
+    danger = f"{', '.join(sorted(policies))}: {danger}"
+    yield line("eviction", never_evicts, "nothing is thrown away", danger)
     # Redis reports its good replicas only if min-replicas-to-write is set.
-    replicated = [server for server in servers if server.get("connected_slaves")]
-    if replicated and all("min_slaves_good_slaves" in server for server in replicated):
-        yield Line("  replication", "ok", "min-replicas-to-write is set")
-    elif replicated:
-        text = "min-replicas-to-write is 0: a failover can lose acknowledged orders and sell a unit"
-        yield Line("  replication", "warning", f"{text} twice; see docs/redis.md")
+    if replicated := [server for server in servers if server.get("connected_slaves")]:
+        waits = all("min_slaves_good_slaves" in server for server in replicated)
+        danger = "min-replicas-to-write is 0: a failover can lose acknowledged orders and sell a "
+        danger += "unit twice; see docs/redis.md"
+        yield line("replication", waits, "min-replicas-to-write is set", danger)
 
 
 class Looked(NamedTuple):
@@ -233,11 +232,9 @@ def _count(count: int, what: str) -> str:
 def _agrees(strays: Sequence[Finding]) -> bool:
     units = _count(sum(stray.units for stray in strays), "unit")
     reservations = _count(len(strays), "reservation")
-    try:
-        question = f"Release {units} held by {reservations} without a PLACED order? [y/N] "
-        return input(question).lower() == "y"
-    except EOFError:  # no input to ask for
-        return False
+    question = f"Release {units} held by {reservations} without a PLACED order? [y/N] "
+    print(question, end="", flush=True)
+    return sys.stdin.readline().strip().lower() == "y"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -3,7 +3,7 @@
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Annotated, Literal, TypeVar
 from urllib.parse import urlencode
 
@@ -36,7 +36,6 @@ def _digits(value: object) -> object:
 Limit = Annotated[int, Field(ge=1, le=MAX_LIMIT), BeforeValidator(_digits)]
 
 
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MOMENT = r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+ -]\d\d:\d\d)"
 
 
@@ -45,7 +44,7 @@ def _microseconds(text: object) -> int:
     if re.fullmatch(MOMENT, str(text)):
         with suppress(ValueError):  # such as month 13
             moment = datetime.fromisoformat(str(text).upper().replace(" ", "+"))
-            return (moment - EPOCH) // timedelta(microseconds=1)
+            return round(moment.timestamp() * 1_000_000)
     raise ValueError("must be a time with an offset, such as 2026-11-24T14:43:51Z")
 
 
