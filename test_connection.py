@@ -96,7 +96,6 @@ async def _ask_redis(settings: Settings) -> tuple[float, list[dict[str, object]]
     async with asyncio.timeout(2 * TIMEOUT_SECONDS):
         client = await connect(settings)
         try:
-            await client.ping()
             started = time.perf_counter()
             await client.ping()
             return (time.perf_counter() - started) * 1000, await client.info_of_all()
@@ -147,6 +146,9 @@ def look_at(name: str, settings: Settings) -> Looked:
             if health.service != name:
                 raise ValueError
             ready = http.get(f"{url}/ready", timeout=settings.order_timeout + TIMEOUT_SECONDS)
+            if not ready.ok:
+                text = f"{url} is running, but its storage is unreachable"
+                return Looked(Line(line_name, "not ready", text), health.storage)
             headers = {"Authorization": f"Bearer {token}"}
             asked = http.get(url + ASKS_FOR_A_TOKEN[name], headers=headers, timeout=TIMEOUT_SECONDS)
         except requests.ConnectionError:
@@ -157,9 +159,7 @@ def look_at(name: str, settings: Settings) -> Looked:
             return Looked(Line(line_name, "failed", text))
     has_our_secret = asked.status_code != requests.codes.unauthorized
     line = Line(line_name, "ok", f"{url} on {health.storage}")
-    if not ready.ok:
-        line = Line(line_name, "not ready", f"{url} is running, but its storage is unreachable")
-    elif health.fallback:
+    if health.fallback:
         line = Line(line_name, "warning", f"{line.text} (Redis was unreachable when it started)")
     return Looked(line, health.storage, has_our_secret)
 
