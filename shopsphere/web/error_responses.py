@@ -23,7 +23,6 @@ FRAMEWORK_ERRORS = {
     "There was an error parsing the body": errors.InvalidRequest(UNREADABLE),
 }
 """The details of starlette 1.10 and FastAPI 0.165, and what we say instead."""
-SCHEMA = "#/components/schemas/ErrorBody"
 
 
 class FieldError(BaseModel):
@@ -68,7 +67,7 @@ def raises(*kinds: Kind, among: Responses | None = None) -> Responses:
     given."""
     responses: Responses = {} if among is None else among
     for kind in kinds:
-        content = {"application/json": {"schema": {"$ref": SCHEMA}}}
+        content = {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorBody"}}}
         response = responses.setdefault(str(kind.status), {"content": content})
         examples = response["content"]["application/json"].setdefault("examples", {})
         example = kind if isinstance(kind, errors.ShopError) else kind()
