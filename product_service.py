@@ -21,7 +21,7 @@ from shopsphere.web.examples import ORDER_PK, PRODUCT_MADE_AT, PRODUCT_PK
 from shopsphere.web.idempotency_key import REPLAY_HEADER, IdempotencyKey, show_replay
 from shopsphere.web.paging import COUNTED_LIST, LIST, AnyPaging, PagingByEntry, listing
 from shopsphere.web.schemas import PRICE_SEEN, Body, Name, PkOrNone, Public, StrictPk, Timestamp
-from shopsphere.web.service import OWN, RequestDeadline, Service, path_of, service_of
+from shopsphere.web.service import OWN, Service, path_of, service_of
 from storage import open_storage
 
 PORT = 8000
@@ -128,8 +128,6 @@ reservations = APIRouter(
 @anyone
 async def search_products(
     request: Request,
-    paging: AnyPaging,
-    products: Catalogue,
     name: Annotated[
         str,
         Query(
@@ -138,6 +136,8 @@ async def search_products(
             openapi_examples={"a part": {"value": "lap"}},
         ),
     ],
+    paging: AnyPaging,
+    products: Catalogue,
 ) -> Response:
     """Products whose names contain the text anywhere, ignoring case and accents.
 
@@ -168,7 +168,6 @@ async def create_product(
     body: ProductCreate,
     products: Catalogue,
     key: IdempotencyKey,
-    deadline: RequestDeadline,
     request: Request,
     response: Response,
 ) -> Product:
@@ -178,7 +177,6 @@ async def create_product(
     with `Idempotent-Replayed: true`, or 404 if it was deleted. The same key with another product is
     refused with 422. Keys are separate for each user.
     """
-    deadline.is_repeatable = key is not None
     product, is_replay = await products.create(body.name, body.price, body.quantity, key)
     response.headers["Location"] = path_of(request, f"/products/{product.pk}")
     show_replay(response, is_replay)
@@ -233,7 +231,6 @@ async def change_stock(
     body: StockChange,
     products: Catalogue,
     key: IdempotencyKey,
-    deadline: RequestDeadline,
     response: Response,
 ) -> Product:
     """Add units, or remove them if negative: never below zero or above 1,000,000,000 on hand.
@@ -242,7 +239,6 @@ async def change_stock(
     current state, with `Idempotent-Replayed: true`. The same key with another change is refused
     with 422; after a refusal, the key is free again. Keys are separate for each user and product.
     """
-    deadline.is_repeatable = key is not None
     change = max(-MAX_ON_HAND - 1, min(body.change, MAX_ON_HAND + 1))
     product, is_replay = await products.change_stock(pk, change, key)
     show_replay(response, is_replay)

@@ -11,32 +11,16 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
 from shopsphere.tools.installing import PYTHON, VENV
 
-TIMEOUT_SECONDS = 5
-AUDITED = ("product service", "order service", "storage")
-NO_PK = "0" * 26
-ASKS_FOR_A_TOKEN = {
-    "product": f"/products/{NO_PK}/stock",
-    "user": "/me",
-    "order": f"/orders/{NO_PK}",
-}
-"""Paths that respond with 401 to an invalid token, and otherwise to a valid one with few rights."""
-SETTLED = {
-    "failed": "was never placed, and holds nothing",
-    "released": "holds nothing of this product",
-    "under_way": "is still under way, and was left alone",
-}
-
-
-def _use_own_environment() -> None:
-    """Continue with the Python of `.venv`, if there is one, because the packages are missing."""
+if __name__ == "__main__" and not find_spec("aredis_om"):  # the packages are missing
     if PYTHON.exists() and Path(sys.prefix).resolve() != VENV.resolve():
         sys.exit(subprocess.run([str(PYTHON), *sys.argv]).returncode)
     sys.exit(
@@ -44,24 +28,28 @@ def _use_own_environment() -> None:
         "pip install -r requirements.txt"
     )
 
+import redis
+import requests
 
-try:
-    import redis
-    import requests
+from shopsphere.domain.errors import StoreUnavailable
+from shopsphere.domain.values import Role
+from shopsphere.http_sessions import NO_RETRY, reason_of, session
+from shopsphere.redis_clients.connecting import connect
+from shopsphere.redis_clients.errors import NothingResponds
+from shopsphere.settings import CannotStart, Settings
+from shopsphere.tokens import Tokens
+from shopsphere.tools.audit import Finding, Health, Report, Shop, ShopUnavailable, compare
+from shopsphere.tools.security_hints import security_hints
 
-    from shopsphere.domain.errors import StoreUnavailable
-    from shopsphere.domain.values import Role
-    from shopsphere.http_sessions import NO_RETRY, reason_of, session
-    from shopsphere.redis_clients.connecting import connect
-    from shopsphere.redis_clients.errors import NothingResponds
-    from shopsphere.settings import CannotStart, Settings
-    from shopsphere.tokens import Tokens
-    from shopsphere.tools.audit import Audit, Finding, Health, Shop, ShopUnavailable
-    from shopsphere.tools.security_hints import security_hints
-except ImportError:
-    if __name__ != "__main__":
-        raise
-    _use_own_environment()
+TIMEOUT_SECONDS = 5
+AUDITED = ("product service", "order service", "storage")
+ASKS_FOR_A_TOKEN = {"product": "/products/0/stock", "user": "/me", "order": "/orders/0"}
+"""Paths that respond with 401 to an invalid token, and otherwise to a valid one with few rights."""
+SETTLED = {
+    "failed": "was never placed, and holds nothing",
+    "released": "holds nothing of this product",
+    "under_way": "is still under way, and was left alone",
+}
 
 
 class Line(NamedTuple):
@@ -79,7 +67,7 @@ class Line(NamedTuple):
         return f"{self.name:<16} {self.state if self.is_good else 'FAILED':<8} {self.text}"
 
 
-def redis_lines(settings: "Settings") -> Iterator[Line]:
+def redis_lines(settings: Settings) -> Iterator[Line]:
     """Yield the lines about Redis: address, version, round trip, and what data it could lose."""
     if settings.use_redis == "false":
         yield Line("Redis", "ok", "not used (USE_REDIS=false)")
@@ -103,12 +91,11 @@ def redis_lines(settings: "Settings") -> Iterator[Line]:
         yield from _durability_lines(servers)
 
 
-async def _ask_redis(settings: "Settings") -> tuple[float, list[dict[str, object]]]:
+async def _ask_redis(settings: Settings) -> tuple[float, list[dict[str, object]]]:
     """Return the milliseconds of a round trip, and the INFO of each Redis that holds data."""
     async with asyncio.timeout(2 * TIMEOUT_SECONDS):
         client = await connect(settings)
         try:
-            await client.ping()
             started = time.perf_counter()
             await client.ping()
             return (time.perf_counter() - started) * 1000, await client.info_of_all()
@@ -118,25 +105,24 @@ async def _ask_redis(settings: "Settings") -> tuple[float, list[dict[str, object
 
 def _durability_lines(servers: Sequence[Mapping[str, object]]) -> Iterator[Line]:
     """Yield how Redis keeps its data, and how it could lose orders."""
-    if all(server.get("aof_enabled") for server in servers):
-        yield Line("  persistence", "ok", "appendonly is on")
-    else:
-        text = "appendonly is off: what came after the last snapshot is lost when Redis ends"
-        yield Line("  persistence", "warning", text)
+
+    def line(name: str, is_safe: bool, safe: str, danger: str) -> Line:
+        return Line(f"  {name}", *(("ok", safe) if is_safe else ("warning", danger)))
+
+    keeps_all = all(server.get("aof_enabled") for server in servers)
+    danger = "appendonly is off: what came after the last snapshot is lost when Redis ends"
+    yield line("persistence", keeps_all, "appendonly is on", danger)
     policies = {str(server.get("maxmemory_policy", "unknown")) for server in servers}
-    if policies == {"noeviction"} or not any(server.get("maxmemory") for server in servers):
-        yield Line("  eviction", "ok", "nothing is thrown away")
-    else:
-        policy = ", ".join(sorted(policies))
-        text = f"{policy}: a full Redis throws records away; set maxmemory-policy noeviction"
-        yield Line("  eviction", "warning", text)
+    never_evicts = policies == {"noeviction"} or not any(each.get("maxmemory") for each in servers)
+    danger = "a full Redis throws records away; set maxmemory-policy noeviction"
+    danger = f"{', '.join(sorted(policies))}: {danger}"
+    yield line("eviction", never_evicts, "nothing is thrown away", danger)
     # Redis reports its good replicas only if min-replicas-to-write is set.
-    replicated = [server for server in servers if server.get("connected_slaves")]
-    if replicated and all("min_slaves_good_slaves" in server for server in replicated):
-        yield Line("  replication", "ok", "min-replicas-to-write is set")
-    elif replicated:
-        text = "min-replicas-to-write is 0: a failover can lose acknowledged orders and sell a unit"
-        yield Line("  replication", "warning", f"{text} twice; see docs/redis.md")
+    if replicated := [server for server in servers if server.get("connected_slaves")]:
+        waits = all("min_slaves_good_slaves" in server for server in replicated)
+        danger = "min-replicas-to-write is 0: a failover can lose acknowledged orders and sell a "
+        danger += "unit twice; see docs/redis.md"
+        yield line("replication", waits, "min-replicas-to-write is set", danger)
 
 
 class Looked(NamedTuple):
@@ -147,7 +133,7 @@ class Looked(NamedTuple):
     has_our_secret: bool | None = None
 
 
-def look_at(name: str, settings: "Settings") -> Looked:
+def look_at(name: str, settings: Settings) -> Looked:
     """Check whether a service is running, ready, and accepts a token signed with our JWT_SECRET."""
     line_name = f"{name} service"
     url: str = getattr(settings, f"{name}_service_url")
@@ -160,6 +146,9 @@ def look_at(name: str, settings: "Settings") -> Looked:
             if health.service != name:
                 raise ValueError
             ready = http.get(f"{url}/ready", timeout=settings.order_timeout + TIMEOUT_SECONDS)
+            if not ready.ok:
+                text = f"{url} is running, but its storage is unreachable"
+                return Looked(Line(line_name, "not ready", text), health.storage)
             headers = {"Authorization": f"Bearer {token}"}
             asked = http.get(url + ASKS_FOR_A_TOKEN[name], headers=headers, timeout=TIMEOUT_SECONDS)
         except requests.exceptions.SSLError as error:
@@ -172,14 +161,12 @@ def look_at(name: str, settings: "Settings") -> Looked:
             return Looked(Line(line_name, "failed", text))
     has_our_secret = asked.status_code != requests.codes.unauthorized
     line = Line(line_name, "ok", f"{url} on {health.storage}")
-    if not ready.ok:
-        line = Line(line_name, "not ready", f"{url} is running, but its storage is unreachable")
-    elif health.fallback:
+    if health.fallback:
         line = Line(line_name, "warning", f"{line.text} (Redis was unreachable when it started)")
     return Looked(line, health.storage, has_our_secret)
 
 
-def check(settings: "Settings") -> Iterator[Line]:
+def check(settings: Settings) -> Iterator[Line]:
     """Yield the lines of the table as they become known."""
     with ThreadPoolExecutor() as threads:
         looking = {name: threads.submit(look_at, name, settings) for name in ASKS_FOR_A_TOKEN}
@@ -203,7 +190,7 @@ def check(settings: "Settings") -> Iterator[Line]:
             yield Line(variable, "warning", text)
 
 
-def audit(settings: "Settings", wants_repair: bool, is_sure: bool) -> Iterator[Line]:
+def audit(settings: Settings, wants_repair: bool, is_sure: bool) -> Iterator[Line]:
     """Yield inconsistencies of the stock, and repair them if wanted; the last line tells whether
     any are left.
 
@@ -218,42 +205,38 @@ def audit(settings: "Settings", wants_repair: bool, is_sure: bool) -> Iterator[L
 
     try:
         with closing(Shop(settings)) as shop:
-            found = yield from _look_twice(Audit(shop, wait))
-            strays = [each for each in found if each.order_pk]
+            report = compare(shop, wait)
+            yield from _lines(report)
+            strays = [each for each in report.findings if each.order_pk]
             if wants_repair and strays and (is_sure or _agrees(strays)):
                 for stray in strays:
                     url = f"{settings.order_service_url}/orders/{stray.order_pk}/settle"
                     settled, _ = shop.ask("POST", url, json={"product_id": stray.product_pk})
                     became = SETTLED.get(settled["outcome"], f"is {settled['outcome']}")
                     yield Line("settled", "ok", f"order {stray.order_pk} {became}")
-                yield from _look_twice(Audit(shop, wait))
+                yield from _lines(compare(shop, wait))
     except ShopUnavailable as error:
         yield Line("audit", "failed", str(error))
 
 
-def _look_twice(audit: "Audit") -> "Generator[Line, None, list[Finding]]":
-    found = []
-    for finding in audit.findings():
-        found.append(finding)
+def _lines(report: Report) -> Iterator[Line]:
+    for finding in report.findings:
         yield Line("audit", "failed", f"product {finding.product_pk}: {finding.text}")
-    if not found:
-        counts = f"{_count(audit.products, 'product')} and {_count(audit.orders, 'order')}"
+    if not report.findings:
+        counts = f"{_count(report.products, 'product')} and {_count(report.orders, 'order')}"
         yield Line("audit", "ok", f"{counts}: the stock adds up")
-    return found
 
 
 def _count(count: int, what: str) -> str:
     return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
-def _agrees(strays: "Sequence[Finding]") -> bool:
+def _agrees(strays: Sequence[Finding]) -> bool:
     units = _count(sum(stray.units for stray in strays), "unit")
     reservations = _count(len(strays), "reservation")
-    try:
-        question = f"Release {units} held by {reservations} without a PLACED order? [y/N] "
-        return input(question).lower() == "y"
-    except EOFError:  # no input to ask for
-        return False
+    question = f"Release {units} held by {reservations} without a PLACED order? [y/N] "
+    print(question, end="", flush=True)
+    return sys.stdin.readline().strip().lower() == "y"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -275,17 +258,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 2
 
-    def told(lines: Iterable[Line]) -> list[Line]:
-        """Return the lines; unless JSON is wanted, print each as soon as it is known."""
-        return [line if options.json else _printed(line) for line in lines]
+    def told(lines: Iterable[Line]) -> Iterator[Line]:
+        """Yield the lines; unless JSON is wanted, print each as soon as it is known."""
+        for line in lines:
+            if not options.json:
+                print(line, flush=True)
+            yield line
 
-    table = {"lines": told(check(settings))}
+    table = {"lines": list(told(check(settings)))}
     is_good = all(line.is_good for line in table["lines"])
     if options.audit or options.repair:
         audited = audit(settings, options.repair, options.yes)
         if any(line.name in AUDITED and line.state == "failed" for line in table["lines"]):
             audited = iter([Line("audit", "failed", "not done: first fix what FAILED above")])
-        table["audit"] = told(audited)
+        table["audit"] = list(told(audited))
         is_good = is_good and table["audit"][-1].is_good
     if options.json:
         rows = {
@@ -294,11 +280,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         }
         print(json.dumps({"ok": is_good, **rows}, indent=2))
     return 0 if is_good else 1
-
-
-def _printed(line: Line) -> Line:
-    print(line, flush=True)
-    return line
 
 
 if __name__ == "__main__":

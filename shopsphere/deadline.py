@@ -19,15 +19,13 @@ class Deadline:
     """When a request must end, in the event loop's time.
 
     `order_pk` is the order that it may have placed; empty until that is possible. `began` is when
-    it first wrote to the storage, by the storage's clock; 0 until then. `is_repeatable` is False if
-    a repeat of the request would count twice.
+    it first wrote to the storage, by the storage's clock; 0 until then.
     """
 
     at: float
     timeout_seconds: float
     order_pk: str = ""
     began: float = 0
-    is_repeatable: bool = True
 
     @property
     def seconds_left(self) -> float:

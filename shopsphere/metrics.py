@@ -1,63 +1,36 @@
 """Prometheus metrics of this process, or of all workers of a service that share a folder."""
 
-import logging
 import os
-import sys
-from collections.abc import Callable
-from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Any, TextIO
+from typing import Any
 
 import prometheus_client as prometheus
 from prometheus_client import values
 from prometheus_client.multiprocess import MultiProcessCollector
 
-if sys.platform != "win32":
-    import fcntl
+from shopsphere.settings import CannotStart
 
 __all__ = ["RequestMetrics", "exposition", "prometheus"]
 
 METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 """A setting of prometheus_client."""
-SHARED = os.environ.get(METRICS_FOLDER, "")
+SHARED = os.environ.get(METRICS_FOLDER)
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
-def _share(service: str) -> Callable[[], None]:
-    """Have prometheus_client use a subfolder for this service, if its setting names a folder.
-
-    Each worker holds a lock while it runs. Whoever is alone removes the subfolder: at the start
-    what was left by processes that were killed, at the end its own. If that folder cannot be used,
-    a warning says so, and the setting is hidden from prometheus_client. Return what to call at the
-    end.
-    """
+def _share(service: str) -> None:
+    """Have prometheus_client use a subfolder for this service, if its setting names a folder."""
     os.environ.pop(METRICS_FOLDER, None)
-    if not SHARED or sys.platform == "win32":
-        return lambda: None
-    folder = Path(SHARED, service)
-    try:
-        folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock = folder.with_suffix(".lock").open("w")
-        _remove_if_alone(folder, lock)
-        fcntl.flock(lock, fcntl.LOCK_SH)
-        folder.mkdir(mode=0o700, exist_ok=True)
-        TemporaryFile(dir=folder).close()
-    except OSError as error:
-        text = "%s cannot be used (%s): each worker reports its own metrics only"
-        logging.getLogger("shopsphere").warning(text, METRICS_FOLDER, error)
-        return lambda: None
-    os.environ[METRICS_FOLDER] = str(folder)
-    return partial(_remove_if_alone, folder, lock)
-
-
-def _remove_if_alone(folder: Path, lock: TextIO) -> None:
-    with suppress(OSError):
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        for file in folder.glob("*.db"):
-            file.unlink()
-        folder.rmdir()
+    if SHARED:
+        folder = Path(SHARED, service)
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            TemporaryFile(dir=folder).close()
+        except OSError as error:
+            raise CannotStart(f"{METRICS_FOLDER} cannot be used ({error}).") from None
+        os.environ[METRICS_FOLDER] = str(folder)
+    values.ValueClass = values.get_value_class()  # type: ignore[no-untyped-call]  # by the setting
 
 
 class RequestMetrics:
@@ -65,8 +38,7 @@ class RequestMetrics:
 
     def __init__(self, service: str = "") -> None:
         """`service` names the subfolder that its workers share, if they share one."""
-        self.close = _share(service)
-        values.ValueClass = values.get_value_class()  # type: ignore[no-untyped-call]  # by the setting
+        _share(service)
         labels = ("method", "route", "status")
         self.registry = registry = prometheus.CollectorRegistry()
         self._requests = prometheus.Counter(

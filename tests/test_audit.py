@@ -135,7 +135,7 @@ def test_what_is_off_only_at_the_first_look_was_under_way(shop: Shop) -> None:
         hold(shop, product, begun, 2)
 
     with closing(audit.Shop(shop.settings())) as asked:
-        assert list(audit.Audit(asked, go_on).findings()) == []
+        assert audit.compare(asked, go_on).findings == []
 
 
 @pytest.mark.parametrize(

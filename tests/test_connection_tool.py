@@ -181,8 +181,9 @@ def test_what_hangs_is_told_from_what_does_not_run(
     with frozen(redis_server.process):
         table = look(shop, USER_SERVICE_URL=NOWHERE)
     assert "does not respond: it is frozen, or overloaded" in table["Redis"][1]
-    text = f"{shop.order.url} is running, but its storage is unreachable"
-    assert table["order service"] == ("not ready", text)
+    for service in (shop.product, shop.order):
+        text = f"{service.url} is running, but its storage is unreachable"
+        assert table[f"{service.name} service"] == ("not ready", text)
     text = f"not running at {NOWHERE}. Start it with: python start_all_services.py"
     assert table["user service"] == ("not running", text)
     with frozen(shop.order.process):

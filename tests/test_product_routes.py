@@ -133,7 +133,7 @@ def test_a_key_makes_one_product_and_a_replay_shows_it_as_it_is_now(
     assert products.get("/products").json() == [another]
 
 
-def test_a_503_says_whether_a_write_may_have_counted(own_redis: RedisServer) -> None:
+def test_a_503_says_that_a_write_may_have_counted(own_redis: RedisServer) -> None:
     on_redis = {"USE_REDIS": "required", "REDIS_PORT": str(own_redis.port)}
     with running("product", on_redis) as products:
         made = add(products, "Lamp")
@@ -142,11 +142,9 @@ def test_a_503_says_whether_a_write_may_have_counted(own_redis: RedisServer) -> 
             ("/products", {"name": "Lamp", "price": 1, "quantity": 1}),
             (f"/products/{made['pk']}/stock", {"change": 1}),
         ):
-            for headers in ({}, {"Idempotency-Key": "mine"}):
-                response = products.post(path, json=body, headers=headers)
-                assert refusal(response) == (503, "storage_unavailable")
-                said = "may have been made" in response.json()["detail"]
-                assert said is not bool(headers)
+            response = products.post(path, json=body)
+            assert refusal(response) == (503, "storage_unavailable")
+            assert "may have been made" in response.json()["detail"]
 
 
 # Stock
@@ -249,7 +247,9 @@ async def test_a_whole_list_is_a_json_array_whatever_pages_it_is_read_in(
         number = int(after or 0)
         return Page(pages[number], str(number + 1), is_last=number + 1 == len(pages))
 
-    response = await listing(Request({"type": "http"}), Paging(None, None), read, PRODUCTS)
+    response = await listing(
+        Request({"type": "http"}), Paging(limit=None, after=None), read, PRODUCTS
+    )
     assert isinstance(response, StreamingResponse)
     text = b"".join([part async for part in response.body_iterator if isinstance(part, bytes)])
     assert [each["pk"] for each in json.loads(text)] == [each.pk for page in pages for each in page]

@@ -186,18 +186,16 @@ class IdempotencyKeyReused(ShopError, status=422, code="idempotency_key_reused")
 class Unavailable(ShopError, status=503, code="unavailable"):
     """A dependency of this service cannot serve now; the caller should retry later."""
 
-    leaves_outcome_open: ClassVar[bool] = False
-    """Whether the request may have taken effect anyway."""
     advice: ClassVar[str] = "Try again in a moment."
-    """What to do next, unless that could place an order twice."""
+    """What to do next, without doing anything twice."""
 
     def __init__(self) -> None:
         super().__init__(f"{self.sentence} {self.advice}", retry_after=1)
 
 
 class StoreUnavailable(Unavailable, code="storage_unavailable"):
-    leaves_outcome_open = True
     sentence = "The storage does not respond now."
+    advice = "A change may have been made: without an Idempotency-Key, check before you repeat it."
 
 
 class StorageMismatch(Unavailable, code="storage_mismatch"):
@@ -217,6 +215,5 @@ class OrderGivenUp(Unavailable, code="order_given_up"):
 
 
 class RequestTimedOut(Unavailable, code="request_timeout"):
-    leaves_outcome_open = True
     sentence = "The request took too long and was given up."
     advice = "It may have taken effect: if it had an Idempotency-Key, send it again with that."

@@ -5,16 +5,13 @@ change while they are read, so only inconsistencies that a second look confirms 
 """
 
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
 from sqlite3 import Row
-from typing import Any, Literal
-from urllib.parse import parse_qs, urlsplit
+from typing import Any, NamedTuple
 
 import requests
 from pydantic import BaseModel
-from tqdm import tqdm
 
 from shopsphere.http_sessions import RETRIES, reason_of, session
 from shopsphere.records import StorageName
@@ -23,8 +20,6 @@ from shopsphere.settings import Settings
 PAGE = 1000
 TIMEOUT_SECONDS = 30
 UNKNOWN = {"received": 0, "available": 0, "reserved": 0, "shipped": 0}
-BAR: dict[str, Any] = {"leave": False, "disable": None}
-"""Progress bars disappear when done, and are shown on terminals only."""
 TRIES = 5
 """How often one look reads a product until its stock and reservations match."""
 
@@ -52,21 +47,15 @@ ON CONFLICT DO UPDATE SET held = excluded.held
 SUMS = """
 SELECT stocks.*, received - available - reserved - stocks.shipped AS lost,
        min(available, reserved, stocks.shipped) < 0 AS is_below_zero,
-       ifnull(sum(held), 0) AS held, ifnull(sum(orders.shipped), 0) AS sent,
-       ifnull(sum(held != placed), 0) AS strays
-FROM stocks LEFT JOIN orders ON product_id = stocks.pk
-WHERE stocks.pk BETWEEN ? AND ? GROUP BY stocks.pk
+       ifnull(sum(held), 0) AS held, ifnull(sum(orders.shipped), 0) AS sent
+FROM stocks LEFT JOIN orders ON product_id = stocks.pk WHERE stocks.pk = ?
 """
-"""The stock of each product and the sums over its orders.
+"""The stock of a product and the sums over its orders.
 
 `lost` are received units that are nowhere. `held` counts reserved units, `sent` those of SHIPPED
-orders, `strays` orders whose placed and held units differ.
+orders.
 """
-SUSPECTS = f"""
-SELECT pk FROM ({SUMS})
-WHERE lost OR is_below_zero OR reserved != held OR shipped != sent OR strays
-"""  # noqa: S608  # of constants
-
+COUNTS = "SELECT (SELECT count(*) FROM products), count(DISTINCT pk) FROM orders"
 STRAYS = "SELECT pk, placed, held FROM orders WHERE product_id = ? AND placed != held"
 
 
@@ -88,8 +77,7 @@ Stray = tuple[str, int, int]
 """An order's pk, the units that it ordered while PLACED, and the units held for it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
+class Finding(NamedTuple):
     """An inconsistency of a product, and the order to settle if that releases units."""
 
     product_pk: str
@@ -122,16 +110,13 @@ class Shop:
     def pages(self, url: str) -> Iterator[list[Json]]:
         """Yield a list in pages, or nothing if it does not exist."""
         after: str | None = None
-        while True:
-            page, link = self.ask("GET", url, params={"limit": PAGE, "after": after})
+        while after != "":
+            page, after = self.ask("GET", url, params={"limit": PAGE, "after": after})
             yield page or []
-            if not link:
-                return
-            [after] = parse_qs(urlsplit(link).query)["after"]
 
     def ask(self, method: str, url: str, **options: Json) -> tuple[Any, str]:
-        """Return the JSON of a success and the link to the next page, or None for a 404; log in if
-        that is required. Raise ShopUnavailable. The `options` are those of `requests`."""
+        """Return the JSON of a success, or None for a 404, and the cursor if another page follows;
+        log in if that is required. Raise ShopUnavailable. The `options` are those of `requests`."""
         try:
             response = self._http.request(method, url, timeout=TIMEOUT_SECONDS, **options)  # type: ignore[arg-type]  # dicts
         except requests.RequestException as error:
@@ -143,12 +128,13 @@ class Shop:
         try:
             found = response.json()
             detail = None if response.ok else found["detail"]
+            cursor = response.headers["X-Cursor"] if response.links else ""
         except (ValueError, LookupError, TypeError) as error:
             raise ShopUnavailable(f"{said}, but not as a ShopSphere service does") from error
         if response.status_code == 404:
             return None, ""
         if response.ok:
-            return found, response.links.get("next", {}).get("url", "")
+            return found, cursor
         hint = ""
         if response.status_code in (401, 403):
             hint = " Set ADMIN_EMAIL and ADMIN_PASSWORD here as they are set for the shop."
@@ -166,11 +152,9 @@ class _Look(sqlite3.Connection):
         self._products_url = f"{shop.settings.product_service_url}/products"
 
     def read_orders(self) -> None:
-        pages = self._shop.pages(f"{self._shop.settings.order_service_url}/orders")
-        for orders in tqdm(pages, unit=" pages of orders", **BAR):
-            self.executemany(
-                ADD_ITEM, (order | item for order in orders for item in order["items"])
-            )
+        for orders in self._shop.pages(f"{self._shop.settings.order_service_url}/orders"):
+            items = (order | item for order in orders for item in order["items"])
+            self.executemany(ADD_ITEM, items)
 
     def list_products(self) -> None:
         """Collect every product, including possibly deleted ones that only orders name."""
@@ -178,14 +162,13 @@ class _Look(sqlite3.Connection):
             self.executemany("INSERT OR IGNORE INTO products VALUES (:pk)", products)
         self.execute("INSERT OR IGNORE INTO products SELECT product_id FROM orders")
 
-    def count(self, table: Literal["orders", "products"]) -> int:
-        [(count,)] = self.execute(f"SELECT count(DISTINCT pk) FROM {table}")  # noqa: S608  # a literal
-        return int(count)
+    def products(self) -> Iterator[str]:
+        """Yield the pk of each product of this look."""
+        yield from (pk for (pk,) in self.execute("SELECT pk FROM products"))
 
     def read_stocks(self) -> None:
         """Read stock and reservations of each product; retry if they change in between."""
-        products = self.execute("SELECT pk FROM products")
-        for (pk,) in tqdm(products, total=self.count("products"), unit=" products", **BAR):
+        for pk in self.products():
             for _ in range(TRIES):
                 self._read_stock(pk)
                 sums = self.sums(pk)
@@ -202,7 +185,7 @@ class _Look(sqlite3.Connection):
     def sums(self, pk: str) -> Row:
         """Return the stock of a product and the sums over its orders."""
         sums: Row
-        [sums] = self.execute(SUMS, (pk, pk))
+        [sums] = self.execute(SUMS, (pk,))
         return sums
 
     def strays(self, pk: str) -> set[Stray]:
@@ -210,41 +193,39 @@ class _Look(sqlite3.Connection):
         return set(map(tuple, self.execute(STRAYS, (pk,))))
 
 
-class Audit:
-    """One audit of a shop. `products` and `orders` are the numbers compared.
+class Report(NamedTuple):
+    """The inconsistencies, and the numbers of products and orders compared."""
+
+    findings: list[Finding]
+    products: int
+    orders: int
+
+
+def compare(shop: Shop, wait: Callable[[], object]) -> Report:
+    """Compare the stock of a shop with its orders. Raise ShopUnavailable.
 
     `wait` is called between the two looks; it must take long enough for pending commands to finish
     or be settled.
     """
-
-    def __init__(self, shop: Shop, wait: Callable[[], object]) -> None:
-        self._shop = shop
-        self._wait = wait
-        self.products = 0
-        self.orders = 0
-
-    def findings(self) -> Iterator[Finding]:
-        """Yield the inconsistencies, product by product. Raise ShopUnavailable."""
-        with closing(_Look(self._shop)) as first, closing(_Look(self._shop)) as second:
-            first.read_orders()
-            self.orders = first.count("orders")
-            first.list_products()
-            self.products = first.count("products")
-            first.read_stocks()
-            suspects = first.execute(SUSPECTS, ("", "~"))
-            second.executemany("INSERT INTO products VALUES (?)", suspects)
-            if second.count("products"):
-                self._wait()
-                second.read_orders()
-                second.read_stocks()
-            for (pk,) in second.execute("SELECT pk FROM stocks"):
-                strays = first.strays(pk) & second.strays(pk)
-                yield from _found_twice(first.sums(pk), second.sums(pk), sorted(strays))
+    with closing(_Look(shop)) as first, closing(_Look(shop)) as second:
+        first.read_orders()
+        first.list_products()
+        first.read_stocks()
+        suspects = ((pk,) for pk in first.products() if any(_found_twice(pk, first, first)))
+        if second.executemany("INSERT INTO products VALUES (?)", suspects).rowcount:
+            wait()
+            second.read_orders()
+            second.read_stocks()
+        findings = [each for pk in second.products() for each in _found_twice(pk, first, second)]
+        [(products, orders)] = first.execute(COUNTS)
+        return Report(findings, products, orders)
 
 
-def _found_twice(first: Row, second: Row, strays: Sequence[Stray]) -> Iterator[Finding]:
+def _found_twice(pk: str, first_look: _Look, second_look: _Look) -> Iterator[Finding]:
     """Yield the inconsistencies of a product that both looks found."""
-    pk, received, available, reserved, shipped, *_ = second
+    strays = sorted(first_look.strays(pk) & second_look.strays(pk))
+    first, second = first_look.sums(pk), second_look.sums(pk)
+    _, received, available, reserved, shipped, *_ = second
     if first["lost"] and second["lost"]:
         figures = f"available {available} + reserved {reserved} + shipped {shipped}"
         yield Finding(pk, f"received is {received}, {_by(second['lost'])} for {figures}")

@@ -7,13 +7,13 @@ tokens, and service tokens where a person is expected. Routes for `anyone` ignor
 import secrets
 from collections import Counter
 from collections.abc import Callable
-from functools import partial
+from dataclasses import dataclass
 from typing import Annotated, NamedTuple, TypeVar
 
 from fastapi import Request, Security
 from fastapi.dependencies.utils import get_flat_params
 from fastapi.openapi.models import HTTPBearer
-from fastapi.params import Query
+from fastapi.params import Header, Path
 from fastapi.routing import APIRoute
 from fastapi.security.base import SecurityBase
 from starlette.datastructures import QueryParams
@@ -56,9 +56,7 @@ class Rule(SecurityBase):
         self._needs_token = needs_token
 
     async def __call__(self, request: Request) -> object:
-        """Return the admitted caller; None without a token."""
-        if "shopsphere.caller" not in request.scope:  # a route without `guard`
-            self.require(request)
+        """Return the caller whom `guard` let the rule admit; None without a token."""
         return request.scope["shopsphere.caller"]
 
     def require(self, request: Request) -> None:
@@ -122,29 +120,31 @@ def guard(route: APIRoute, ignores_query: bool) -> None:
     rules = [call for call in calls if isinstance(call, Rule)]
     if len(rules) + (route.endpoint in _open_endpoints) != 1:
         raise TypeError(f"{route.path} needs exactly one rule of access, or to be for anyone")
-    if not isinstance(route.app, partial):  # guarded already by another app
+    if not isinstance(route.app, _Guard):  # guarded already by another app
         parameters = get_flat_params(route.dependant)
-        names = {each.alias for each in parameters if isinstance(each.field_info, Query)}
+        names = {
+            each.alias for each in parameters if not isinstance(each.field_info, Path | Header)
+        }
         known = None if ignores_query else names
-        route.app = partial(_guarded, route.app, rules[0] if rules else None, known)
+        route.app = _Guard(route.app, rules[0] if rules else None, known)
 
 
-async def _guarded(
-    app: ASGIApp,
-    rule: Rule | None,
-    known: set[str] | None,
-    scope: Scope,
-    receive: Receive,
-    send: Send,
-) -> None:
-    """Run a route's app if the rule admits the caller and all query parameters are `known`."""
-    if rule:
-        rule.require(Request(scope))
-    if scope.get("shopsphere.is_too_large"):
-        raise BodyTooLarge
-    if scope["query_string"] and known is not None:
-        _require_known(QueryParams(scope["query_string"]), known)
-    await app(scope, receive, send)
+@dataclass(frozen=True, slots=True)
+class _Guard:
+    """Runs a route's app if the rule admits the caller and all query parameters are `known`."""
+
+    app: ASGIApp
+    rule: Rule | None
+    known: set[str] | None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self.rule:
+            self.rule.require(Request(scope))
+        if scope.get("shopsphere.is_too_large"):
+            raise BodyTooLarge
+        if scope["query_string"] and self.known is not None:
+            _require_known(QueryParams(scope["query_string"]), self.known)
+        await self.app(scope, receive, send)
 
 
 def _require_known(sent: QueryParams, known: set[str]) -> None:

@@ -66,7 +66,6 @@ def create_app(
             if problem:
                 raise problem
             service.metrics = RequestMetrics(name)
-            closing.callback(service.metrics.close)
             service.opened = await open_storage(settings)
             closing.push_async_callback(service.opened.records.close)
             service.own = await closing.enter_async_context(opening(service))

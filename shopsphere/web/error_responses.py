@@ -23,7 +23,6 @@ FRAMEWORK_ERRORS = {
     "There was an error parsing the body": errors.InvalidRequest(UNREADABLE),
 }
 """The details of starlette 1.10 and FastAPI 0.165, and what we say instead."""
-SCHEMA = "#/components/schemas/ErrorBody"
 
 
 class FieldError(BaseModel):
@@ -51,16 +50,11 @@ class ErrorBody(BaseModel):
 def error_response(error: errors.ShopError, deadline: Deadline | None = None) -> Response:
     """Return the response to an error; non-ASCII text is escaped, so encoding cannot fail.
 
-    A 503 names the order that may have been placed before the deadline, and how to find out.
+    A 503 names the order that may have been placed before the deadline.
     """
     body = _body(error)
     if isinstance(error, errors.Unavailable) and deadline and deadline.order_pk:
         body["order_id"] = deadline.order_pk
-        if error.leaves_outcome_open:
-            where = f"GET /orders/{deadline.order_pk}"
-            body["detail"] = f"{error.sentence} The order may have been placed: see {where}."
-    elif isinstance(error, errors.StoreUnavailable) and deadline and not deadline.is_repeatable:
-        body["detail"] = f"{error.sentence} The change may have been made; check before a repeat."
     return Response(json.dumps(body), error.status, error.headers, "application/json")
 
 
@@ -73,9 +67,9 @@ def raises(*kinds: Kind, among: Responses | None = None) -> Responses:
     given."""
     responses: Responses = {} if among is None else among
     for kind in kinds:
-        content = {"application/json": {"schema": {"$ref": SCHEMA}, "examples": {}}}
+        content = {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorBody"}}}
         response = responses.setdefault(str(kind.status), {"content": content})
-        examples = response["content"]["application/json"]["examples"]
+        examples = response["content"]["application/json"].setdefault("examples", {})
         example = kind if isinstance(kind, errors.ShopError) else kind()
         examples[kind.code] = {"value": _body(example)}
         response["description"] = " or ".join(f"`{code}`" for code in examples)

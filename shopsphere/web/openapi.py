@@ -6,7 +6,7 @@ from typing import Any
 from fastapi import FastAPI
 
 from shopsphere.domain import errors
-from shopsphere.web.error_responses import ErrorBody, raises
+from shopsphere.web.error_responses import raises
 
 
 def correct_openapi(app: FastAPI) -> None:
@@ -19,12 +19,8 @@ def correct_openapi(app: FastAPI) -> None:
         for operations in document["paths"].values():
             for operation in operations.values():
                 _correct(operation)
-        schemas = document["components"]["schemas"]
         for unused in ("HTTPValidationError", "ValidationError"):
-            schemas.pop(unused, None)
-        template = "#/components/schemas/{model}"
-        schemas["ErrorBody"] = ErrorBody.model_json_schema(ref_template=template)
-        schemas |= schemas["ErrorBody"].pop("$defs")
+            document["components"]["schemas"].pop(unused, None)
         return document
 
     app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way to extend it

@@ -3,16 +3,16 @@
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
-from typing import Annotated, Literal, NamedTuple, TypeVar
+from datetime import datetime
+from typing import Annotated, Literal, TypeVar
 from urllib.parse import urlencode
 
-from fastapi import Depends, Query, Request, Response
+from fastapi import Query, Request, Response
 from fastapi.responses import StreamingResponse
-from pydantic import BeforeValidator, Field, TypeAdapter, WithJsonSchema
+from pydantic import BaseModel, BeforeValidator, Field, TypeAdapter, WithJsonSchema
 
 from shopsphere.domain.values import Page
-from shopsphere.records import END, EVERYTHING, Span
+from shopsphere.records import END, Span
 from shopsphere.web.error_responses import Responses
 from shopsphere.web.examples import headers
 
@@ -36,26 +36,6 @@ def _digits(value: object) -> object:
 Limit = Annotated[int, Field(ge=1, le=MAX_LIMIT), BeforeValidator(_digits)]
 
 
-class Paging(NamedTuple):
-    """The requested part of a list; the whole list if `limit` is None."""
-
-    limit: int | None
-    after: str | None
-    span: Span = EVERYTHING
-
-
-async def _paging(
-    limit: Annotated[
-        Limit | None, Query(description="Items in the page. Without it: all, streamed.")
-    ] = None,
-    after: Annotated[str | None, Query(min_length=1, description=AFTER)] = None,
-) -> Paging:
-    return Paging(DEFAULT_LIMIT if limit is None and after is not None else limit, after)
-
-
-AnyPaging = Annotated[Paging, Depends(_paging)]
-
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MOMENT = r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+ -]\d\d:\d\d)"
 
 
@@ -64,7 +44,7 @@ def _microseconds(text: object) -> int:
     if re.fullmatch(MOMENT, str(text)):
         with suppress(ValueError):  # such as month 13
             moment = datetime.fromisoformat(str(text).upper().replace(" ", "+"))
-            return (moment - EPOCH) // timedelta(microseconds=1)
+            return round(moment.timestamp() * 1_000_000)
     raise ValueError("must be a time with an offset, such as 2026-11-24T14:43:51Z")
 
 
@@ -73,32 +53,42 @@ Moment = Annotated[
 ]
 
 
-async def _by_entry(
-    paging: AnyPaging,
-    order: Annotated[
-        Literal["newest"] | None,
-        Query(description="`newest`: newest first; `after` continues with older ones."),
-    ] = None,
-) -> Paging:
-    return paging._replace(span=Span(newest_first=order is not None))
+class Paging(BaseModel):
+    """The requested part of a list; all of it without `limit` and `after`."""
+
+    limit: Limit | None = Field(None, description="Items in the page. Without it: all, streamed.")
+    after: str | None = Field(None, min_length=1, description=AFTER)
 
 
-PagingByEntry = Annotated[Paging, Depends(_by_entry)]
+class ByEntry(Paging):
+    """The same of a list that can be read backwards."""
+
+    order: Literal["newest"] | None = Field(
+        None, description="`newest`: newest first; `after` continues with older ones."
+    )
+
+    @property
+    def span(self) -> Span:
+        return Span(newest_first=self.order is not None)
 
 
-async def _in_time(
-    paging: PagingByEntry,
-    since: Annotated[
-        Moment | None,
-        Query(description="Orders that entered this list at this time or later."),
-    ] = None,
-    until: Annotated[Moment | None, Query(description="Orders that entered it before.")] = None,
-) -> Paging:
-    span = paging.span._replace(since=since or 0, until=END if until is None else until)
-    return paging._replace(span=span)
+class InTime(ByEntry):
+    """The same of a list whose entries have a time."""
+
+    since: Moment | None = Field(
+        None, description="Orders that entered this list at this time or later."
+    )
+    until: Moment | None = Field(None, description="Orders that entered it before.")
+
+    @property
+    def span(self) -> Span:
+        until = END if self.until is None else self.until
+        return super().span._replace(since=self.since or 0, until=until)
 
 
-PagingInTime = Annotated[Paging, Depends(_in_time)]
+AnyPaging = Annotated[Paging, Query()]
+PagingByEntry = Annotated[ByEntry, Query()]
+PagingInTime = Annotated[InTime, Query()]
 
 LINK = {
     "Link": 'The next page, `<path>; rel="next"`, while there is more.',
@@ -113,18 +103,19 @@ async def listing(
     request: Request, paging: Paging, read: ReadPage[T], shown: TypeAdapter[list[S]]
 ) -> Response:
     """Return the requested part of a list as a JSON array, serialised by `shown`."""
-    page = await read(paging.after, paging.limit or STREAMED_AT_ONCE)
-    if paging.limit is None:
+    limit = DEFAULT_LIMIT if paging.limit is None and paging.after else paging.limit
+    page = await read(paging.after, limit or STREAMED_AT_ONCE)
+    if limit is None:
         stream = _stream(page, read, shown)
         response: Response = StreamingResponse(stream, media_type="application/json")
     else:
         response = Response(b"[%b]" % _items(page, shown), media_type="application/json")
     if page.total is not None:
         response.headers["X-Total-Count"] = str(page.total)
-    if paging.limit is not None and page.cursor is not None:
+    if limit is not None and page.cursor is not None:
         response.headers["X-Cursor"] = page.cursor
         if not page.is_last:
-            response.headers["Link"] = f'<{_next(request, paging.limit, page.cursor)}>; rel="next"'
+            response.headers["Link"] = f'<{_next(request, limit, page.cursor)}>; rel="next"'
     return response
 
 
