@@ -16,13 +16,11 @@ from shopsphere.domain import errors
 from shopsphere.domain import idempotency as keys
 from shopsphere.domain import orders as rules
 from shopsphere.domain.errors import OrderRefused, ProductNotFound, StoreUnavailable, Unavailable
-from shopsphere.domain.idempotency import Binding
 from shopsphere.domain.pks import is_pk, new_pk
 from shopsphere.domain.records import KeyRecord, OrderRecord
 from shopsphere.domain.values import Item, Order, Reservation, by_product
 from shopsphere.ordering.metrics import OrderMetrics
 from shopsphere.ordering.notes import ENDS_AS, Command, PendingCommand
-from shopsphere.ordering.notifier import notify
 from shopsphere.ordering.orders import Orders
 from shopsphere.ordering.product_client import ProductClient
 from shopsphere.ordering.settling import Settling
@@ -63,55 +61,70 @@ class Checkout:
         be placing it, IdempotencyKeyReused if the key was used for another request.
         """
         pk = new_pk()
-        if key is None:
-            return await self._place(pk, items, user_pk, deadline), False
-        record, request = KeyRecord(pk=key), keys.digest_of(*by_product(items))
-        bind = partial(keys.bind, request=request, pk=pk, lease_seconds=self._lease_seconds)
-        binding = await self._records.change(bind, record)
-        deadline.began = binding.bound_at
-        if binding.pk != pk:
-            earlier = await self._earlier_order(binding, items)
+        if key is not None:
+            earlier = await self._bind(key, pk, items, deadline)
             if earlier:
                 return earlier, True
-            if deadline.seconds_left < deadline.timeout_seconds / 2:
-                await self._free(partial(keys.forget, pk=binding.pk), record)
-                raise errors.OrderGivenUp
-            bind_again = partial(bind, settled_pk=binding.pk)
-            if (await self._records.change(bind_again, record)).pk != pk:
-                raise errors.RequestInProgress
         try:
-            return await self._place(pk, items, user_pk, deadline), False
-        except OrderRefused:
-            await self._free(partial(keys.forget, pk=pk), record)
+            order = await self._place(pk, items, user_pk, deadline)
+        except OrderRefused as refusal:
+            self._metrics.refused.labels(refusal.code).inc()
+            await self._free(partial(keys.forget, pk=pk), key)
             raise
         except BaseException:
-            await self._free(partial(keys.end_lease, pk=pk), record)
+            await self._free(partial(keys.end_lease, pk=pk), key)
             raise
+        self._metrics.placed.inc()
+        return order, False
+
+    async def _bind(
+        self, key: str, pk: str, items: Sequence[Item], deadline: Deadline
+    ) -> Order | None:
+        """Bind a key to this pk, or return the order of an earlier request, entered in its lists.
+
+        If that request placed none, make sure first that it never will. Raise RequestInProgress
+        while it may still be running, Unavailable if its reservations cannot be released or there
+        is too little time left.
+        """
+        record, request = KeyRecord(pk=key), keys.digest_of(*by_product(items))
+        bind = partial(keys.bind, request=request, pk=pk, lease_seconds=self._lease_seconds)
+        bound = await self._records.change(bind, record)
+        deadline.began = bound.bound_at
+        if bound.pk == pk:
+            return None
+        order = await self._orders.find(bound.pk)
+        if order:
+            await self._orders.enter(order)
+            return order
+        if bound.lease_seconds_left:
+            raise errors.RequestInProgress(bound.lease_seconds_left)
+        product_pks = [item.product_pk for item in items if is_pk(item.product_pk)]
+        # The key is bound to the same items, so these are the earlier request's products.
+        pending = PendingCommand.of(Command.PLACE, bound.pk, product_pks)
+        order = await self._settling.settle(pending)
+        if order:
+            return order
+        if deadline.seconds_left < deadline.timeout_seconds / 2:
+            await self._free(partial(keys.forget, pk=bound.pk), key)
+            raise errors.OrderGivenUp
+        if (await self._records.change(partial(bind, settled_pk=bound.pk), record)).pk != pk:
+            raise errors.RequestInProgress
+        return None
 
     async def _place(
         self, pk: str, items: Sequence[Item], user_pk: str | None, deadline: Deadline
     ) -> Order:
-        """Place a new order with this pk, and count the outcome."""
-        try:
-            for item in by_product(items):
-                if not is_pk(item.product_pk):
-                    raise ProductNotFound(item.product_pk)
-            order = await self._take(pk, items, user_pk, deadline)
-        except OrderRefused as refusal:
-            self._metrics.refused.labels(refusal.code).inc()
-            raise
-        self._metrics.placed.inc()
-        return order
-
-    async def _take(
-        self, pk: str, items: Sequence[Item], user_pk: str | None, deadline: Deadline
-    ) -> Order:
-        note = PendingCommand.of(Command.PLACE, pk, [item.product_pk for item in items])
+        """Place a new order with this pk."""
+        wanted = by_product(items)
+        for item in wanted:
+            if not is_pk(item.product_pk):
+                raise ProductNotFound(item.product_pk)
+        note = PendingCommand.of(Command.PLACE, pk, [item.product_pk for item in wanted])
         noted_at = await self._records.add_note(note.text)
         deadline.order_pk, deadline.began = pk, deadline.began or noted_at
         held: dict[str, Reservation] = {}
         try:
-            for item in by_product(items):
+            for item in wanted:
                 held[item.product_pk] = await self._products.reserve(pk, item, deadline.at)
         except OrderRefused as refusal:
             to_release = [*held] if refusal.is_remembered else [*held, item.product_pk]
@@ -151,15 +164,12 @@ class Checkout:
     async def _end(self, command: Command, order: Order, deadline: Deadline) -> Order:
         note = PendingCommand.of(command, order.pk, [item.product_pk for item in order.items])
         await self._records.add_note(note.text)
-        ended = await self._records.change(
-            partial(rules.end, status=ENDS_AS[command]), OrderRecord(pk=order.pk)
-        )
+        ended = await self._settling.end(note)
         if ended is None or ended.status is not ENDS_AS[command]:
             await self._remove_note(note)
             is_cancel = command is Command.CANCEL
             has_ended = errors.OrderIsShipped if is_cancel else errors.OrderIsCancelled
             raise has_ended if ended else errors.OrderNotFound
-        await self._orders.enter(ended)
         if await self._notify(note, deadline):
             await self._remove_note(note)
         return ended
@@ -168,7 +178,7 @@ class Checkout:
         """Notify the product service within half the time left; return whether that succeeded."""
         try:
             async with asyncio.timeout(deadline.seconds_left / 2):
-                await notify(self._products, self._metrics, ended)
+                await self._settling.notify(ended)
         except (Unavailable, TimeoutError):
             log.warning("could not notify the product service; settling will: %s", ended.text)
             return False
@@ -179,33 +189,17 @@ class Checkout:
         with contextlib.suppress(StoreUnavailable):
             await self._records.remove_note(note.text)
 
-    async def _earlier_order(self, bound: Binding, items: Sequence[Item]) -> Order | None:
-        """Return the order that a key is bound to, after entering it in its lists; if it was not
-        placed, make sure that it never will be.
-
-        Raise RequestInProgress while its request may still be running, Unavailable if its
-        reservations cannot be released.
-        """
-        order = await self._orders.find(bound.pk)
-        if order:
-            await self._orders.enter(order)
-            return order
-        if bound.lease_seconds_left:
-            raise errors.RequestInProgress(bound.lease_seconds_left)
-        product_pks = [item.product_pk for item in items if is_pk(item.product_pk)]
-        # The key is bound to the same items, so these are the earlier request's products.
-        pending = PendingCommand.of(Command.PLACE, bound.pk, product_pks)
-        return await self._settling.settle(pending)
-
-    async def _free(self, rule: Callable[[float, KeyRecord], None], record: KeyRecord) -> None:
+    async def _free(self, rule: Callable[[float, KeyRecord], None], key: str | None) -> None:
         """Free a key or end its lease with this rule; if that fails, the lease ends by itself.
 
         Once the request has timed out, its response does not wait for this.
         """
+        if key is None:
+            return
 
         async def free() -> None:
             with contextlib.suppress(StoreUnavailable):
-                await self._records.change(rule, record)
+                await self._records.change(rule, KeyRecord(pk=key))
 
         freeing = asyncio.create_task(free())
         self._freeing.add(freeing)
