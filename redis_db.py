@@ -32,7 +32,7 @@ R = TypeVar("R", bound=Record)
 Rs = TypeVarTuple("Rs")
 T = TypeVar("T")
 
-FORMAT = "4"
+FORMAT = "5"
 """The version of the data format, raised with each change of it; 0.1.0 stored no version."""
 
 KINDS_OF_0_1_0 = {
@@ -50,8 +50,7 @@ SEEN_RECORDS = 4096
 TURN_POLL_SECONDS = 0.004
 """How often a process checks whether another still has exclusive use of a slot."""
 
-FULL_BUCKET = 100
-"""How many names fill a bucket: fewer than the 128 up to which Redis packs a sorted set."""
+BUCKET_ID_LENGTH = 10
 
 
 STEP = Script("""
@@ -125,42 +124,36 @@ end
 """)
 
 NAMES = Script("""
--- Add names to a bucket of the search index, as long as it stays packed, or remove them from it.
--- Returns a name to split the bucket at if it is full, otherwise '', then the names left over:
--- they belong in other buckets, or there was no room.
--- The index is one sorted list in buckets that are small enough for Redis to pack. A bucket is
--- named by its lower bound; the directory holds all bounds but that of the first, which is ''.
--- KEYS: directory, bucket. ARGV: 'add' or 'remove', bound, number of names in a full bucket, names.
-local result = {''}
+-- Add names to a bucket of the search index, as long as it stays packed, or remove them from it;
+-- move the upper half of a full bucket to a new one. Returns the names left over: they belong in
+-- other buckets, or there was no room.
+-- The index is one sorted list in buckets of fewer than the 128 names up to which Redis packs them.
+-- The directory holds the lower bound of each bucket but the first: the last name before it, then
+-- the bucket's id. No name begins with another.
+-- KEYS: directory, bucket, new bucket. ARGV: 'add' or 'remove', bound, id of the new bucket, names.
+local left = {}
 local size = redis.call('ZCARD', KEYS[2])
 for i = 4, #ARGV do
   local bound = redis.call('ZREVRANGEBYLEX', KEYS[1], '[' .. ARGV[i], '-', 'LIMIT', 0, 1)[1] or ''
   if bound ~= ARGV[2] or (ARGV[1] == 'add' and size >= 126) then
-    table.insert(result, ARGV[i])
+    table.insert(left, ARGV[i])
   elseif ARGV[1] == 'add' then
     size = size + redis.call('ZADD', KEYS[2], 0, ARGV[i])
   else
     size = size - redis.call('ZREM', KEYS[2], ARGV[i])
   end
 end
-if size >= tonumber(ARGV[3]) then
-  result[1] = redis.call('ZRANGE', KEYS[2], math.floor(size / 2), math.floor(size / 2))[1]
-elseif size == 0 then
+if size == 0 then
   redis.call('ZREM', KEYS[1], ARGV[2])
-end
-return result
-""")
-
-SPLIT_BUCKET = Script("""
--- Move the names from a bound onward to a new bucket, if the old one is still full.
--- KEYS: directory, bucket, new bucket. ARGV: bound of the new bucket, names in a full bucket.
-local rank = redis.call('ZRANK', KEYS[2], ARGV[1])
-if rank and rank > 0 and redis.call('ZCARD', KEYS[2]) >= tonumber(ARGV[2]) then
+elseif size >= 100 and redis.call('ZCARD', KEYS[3]) == 0 then
+  local half = math.floor(size / 2)
+  local last = redis.call('ZRANGE', KEYS[2], half - 1, half - 1)[1]
   redis.call('ZUNIONSTORE', KEYS[3], 1, KEYS[2])
-  redis.call('ZREMRANGEBYRANK', KEYS[3], 0, rank - 1)
-  redis.call('ZADD', KEYS[1], 0, ARGV[1])
-  redis.call('ZREMRANGEBYRANK', KEYS[2], rank, -1)
+  redis.call('ZREMRANGEBYRANK', KEYS[3], 0, half - 1)
+  redis.call('ZADD', KEYS[1], 0, last .. ARGV[3])
+  redis.call('ZREMRANGEBYRANK', KEYS[2], half, -1)
 end
+return left
 """)
 
 ADD_NOTE = Script("""
@@ -440,7 +433,7 @@ class RedisRecords:
                 low = b"(" + names[-1].encode()
 
     async def _in_buckets(self, action: str, names: Collection[str]) -> None:
-        """Run a script on the buckets of these names, and repeat it for names that have moved."""
+        """Run a script on the buckets of these names, and repeat it for names left over."""
         async with self._index_turn:
             while names:
                 buckets: dict[str, list[str]] = {}
@@ -451,14 +444,11 @@ class RedisRecords:
                 )
                 names = [name for each in left for name in each]
 
-    async def _in_bucket(self, action: str, bound: str, names: Collection[str]) -> Collection[str]:
-        """Run a script on one bucket and split it if it is full; return the names left over."""
-        keys = [self._bucket(), self._bucket(bound)]
-        split_at, *left = await NAMES.run(self._client, keys, action, bound, FULL_BUCKET, *names)
-        if split_at:
-            keys.append(self._bucket(split_at))
-            await SPLIT_BUCKET.run(self._client, keys, split_at, FULL_BUCKET)
-        return list(left)
+    async def _in_bucket(self, action: str, bound: str, names: Iterable[str]) -> Iterable[str]:
+        new = secrets.token_hex(BUCKET_ID_LENGTH // 2)
+        keys = [self._bucket(), self._bucket(bound), self._bucket(new)]
+        left: list[str] = await NAMES.run(self._client, keys, action, bound, new, *names)
+        return left
 
     async def _bounds(self, names: Collection[str]) -> list[list[str]]:
         """Return the bound of each name's bucket; that of the first bucket is empty."""
@@ -501,9 +491,10 @@ class RedisRecords:
         return f"{self._prefix}:list:{{{listing.slot}}}:{listing.name}"
 
     def _bucket(self, bound: str | None = None) -> str:
-        """Return the key of a bucket of the search index, or without a bound, of the directory."""
+        """Return the key of a bucket of the search index, or without a bound, of the directory. A
+        bucket's id is the end of its bound."""
         directory = f"{self._prefix}:names:{{names}}"
-        return directory if bound is None else f"{directory}:{bound}"
+        return directory if bound is None else f"{directory}:{bound[-BUCKET_ID_LENGTH:]}"
 
 
 def _rehearse(
