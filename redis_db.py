@@ -8,10 +8,9 @@ import asyncio
 import itertools
 import logging
 import secrets
-from collections import OrderedDict, deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from itertools import islice
 from typing import Any, Self, TypeVar, TypeVarTuple
 
@@ -45,7 +44,7 @@ STEPS_AT_ONCE = 64
 """How many steps of one slot may share a read and a write."""
 
 SEEN_RECORDS = 4096
-"""How many shared records this process caches as it last saw them."""
+"""How many shared records this process caches as it last saw them, before it begins again."""
 
 TURN_POLL_SECONDS = 0.004
 """How often a process checks whether another still has exclusive use of a slot."""
@@ -218,10 +217,6 @@ class _Seen:
     """A record, or a ValidationError if the stored hash is not valid."""
 
     @classmethod
-    def kept(cls, version: str, record: Record) -> Self:
-        return cls("" if _is_missing(record) else version, record)
-
-    @classmethod
     def of(cls, wanted: Record, kept: Sequence[str]) -> Self:
         """Return the wanted record as stored in a hash of alternating names and values."""
         if not kept:
@@ -256,9 +251,9 @@ class RedisRecords:
         self._prefix = prefix
         self._process = secrets.token_urlsafe(6)
         self._writes = itertools.count()
-        self._queues: dict[str, deque[_Step]] = {}
-        self._leaders: set[asyncio.Task[None]] = set()
-        self._seen: OrderedDict[str, _Seen] = OrderedDict()
+        self._queues: defaultdict[str, deque[_Step]] = defaultdict(deque)
+        self._leaders: dict[str, asyncio.Task[None]] = {}
+        self._seen: dict[str, _Seen] = {}
         self._clock_offset = 0.0
         self._has_rivals = False
         self._index_turn = asyncio.Lock()
@@ -277,34 +272,26 @@ class RedisRecords:
         keys = {self._key(record): record for record in records}
         step = _Step(rule, keys, within, asyncio.get_running_loop().create_future())
         slot = slot_of(records[0].pk)
-        if slot in self._queues:
-            self._queues[slot].append(step)
-        else:
-            self._queues[slot] = deque([step])
-            leader = asyncio.create_task(self._lead(slot))
-            self._leaders.add(leader)
-            leader.add_done_callback(self._leaders.discard)
+        self._queues[slot].append(step)
+        if slot not in self._leaders:
+            self._leaders[slot] = asyncio.create_task(self._lead(slot))
         outcome: T = await step.outcome
         return outcome
 
     async def _lead(self, slot: str) -> None:
         """Apply the steps waiting for a slot until none are left or Redis cannot serve."""
         queue = self._queues[slot]
-        error: BaseException = StoreUnavailable()
         try:
             while queue:
                 await self._apply_together(slot, list(islice(queue, STEPS_AT_ONCE)))
                 while queue and queue[0].outcome.done():
                     queue.popleft()
-        except BaseException as failure:
-            error = failure
-            if not isinstance(failure, Exception):
-                raise
-        finally:
-            del self._queues[slot]
+        except Exception as error:  # noqa: BLE001  # raised to every waiting caller
             for step in queue:
                 if not step.outcome.done():
                     step.outcome.set_exception(error)
+        finally:
+            del self._queues[slot], self._leaders[slot]
 
     async def _apply_together(self, slot: str, steps: Sequence[_Step]) -> None:
         """Apply these steps in one write and set their outcomes.
@@ -346,7 +333,10 @@ class RedisRecords:
             clock_offset = int(seconds) + int(microseconds) / 1_000_000 - loop.time()
             self._clock_offset = clock_offset
             if wait < 0:
-                seen |= {key: _Seen.kept(version, record) for key, record in changed.items()}
+                seen |= {
+                    key: _Seen(version if _fields(record) else "", record)
+                    for key, record in changed.items()
+                }
                 break
             guessed, has_read = seen, True
             seen = {
@@ -357,7 +347,9 @@ class RedisRecords:
             refusals += not must_read
             must_read = wait > 0 and len(steps) > 1
             await asyncio.sleep(min(wait / 1_000_000, TURN_POLL_SECONDS))
-        self._remember(wanted, seen)
+        if len(self._seen) > SEEN_RECORDS:
+            self._seen.clear()
+        self._seen |= {key: seen[key] for key, record in wanted.items() if record.is_shared}
         for step, outcome in outcomes:
             if step.outcome.done():
                 continue
@@ -365,15 +357,6 @@ class RedisRecords:
                 step.outcome.set_exception(outcome)
             else:
                 step.outcome.set_result(outcome)
-
-    def _remember(self, wanted: Mapping[str, Record], seen: Mapping[str, _Seen]) -> None:
-        for key, record in wanted.items():
-            if record.is_shared:
-                self._seen.pop(key, None)
-                if seen[key].version:
-                    self._seen[key] = seen[key]
-        while len(self._seen) > SEEN_RECORDS:
-            self._seen.popitem(last=False)
 
     async def live(self, kind: type[R], slot: str, after: str, limit: int) -> list[R]:
         members: Iterable[str] = await self._client.zrangebylex(
@@ -477,7 +460,7 @@ class RedisRecords:
 
     async def close(self) -> None:
         if self._leaders:
-            await asyncio.wait(self._leaders)
+            await asyncio.wait(self._leaders.values())
         await self._client.close_all()
 
     @property
@@ -525,16 +508,9 @@ def _rehearse(
     return latest, outcomes
 
 
-@cache
-def _defaults(kind: type[Record]) -> Mapping[str, Any]:
-    """Return the default values of a record's fields, except its pk."""
-    return {name: field.default for name, field in kind.model_fields.items() if name != "pk"}
-
-
-def _is_missing(record: Record) -> bool:
-    """Return whether a record equals its defaults, and so is not stored."""
-    fields = record.__dict__
-    return all(fields[name] == default for name, default in _defaults(type(record)).items())
+def _fields(record: Record) -> dict[str, Any]:
+    """Return the fields that differ from their defaults; a record without any is not stored."""
+    return record.model_dump(exclude={"pk"}, exclude_defaults=True)
 
 
 def _commands(
@@ -542,20 +518,18 @@ def _commands(
 ) -> Iterator[Sequence[str | int]]:
     """Yield the commands that store a record's state after a step. `number` is that of its key,
     `live` that of its slot's list of live records."""
-    if _is_missing(after):
-        yield "DEL", number
-    else:
-        old, new, defaults = before.record.__dict__, after.__dict__, _defaults(type(after))
-        changed = [name for name in defaults if new[name] != old[name]]
-        to_set = {name: str(new[name]) for name in changed if new[name] != defaults[name]}
-        to_delete = [name for name in changed if name not in to_set]
-        yield "HSET", number, "version", version, *itertools.chain(*to_set.items())
-        if to_delete:
-            yield "HDEL", number, *to_delete
+    old, new = _fields(before.record), _fields(after)
+    if new:
+        to_set = ((name, str(value)) for name, value in new.items() - old.items())
+        yield "HSET", number, "version", version, *itertools.chain(*to_set)
+        if old.keys() - new.keys():
+            yield "HDEL", number, *(old.keys() - new.keys())
         if after.kept_seconds is not None:
             yield "PEXPIRE", number, after.kept_seconds * 1000
         elif before.version and before.record.kept_seconds is not None:
             yield "PERSIST", number
+    else:
+        yield "DEL", number
     member = after.pk.partition(":")[2]
     if after.is_listed > before.record.is_listed:
         yield "ZADD", live, 0, member
