@@ -100,24 +100,22 @@ return {-1, time[1], time[2]}
 """)
 
 ENTER = Script("""
--- Add a member to lists of one slot and remove it from others, unless it is in a forbidden list.
--- KEYS: last position in this slot; forbidden lists, lists to leave, lists to enter.
--- ARGV: member, number of forbidden lists, number of lists to leave.
-local forbidden, leaving = tonumber(ARGV[2]), tonumber(ARGV[3])
-for i = 2, 1 + forbidden do
-  if redis.call('ZSCORE', KEYS[i], ARGV[1]) then
-    return
-  end
-end
+-- Add a member to lists of one slot and remove it from others. If it is in the first list already
+-- and there are none to leave, do nothing.
+-- KEYS: last position in this slot, lists to enter, lists to leave.
+-- ARGV: member, number of the last key of a list to enter.
+local last_entered = tonumber(ARGV[2])
 local time = redis.call('TIME')
 local last = tonumber(redis.call('GET', KEYS[1]) or '0')
 local position = string.format('%.0f', math.max(time[1] * 1000000 + time[2], last + 1))
-for i = 2 + forbidden + leaving, #KEYS do
+for i = 2, last_entered do
   if redis.call('ZADD', KEYS[i], 'NX', position, ARGV[1]) == 1 then
     redis.call('SET', KEYS[1], position)
+  elseif last_entered == #KEYS then
+    return
   end
 end
-for i = 2 + forbidden, 1 + forbidden + leaving do
+for i = last_entered + 1, #KEYS do
   redis.call('ZREM', KEYS[i], ARGV[1])
 end
 """)
@@ -364,14 +362,10 @@ class RedisRecords:
         )
         return await self.read(*(kind(pk=f"{slot}:{member}") for member in members))
 
-    async def enter(
-        self, member: str, into: Lists, leaving: Lists = (), unless_in: Lists = ()
-    ) -> None:
-        keys = [
-            f"{self._prefix}:position:{{{into[0].slot}}}",
-            *(self._list(listing) for listing in (*unless_in, *leaving, *into)),
-        ]
-        await ENTER.run(self._client, keys, member, len(unless_in), len(leaving))
+    async def enter(self, member: str, into: Lists, leaving: Lists = ()) -> None:
+        last = f"{self._prefix}:position:{{{into[0].slot}}}"
+        keys = [last, *map(self._list, into), *map(self._list, leaving)]
+        await ENTER.run(self._client, keys, member, 1 + len(into))
 
     async def leave(self, listing: Listing, member: str) -> None:
         await self._client.zrem(self._list(listing), member)

@@ -94,12 +94,11 @@ class Records(Protocol):
         Some may have changed since they were found and no longer be listed.
         """
 
-    async def enter(
-        self, member: str, into: Lists, leaving: Lists = (), unless_in: Lists = ()
-    ) -> None:
+    async def enter(self, member: str, into: Lists, leaving: Lists = ()) -> None:
         """Add a member to lists of one slot and remove it from others, in one step.
 
-        Do nothing if it is in one of `unless_in`. Adding it again does not change its position.
+        Adding it again does not change its position. If it is in the first list already, it only
+        moves on from `leaving`: without any of these, do nothing.
         """
 
     async def leave(self, listing: Listing, member: str) -> None:

@@ -11,8 +11,6 @@ from shopsphere.records import EVERYTHING, Listing, Records, Span
 SHOP = "orders"
 """The slot of the shop's lists; a customer's lists are in the customer's own slot."""
 
-ENDS = (OrderStatus.CANCELLED, OrderStatus.SHIPPED)
-
 
 class Orders:
     """Placed orders, listed for the shop and for each customer: all, and by status."""
@@ -64,10 +62,6 @@ class Orders:
         await asyncio.gather(*(self._enter(slot, order) for slot in slots))
 
     async def _enter(self, slot: str, order: Order) -> None:
-        ended = [Listing(slot, status) for status in ENDS]
-        placed = [Listing(slot, OrderStatus.PLACED)]
-        into = [Listing(slot), Listing(slot, order.status)]
-        if order.status is OrderStatus.PLACED:
-            await self._records.enter(order.pk, into, unless_in=ended)
-        else:
-            await self._records.enter(order.pk, into, leaving=placed)
+        is_placed = order.status is OrderStatus.PLACED
+        leaving = [] if is_placed else [Listing(slot, OrderStatus.PLACED)]
+        await self._records.enter(order.pk, [Listing(slot), Listing(slot, order.status)], leaving)
