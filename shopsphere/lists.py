@@ -4,7 +4,6 @@ import asyncio
 import hashlib
 import re
 from collections.abc import Callable
-from functools import lru_cache
 from typing import TypeVar
 
 from shopsphere.domain.errors import InvalidRequest
@@ -15,8 +14,6 @@ from shopsphere.records import Listing, Records, Span
 
 R = TypeVar("R", bound=Record)
 T = TypeVar("T")
-
-CURSOR_PATTERN = "[0-9]{1,16}-[0-9a-f]{8}"
 
 
 def cursor_of(listing: Listing, position: int) -> str:
@@ -58,19 +55,19 @@ async def page_of(
 
 
 async def _position(records: Records, listing: Listing, after: str) -> int:
-    if re.fullmatch(CURSOR_PATTERN, after):
-        position, _, digest = after.partition("-")
-        if digest == _digest(listing):
-            return int(position)
-    elif is_pk(after):
-        found = await records.position(listing, after)
-        if found is not None:
-            return found
-    raise InvalidRequest(
-        ("after", "must be a cursor of this list (Link, X-Cursor), or the pk of something in it")
-    )
+    cursor = re.fullmatch(f"([0-9]{{1,16}})-{_digest(listing)}", after)
+    if cursor:
+        return int(cursor[1])
+    found = await records.position(listing, after) if is_pk(after) else None
+    if found is None:
+        raise InvalidRequest(
+            (
+                "after",
+                "must be a cursor of this list (Link, X-Cursor), or the pk of something in it",
+            )
+        )
+    return found
 
 
-@lru_cache(1000)
 def _digest(listing: Listing) -> str:
     return hashlib.sha256(":".join(listing).encode()).hexdigest()[:8]
