@@ -119,9 +119,8 @@ class MemoryRecords:
         return
 
     def _kept(self, wanted: R) -> R:
-        kept: Any = self._records.get((wanted.kind, wanted.pk), wanted)
-        record: R = kept
-        return record
+        kept: R = self._records.get((wanted.kind, wanted.pk), wanted)
+        return kept
 
     def _keep(self, record: Record) -> None:
         """Store a record, or remove it if it equals its defaults, and set its expiry."""

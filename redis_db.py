@@ -307,11 +307,7 @@ class RedisRecords:
             now = 0.0 if must_read else loop.time() + clock_offset
             latest, outcomes = _rehearse(now, () if must_read else steps, seen)
             version = f"{self._process}{next(self._writes):x}"
-            changed = {
-                key: latest[key]
-                for key, each in seen.items()
-                if latest[key] is not each.record and latest[key].__dict__ != each.record.__dict__
-            }
+            changed = {key: latest[key] for key, each in seen.items() if latest[key] != each.record}
             commands = [
                 command
                 for number, (key, each) in enumerate(seen.items(), 1)
