@@ -8,7 +8,7 @@ lost message or a slow service interrupts it, `settling` finishes it.
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
 from shopsphere.deadline import Deadline
@@ -30,7 +30,10 @@ log = logging.getLogger("shopsphere.ordering")
 
 
 class Checkout:
-    """The commands of customers and of the shop. Each is safe to repeat after any failure."""
+    """The commands of customers and of the shop. Each is safe to repeat after any failure.
+
+    `orders` are those that were placed; `settling` finishes what is interrupted.
+    """
 
     def __init__(
         self,
@@ -43,10 +46,10 @@ class Checkout:
         """`lease_seconds` is how long one request holds an idempotency key."""
         self._records = records
         self._products = products
-        self._settling = settling
+        self.settling = settling
         self._metrics = metrics
         self._lease_seconds = lease_seconds
-        self._orders = Orders(records)
+        self.orders = Orders(records)
         self._freeing: set[asyncio.Task[None]] = set()
 
     async def place(
@@ -92,16 +95,16 @@ class Checkout:
         deadline.began = bound.bound_at
         if bound.pk == pk:
             return None
-        order = await self._orders.find(bound.pk)
+        order = await self.orders.find(bound.pk)
         if order:
-            await self._orders.enter(order)
+            await self.orders.enter(order)
             return order
         if bound.lease_seconds_left:
             raise errors.RequestInProgress(bound.lease_seconds_left)
         product_pks = [item.product_pk for item in items if is_pk(item.product_pk)]
         # The key is bound to the same items, so these are the earlier request's products.
         pending = PendingCommand.of(Command.PLACE, bound.pk, product_pks)
-        order = await self._settling.settle(pending)
+        order = await self.settling.settle(pending)
         if order:
             return order
         if deadline.seconds_left < deadline.timeout_seconds / 2:
@@ -128,8 +131,7 @@ class Checkout:
                 held[item.product_pk] = await self._products.reserve(pk, item, deadline.at)
         except OrderRefused as refusal:
             to_release = [*held] if refusal.is_remembered else [*held, item.product_pk]
-            if await self._notify(PendingCommand.of(Command.PLACE, pk, to_release), deadline):
-                await self._remove_note(note)
+            await self._finish(note, deadline, to_release)
             raise
         order = await self._records.change(
             partial(
@@ -141,8 +143,8 @@ class Checkout:
             OrderRecord(pk=pk),
             within=deadline.place_by,
         )
-        await self._orders.enter(order)
-        await self._remove_note(note)
+        await self.orders.enter(order)
+        await self._finish(note, deadline)
         return order
 
     async def cancel(self, pk: str, user_pk: str | None, deadline: Deadline) -> Order:
@@ -151,7 +153,7 @@ class Checkout:
         With a `user_pk`, only orders of that user are found. This works while the product service
         is unreachable; the stock is then released later. Raise OrderNotFound or OrderIsShipped.
         """
-        return await self._end(Command.CANCEL, await self._orders.get(pk, user_pk), deadline)
+        return await self._end(Command.CANCEL, await self.orders.get(pk, user_pk), deadline)
 
     async def ship(self, pk: str, deadline: Deadline) -> Order:
         """Mark a placed order as shipped, which is final; its units count as shipped, once.
@@ -159,35 +161,31 @@ class Checkout:
         This works while the product service is unreachable; the stock is then updated later. Raise
         OrderNotFound or OrderIsCancelled.
         """
-        return await self._end(Command.SHIP, await self._orders.get(pk), deadline)
+        return await self._end(Command.SHIP, await self.orders.get(pk), deadline)
 
     async def _end(self, command: Command, order: Order, deadline: Deadline) -> Order:
         note = PendingCommand.of(command, order.pk, [item.product_pk for item in order.items])
         await self._records.add_note(note.text)
-        ended = await self._settling.end(note)
+        ended = await self.settling.end(note)
         if ended is None or ended.status is not ENDS_AS[command]:
-            await self._remove_note(note)
+            await self._finish(note, deadline)
             is_cancel = command is Command.CANCEL
             has_ended = errors.OrderIsShipped if is_cancel else errors.OrderIsCancelled
             raise has_ended if ended else errors.OrderNotFound
-        if await self._notify(note, deadline):
-            await self._remove_note(note)
+        await self._finish(note, deadline, note.product_pks)
         return ended
 
-    async def _notify(self, ended: PendingCommand, deadline: Deadline) -> bool:
-        """Notify the product service within half the time left; return whether that succeeded."""
+    async def _finish(
+        self, note: PendingCommand, deadline: Deadline, product_pks: Iterable[str] = ()
+    ) -> None:
+        """Notify the product service of these products within half the time left, then remove the
+        note; if that fails, settling does it."""
         try:
             async with asyncio.timeout(deadline.seconds_left / 2):
-                await self._settling.notify(ended)
+                await self.settling.notify(note.command, note.order_pk, product_pks)
+                await self._records.remove_note(note.text)
         except (Unavailable, TimeoutError):
-            log.warning("could not notify the product service; settling will: %s", ended.text)
-            return False
-        return True
-
-    async def _remove_note(self, note: PendingCommand) -> None:
-        """Remove the note of a finished command; if that fails, settling removes it."""
-        with contextlib.suppress(StoreUnavailable):
-            await self._records.remove_note(note.text)
+            log.warning("not finished yet; settling will finish it: %s", note.text)
 
     async def _free(self, rule: Callable[[float, KeyRecord], None], key: str | None) -> None:
         """Free a key or end its lease with this rule; if that fails, the lease ends by itself.

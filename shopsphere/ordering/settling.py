@@ -7,6 +7,7 @@ requests: each step is a compare-and-set or can be repeated.
 import asyncio
 import logging
 import math
+from collections.abc import Iterable
 from enum import StrEnum
 from functools import partial
 
@@ -90,7 +91,7 @@ class Settling:
         """
         order = await self.end(pending)
         if status_of(order) is ENDS_AS[pending.command]:
-            await self.notify(pending)
+            await self.notify(pending.command, pending.order_pk, pending.product_pks)
         if await self._records.remove_note(pending.text):
             self._metrics.settled.labels(status_of(order).lower()).inc()
             log.info("order %s was settled: it is %s", pending.order_pk, status_of(order))
@@ -109,11 +110,11 @@ class Settling:
             await self.settle(pending)
         order = await self.settle(PendingCommand.of(Command.PLACE, pk, [product_pk]))
         if order and product_pk not in {item.product_pk for item in order.items}:
-            await self.notify(PendingCommand.of(Command.CANCEL, pk, [product_pk]))
+            await self.notify(Command.CANCEL, pk, [product_pk])
             return Outcome.RELEASED
         for command in (Command.CANCEL, Command.SHIP):
             if status_of(order) is ENDS_AS[command]:
-                await self.notify(PendingCommand.of(command, pk, [product_pk]))
+                await self.notify(command, pk, [product_pk])
         return Outcome(status_of(order).lower())
 
     async def end(self, pending: PendingCommand) -> Order | None:
@@ -127,27 +128,27 @@ class Settling:
             await self._orders.enter(order)
         return order
 
-    async def notify(self, ended: PendingCommand) -> None:
-        """Ship or release what an order holds of these products; return when all calls are
-        delivered.
+    async def notify(self, command: Command, order_pk: str, product_pks: Iterable[str]) -> None:
+        """Ship or release what an order holds of these products, as its command ends; return when
+        all calls are delivered.
 
         A definite refusal means that one of the two services lost data in a failover: it is logged
         for the audit and counts as delivered. Raise Unavailable for any other failure.
         """
         some = asyncio.Semaphore(NOTIFIED_AT_ONCE)
-        is_shipment = ended.command is Command.SHIP
+        is_shipment = command is Command.SHIP
         send = self._products.ship if is_shipment else self._products.release
 
         async def notify_of(product_pk: str) -> None:
             try:
                 async with some:
-                    await send(product_pk, ended.order_pk)
+                    await send(product_pk, order_pk)
             except (ReservationReleased, ReservationShipped) as refusal:
                 self._metrics.inconsistent.inc()
-                what = f"order {ended.order_pk}, product {product_pk}: {refusal.detail}"
+                what = f"order {order_pk}, product {product_pk}: {refusal.detail}"
                 log.error("inconsistent: %s Run test_connection.py --audit.", what)
 
-        results = await asyncio.gather(*map(notify_of, ended.product_pks), return_exceptions=True)
+        results = await asyncio.gather(*map(notify_of, product_pks), return_exceptions=True)
         for result in results:
             if result:
                 raise result
