@@ -229,7 +229,7 @@ class _Seen:
 
 @dataclass(frozen=True, slots=True)
 class _Step:
-    """A rule waiting to be applied to the records with these keys."""
+    """A rule waiting to be applied to the records with these keys. Its outcome may be an error."""
 
     rule: Callable[..., Any]
     wanted: Mapping[str, Record]
@@ -273,7 +273,9 @@ class RedisRecords:
         self._queues[slot].append(step)
         if slot not in self._leaders:
             self._leaders[slot] = asyncio.create_task(self._lead(slot))
-        outcome: T = await step.outcome
+        outcome: T | Exception = await step.outcome
+        if isinstance(outcome, Exception):
+            raise outcome
         return outcome
 
     async def _lead(self, slot: str) -> None:
@@ -287,7 +289,7 @@ class RedisRecords:
         except Exception as error:  # noqa: BLE001  # raised to every waiting caller
             for step in queue:
                 if not step.outcome.done():
-                    step.outcome.set_exception(error)
+                    step.outcome.set_result(error)
         finally:
             del self._queues[slot], self._leaders[slot]
 
@@ -299,10 +301,11 @@ class RedisRecords:
         """
         wanted = {key: record for step in steps for key, record in step.wanted.items()}
         seen = {key: self._seen.get(key) or _Seen("", record) for key, record in wanted.items()}
-        turn_and_list = f"{self._prefix}:turn:{{{slot}}}", f"{self._prefix}:live:{{{slot}}}"
+        keys = [*seen, f"{self._prefix}:turn:{{{slot}}}", f"{self._prefix}:live:{{{slot}}}"]
         loop = asyncio.get_running_loop()
         clock_offset, has_read, refusals = self._clock_offset, False, 0  # of this slot's node
-        must_read = len(steps) > 1 and self._has_rivals
+        are_many = len(steps) > 1
+        must_read = are_many and self._has_rivals
         while True:
             now = 0.0 if must_read else loop.time() + clock_offset
             latest, outcomes = _rehearse(now, () if must_read else steps, seen)
@@ -312,18 +315,14 @@ class RedisRecords:
                 command
                 for number, (key, each) in enumerate(seen.items(), 1)
                 if key in changed
-                for command in _commands(number, len(seen) + 2, version, each, changed[key])
+                for command in _commands(number, len(keys), version, each, changed[key])
             ]
             if has_read and not must_read and not changed:
                 break
             versions = [each.version for each in seen.values()]
             document = int(now * 1_000_000), self._process, refusals > 0, versions, commands
-            wait, seconds, microseconds, *found = await STEP.run(
-                self._client,
-                [*seen, *turn_and_list],
-                to_json(document),
-                is_urgent=len(steps) > 1,
-            )
+            answer = await STEP.run(self._client, keys, to_json(document), is_urgent=are_many)
+            wait, seconds, microseconds, *found = answer
             clock_offset = int(seconds) + int(microseconds) / 1_000_000 - loop.time()
             self._clock_offset = clock_offset
             if wait < 0:
@@ -339,17 +338,13 @@ class RedisRecords:
             }
             self._has_rivals = any(seen[key].version != guessed[key].version for key in seen)
             refusals += not must_read
-            must_read = wait > 0 and len(steps) > 1
+            must_read = wait > 0 and are_many
             await asyncio.sleep(min(wait / 1_000_000, TURN_POLL_SECONDS))
         if len(self._seen) > SEEN_RECORDS:
             self._seen.clear()
         self._seen |= {key: seen[key] for key, record in wanted.items() if record.is_shared}
         for step, outcome in outcomes:
-            if step.outcome.done():
-                continue
-            if isinstance(outcome, Exception):
-                step.outcome.set_exception(outcome)
-            else:
+            if not step.outcome.done():
                 step.outcome.set_result(outcome)
 
     async def live(self, kind: type[R], slot: str, after: str, limit: int) -> list[R]:
