@@ -3,7 +3,6 @@
 import asyncio
 import hashlib
 import re
-from collections.abc import Callable
 from typing import TypeVar
 
 from shopsphere.domain.errors import InvalidRequest
@@ -13,7 +12,6 @@ from shopsphere.domain.values import Page
 from shopsphere.records import Listing, Records, Span
 
 R = TypeVar("R", bound=Record)
-T = TypeVar("T")
 
 
 def cursor_of(listing: Listing, position: int) -> str:
@@ -28,12 +26,11 @@ async def page_of(
     after: str | None,
     limit: int,
     kind: type[R],
-    shown: Callable[[R], T | None],
-) -> Page[T]:
-    """Return up to `limit` members of a list as their records of this kind are `shown`.
+) -> Page[R]:
+    """Return the records of this kind of up to `limit` members of a list.
 
-    The page is shorter if some are shown as None. Its total is that of the span. `after` is a
-    cursor of this list or the pk of a member; otherwise raise InvalidRequest.
+    The total of the page is that of the span. `after` is a cursor of this list or the pk of a
+    member; otherwise raise InvalidRequest.
     """
     rest = span
     if after is not None:
@@ -49,9 +46,8 @@ async def page_of(
     is_last = len(entries) <= limit
     entries = entries[:limit]
     found = await records.read(*(kind(pk=entry.member) for entry in entries))
-    items = [item for item in map(shown, found) if item is not None]
     cursor = cursor_of(listing, entries[-1].position) if entries else None
-    return Page(items, cursor, is_last, total)
+    return Page(found, cursor, is_last, total)
 
 
 async def _position(records: Records, listing: Listing, after: str) -> int:

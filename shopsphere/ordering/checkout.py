@@ -133,16 +133,9 @@ class Checkout:
             to_release = [*held] if refusal.is_remembered else [*held, item.product_pk]
             await self._finish(note, deadline, to_release)
             raise
-        order = await self._records.change(
-            partial(
-                rules.place,
-                held=[held[item.product_pk] for item in items],
-                user_pk=user_pk,
-                began=deadline.began,
-            ),
-            OrderRecord(pk=pk),
-            within=deadline.place_by,
-        )
+        in_order = [held[item.product_pk] for item in items]
+        place = partial(rules.place, held=in_order, user_pk=user_pk, began=deadline.began)
+        order = await self._records.change(place, OrderRecord(pk=pk), within=deadline.place_by)
         await self.orders.enter(order)
         await self._finish(note, deadline)
         return order

@@ -53,11 +53,10 @@ async def pending_commands(records: Records) -> list[PendingCommand]:
     found: dict[str, PendingCommand] = {}
     since = 0
     while True:
-        latest = since
         notes = await records.notes(since, READ_AT_ONCE)
         for note in notes:
             command, order_pk, *pks = note.text.split()
             found[note.text] = PendingCommand(Command(command), order_pk, tuple(pks), note.age)
-            since = note.noted_at
-        if len(notes) < READ_AT_ONCE or since == latest:
+        if len(notes) < READ_AT_ONCE or notes[-1].noted_at == since:
             return list(found.values())
+        since = notes[-1].noted_at

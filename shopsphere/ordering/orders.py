@@ -46,12 +46,9 @@ class Orders:
         list; otherwise raise InvalidRequest.
         """
         wanted = {status} if status else EVER_PLACED
-
-        def shown(record: OrderRecord) -> Order | None:
-            return record.order() if record.status in wanted else None
-
         listing = Listing(user_pk or SHOP, status) if status else Listing(user_pk or SHOP)
-        return await page_of(self._records, listing, span, after, limit, OrderRecord, shown)
+        page = await page_of(self._records, listing, span, after, limit, OrderRecord)
+        return page.showing([each.order() for each in page.items if each.status in wanted])
 
     async def enter(self, order: Order) -> None:
         """Add an order to the lists of its status, and remove it from those of its earlier one.
