@@ -158,7 +158,7 @@ fulfilment = APIRouter(tags=["fulfilment"], responses=raises(errors.StoreUnavail
         **raises(
             errors.InsufficientQuantity(product_pk=PRODUCT_PK),
             errors.PriceChanged(product_pk=PRODUCT_PK),
-            errors.ProductNotFound(PRODUCT_PK),
+            errors.ProductNotFound(product_id=PRODUCT_PK),
             errors.RequestInProgress,
             errors.IdempotencyKeyReused,
             errors.ProductServiceUnavailable,

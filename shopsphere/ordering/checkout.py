@@ -100,7 +100,7 @@ class Checkout:
             await self.orders.enter(order)
             return order
         if bound.lease_seconds_left:
-            raise errors.RequestInProgress(bound.lease_seconds_left)
+            raise errors.RequestInProgress(retry_after=bound.lease_seconds_left)
         product_pks = [item.product_pk for item in items if is_pk(item.product_pk)]
         # The key is bound to the same items, so these are the earlier request's products.
         pending = PendingCommand.of(Command.PLACE, bound.pk, product_pks)
@@ -111,7 +111,7 @@ class Checkout:
             await self._free(partial(keys.forget, pk=bound.pk), key)
             raise errors.OrderGivenUp
         if (await self._records.change(partial(bind, settled_pk=bound.pk), record)).pk != pk:
-            raise errors.RequestInProgress
+            raise errors.RequestInProgress(retry_after=1)
         return None
 
     async def _place(
@@ -121,7 +121,7 @@ class Checkout:
         wanted = by_product(items)
         for item in wanted:
             if not is_pk(item.product_pk):
-                raise ProductNotFound(item.product_pk)
+                raise ProductNotFound(product_id=item.product_pk)
         note = PendingCommand.of(Command.PLACE, pk, [item.product_pk for item in wanted])
         noted_at = await self._records.add_note(note.text)
         deadline.order_pk, deadline.began = pk, deadline.began or noted_at
