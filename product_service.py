@@ -221,7 +221,7 @@ async def delete_product(pk: Pk, products: Catalogue) -> None:
     responses={
         200: REPLAY_HEADER,
         **raises(
-            errors.StockTooLow,
+            errors.StockTooLow(available=3),
             errors.StockLimit,
             errors.ProductNotFound,
             errors.IdempotencyKeyReused,

@@ -10,9 +10,8 @@ import logging
 import secrets
 from collections import defaultdict, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Self, TypeVar, TypeVarTuple
+from typing import Any, NamedTuple, Self, TypeVar, TypeVarTuple
 
 from aredis_om import HashModel
 from pydantic import ValidationError
@@ -206,8 +205,7 @@ def _validated(wanted: R, kept: Mapping[str, str]) -> R:
     return record
 
 
-@dataclass(frozen=True, slots=True)
-class _Seen:
+class _Seen(NamedTuple):
     """A record as it was seen, and its version, which is empty if it is not stored."""
 
     version: str
@@ -227,8 +225,7 @@ class _Seen:
             return cls(version, error)
 
 
-@dataclass(frozen=True, slots=True)
-class _Step:
+class _Step(NamedTuple):
     """A rule waiting to be applied to the records with these keys. Its outcome may be an error."""
 
     rule: Callable[..., Any]

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol, TypeVar, TypeVarTuple
 
 from shopsphere.domain.errors import ShopError
@@ -142,8 +141,7 @@ class Records(Protocol):
         """Finish pending writes and close all connections. No method may be called afterwards."""
 
 
-@dataclass(frozen=True, slots=True)
-class Opened:
+class Opened(NamedTuple):
     """An open storage. `is_fallback` means memory because no Redis responded at startup."""
 
     records: Records

@@ -157,7 +157,7 @@ def test_the_limit_counts_what_is_on_hand() -> None:
 
 def test_a_key_counts_once_and_is_left_free_by_what_is_refused() -> None:
     product, made = laptop(MAX_ON_HAND - 3), Applied(pk="p:key")
-    too_few = errors.StockTooLow(MAX_ON_HAND - 3)
+    too_few = errors.StockTooLow(available=MAX_ON_HAND - 3)
     for change, refusal in ((4, errors.StockLimit()), (2 - MAX_ON_HAND, too_few)):
         told = applied(stock.change_stock, product, made, change, "0")
         assert outcome_of(told) == outcome_of(refusal)

@@ -9,7 +9,7 @@ class ShopError(Exception):
 
     `status` is the HTTP status, `code` the stable machine-readable name. Subclasses set them in
     their class statement, or inherit them. `extra` holds additional members of the response body,
-    unless they are None; `headers` additional headers.
+    unless they are None, and the `sentence` can show them; `headers` additional headers.
     """
 
     status: ClassVar[int] = 500
@@ -24,7 +24,7 @@ class ShopError(Exception):
         self, detail: str | None = None, *, retry_after: float | None = None, **extra: object
     ) -> None:
         """`retry_after` is in seconds; a response rounds it up."""
-        self.detail = detail or self.sentence
+        self.detail = detail or self.sentence.format(**extra)
         self.extra = {name: value for name, value in extra.items() if value is not None}
         # Every 401 names the scheme to authenticate with (RFC 9110, section 15.5.2).
         self.headers = {"WWW-Authenticate": "Bearer"} if self.status == 401 else {}
@@ -126,13 +126,9 @@ class PriceChanged(OrderRefused, status=409, code="price_changed"):
 
 
 class StockTooLow(ShopError, status=400, code="insufficient_quantity"):
-    """More units would be removed than are available."""
+    """More units would be removed than are `available`."""
 
-    def __init__(self, available: int = 3) -> None:
-        super().__init__(
-            f"Cannot remove that many: only {available} available. The stock was not changed.",
-            available=available,
-        )
+    sentence = "Cannot remove that many: only {available} available. The stock was not changed."
 
 
 class StockLimit(ShopError, status=400, code="stock_limit"):

@@ -56,7 +56,7 @@ def change_stock(
             return errors.IdempotencyKeyReused()
         return product.product(), True
     if product.available + change < 0:
-        return errors.StockTooLow(product.available)
+        return errors.StockTooLow(available=product.available)
     if change > 0 and product.available + product.reserved + change > MAX_ON_HAND:
         return errors.StockLimit()
     product.received += change

@@ -1,9 +1,8 @@
 """Notes of pending commands, from which settling finishes them after a crash or a lost message."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import StrEnum
-from typing import Self
+from typing import NamedTuple, Self
 
 from shopsphere.domain.values import OrderStatus
 from shopsphere.records import Records
@@ -22,8 +21,7 @@ ENDS_AS = {
 """The status of an order after settling its command."""
 
 
-@dataclass(frozen=True, slots=True)
-class PendingCommand:
+class PendingCommand(NamedTuple):
     """A command for an order of these products, and its age in seconds since it was noted.
 
     The age is negative if the storage's clock went back since then.
