@@ -95,11 +95,7 @@ class Checkout:
         deadline.began = bound.bound_at
         if bound.pk == pk:
             return None
-        order = await self.orders.find(bound.pk)
-        if order:
-            await self.orders.enter(order)
-            return order
-        if bound.lease_seconds_left:
+        if bound.lease_seconds_left and not await self.orders.find(bound.pk):
             raise errors.RequestInProgress(retry_after=bound.lease_seconds_left)
         product_pks = [item.product_pk for item in items if is_pk(item.product_pk)]
         # The key is bound to the same items, so these are the earlier request's products.
