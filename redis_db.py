@@ -512,11 +512,9 @@ def _commands(
             yield "PERSIST", number
     else:
         yield "DEL", number
-    member = after.pk.partition(":")[2]
-    if after.is_listed > before.record.is_listed:
-        yield "ZADD", live, 0, member
-    elif after.is_listed < before.record.is_listed:
-        yield "ZREM", live, member
+    if after.is_listed is not before.record.is_listed:
+        member = after.pk.partition(":")[2]
+        yield ("ZADD", live, 0, member) if after.is_listed else ("ZREM", live, member)
 
 
 async def open_records(client: ShopRedis, prefix: str) -> RedisRecords:
