@@ -153,19 +153,17 @@ fulfilment = APIRouter(tags=["fulfilment"], responses=raises(errors.StoreUnavail
     "/order",
     response_model=OrderPublic,
     status_code=201,
-    responses={
-        201: REPLAY_HEADER,
-        **raises(
-            errors.InsufficientQuantity(product_pk=PRODUCT_PK),
-            errors.PriceChanged(product_pk=PRODUCT_PK),
-            errors.ProductNotFound(product_id=PRODUCT_PK),
-            errors.RequestInProgress,
-            errors.IdempotencyKeyReused,
-            errors.ProductServiceUnavailable,
-            errors.StorageMismatch,
-            errors.OrderGivenUp,
-        ),
-    },
+    responses=raises(
+        errors.InsufficientQuantity(product_pk=PRODUCT_PK),
+        errors.PriceChanged(product_pk=PRODUCT_PK),
+        errors.ProductNotFound(product_id=PRODUCT_PK),
+        errors.RequestInProgress,
+        errors.IdempotencyKeyReused,
+        errors.ProductServiceUnavailable,
+        errors.StorageMismatch,
+        errors.OrderGivenUp,
+    )
+    | {201: REPLAY_HEADER},
 )
 async def place_order(
     items: Items,
