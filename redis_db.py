@@ -21,7 +21,7 @@ from shopsphere.domain.errors import RequestTimedOut, StoreUnavailable
 from shopsphere.domain.records import Record
 from shopsphere.records import NEVER, Entry, Listing, Lists, Note, Rule, Span, slot_of
 from shopsphere.redis_clients.client import Script, ShopRedis, pipeline
-from shopsphere.redis_clients.connecting import PROBE
+from shopsphere.redis_clients.connecting import require_rights
 from shopsphere.settings import CannotStart
 
 log = logging.getLogger("shopsphere.redis")
@@ -38,6 +38,16 @@ KINDS_OF_0_1_0 = {
     "orders-cancelling", "orders-shipping", "email",
 }  # fmt: skip
 """What follows the prefix in keys of 0.1.0 but in no current keys."""
+
+NEEDED = (
+    "SET {0} 1 EX 9", "GET {0}", "HSET {0} 1 1", "HGET {0} 1", "HGETALL {0}", "HDEL {0} 1",
+    "ZADD {0} 1 1", "ZREM {0} 1", "ZSCORE {0} 1", "ZRANK {0} 1", "ZCARD {0}", "ZCOUNT {0} 1 1",
+    "ZRANGE {0} 1 1", "ZRANGEBYSCORE {0} 1 1", "ZREVRANGEBYSCORE {0} 1 1", "ZRANGEBYLEX {0} - +",
+    "ZREVRANGEBYLEX {0} + -", "ZREMRANGEBYRANK {0} 1 1", "ZUNIONSTORE {0} 1 {0}", "SCAN 0", "TIME",
+    "EVAL return 1 {0}", "EVALSHA 0 1 {0}", "PERSIST {0}", "PEXPIRE {0} 1000", "DEL {0}", "PING",
+)  # fmt: skip
+"""Every command that this storage sends or its scripts run, in a form that Redis refuses only if
+its user lacks the right: another error means that it has it."""
 
 STEPS_AT_ONCE = 64
 """How many steps of one slot may share a read and a write."""
@@ -438,7 +448,7 @@ class RedisRecords:
         ]
 
     async def ping(self) -> None:
-        await self._client.execute_command("EVAL", PROBE, 1, f"{self._prefix}:probe")
+        await self._client.set(f"{self._prefix}:probe", "1", ex=1)
 
     async def close(self) -> None:
         if self._leaders:
@@ -520,9 +530,10 @@ def _commands(
 async def open_records(client: ShopRedis, prefix: str) -> RedisRecords:
     """Return the records that this client reads and writes under a prefix.
 
-    Raise CannotStart if there is data in another format.
+    Raise CannotStart if its user lacks a right, or if there is data in another format.
     """
     try:
+        await require_rights(client, [each.format(f"{prefix}:probe") for each in NEEDED])
         await _check_format(client, prefix)
     except BaseException as error:
         await client.close_all()

@@ -8,7 +8,8 @@ import sys
 import textwrap
 
 from shopsphere.records import Opened
-from shopsphere.settings import CannotStart, Settings, workers_asked_for
+from shopsphere.settings import CannotStart, Settings
+from shopsphere.workers import runs_alone
 
 log = logging.getLogger("shopsphere.storage")
 
@@ -37,7 +38,7 @@ async def open_storage(settings: Settings) -> Opened:
             from redis_db import open_records
 
             return Opened(await open_records(client, settings.redis_prefix), "redis")
-    if workers_asked_for() > 1:
+    if not runs_alone():
         raise CannotStart(
             "Memory serves one process: several workers would each have a shop to themselves. "
             "Start one worker, or Redis and USE_REDIS=required."

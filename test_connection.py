@@ -51,7 +51,7 @@ try:
 
     from shopsphere.domain.errors import StoreUnavailable
     from shopsphere.domain.values import Role
-    from shopsphere.http_sessions import NO_RETRY, session
+    from shopsphere.http_sessions import NO_RETRY, reason_of, session
     from shopsphere.redis_clients.connecting import connect
     from shopsphere.redis_clients.errors import NothingResponds
     from shopsphere.settings import CannotStart, Settings
@@ -153,7 +153,7 @@ def look_at(name: str, settings: "Settings") -> Looked:
     url: str = getattr(settings, f"{name}_service_url")
     tokens = Tokens(settings.jwt_secret.get_secret_value(), 1)
     token = tokens.issue("test_connection", Role.SERVICE)
-    with session(NO_RETRY) as http:
+    with session(NO_RETRY, settings.ca_file) as http:
         try:
             response = http.get(f"{url}/", timeout=TIMEOUT_SECONDS)
             health = Health.model_validate_json(response.content)
@@ -162,6 +162,8 @@ def look_at(name: str, settings: "Settings") -> Looked:
             ready = http.get(f"{url}/ready", timeout=settings.order_timeout + TIMEOUT_SECONDS)
             headers = {"Authorization": f"Bearer {token}"}
             asked = http.get(url + ASKS_FOR_A_TOKEN[name], headers=headers, timeout=TIMEOUT_SECONDS)
+        except requests.exceptions.SSLError as error:
+            return Looked(Line(line_name, "failed", f"{url}: {reason_of(error)}"))
         except requests.ConnectionError:
             text = f"not running at {url}. Start it with: python start_all_services.py"
             return Looked(Line(line_name, "not running", text))

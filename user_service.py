@@ -1,5 +1,6 @@
 """The user service, port 8001: registration, login and the caller's own account."""
 
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Annotated, Literal
@@ -21,6 +22,8 @@ from shopsphere.web.examples import USER_MADE_AT, USER_PK
 from shopsphere.web.schemas import AnyPassword, Body, Email, Password, Public, Timestamp
 from shopsphere.web.service import OWN, Service
 from storage import open_storage
+
+log = logging.getLogger("shopsphere.user_service")
 
 PORT = 8001
 DESCRIPTION = """
@@ -61,6 +64,8 @@ class AccessToken(Public):
 
 
 async def _client(request: Request) -> str:
+    if request.client is None:
+        log.warning("a client has no address, so its login limit is shared: see docs/operating.md")
     return client_of(request.client.host if request.client else "")
 
 

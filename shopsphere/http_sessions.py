@@ -80,9 +80,20 @@ class _Adapter(HTTPAdapter):
         self.poolmanager.pool_classes_by_scheme = {"http": _Pool, "https": _TLSPool}
 
 
-def session(retries: Retry) -> requests.Session:
-    """Return a session with these retries, which ignores the environment."""
+def reason_of(error: Exception) -> str:
+    """Return why a request got no response, in a few words."""
+    if isinstance(error, requests.exceptions.SSLError):
+        return f"TLS failed, check CA_FILE: {error}"
+    return type(error).__name__
+
+
+def session(retries: Retry, ca_file: str) -> requests.Session:
+    """Return a session with these retries, which ignores the environment.
+
+    `ca_file` names the certificates to trust; if empty, those of `certifi` are trusted.
+    """
     opened = requests.Session()
+    opened.verify = ca_file or True
     opened.trust_env = False  # no proxies, no passwords from .netrc
     for scheme in ("http://", "https://"):
         opened.mount(scheme, _Adapter(max_retries=retries))

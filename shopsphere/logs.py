@@ -44,10 +44,9 @@ def configure_logging(service: str, settings: Settings) -> None:
         record.request_id = REQUEST_ID.get()
         return True
 
-    # No line shows caller, thread or process; not collecting them saves 40 % of its cost (see
-    # "Optimization" in Python's logging HOWTO).
+    # No line shows its caller; not looking for it saves a third of the cost (see "Optimization" in
+    # Python's logging HOWTO).
     logging._srcfile = None
-    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     handler = logging.StreamHandler(sys.stderr)
     handler.addFilter(add_context)
     handler.setFormatter(json_formatter() if settings.log_format == "json" else TEXT_FORMATTER)

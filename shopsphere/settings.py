@@ -1,26 +1,27 @@
 """All settings, from the environment or a `.env` file next to the services, checked at startup."""
 
-import argparse
-import multiprocessing
+import io
 import os
 import re
-from collections.abc import Iterator
+import ssl
+from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Literal, Self
 from urllib.parse import quote, urlsplit
 
-from dotenv import dotenv_values
+from dotenv.parser import parse_stream
 from pydantic import (
     AfterValidator,
+    BaseModel,
     BeforeValidator,
+    ConfigDict,
     Field,
     SecretStr,
     ValidationError,
     ValidationInfo,
     field_validator,
 )
-from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from shopsphere.domain.people import MAX_PASSWORD_LENGTH, MIN_PASSWORD_LENGTH, checked_email
 
@@ -78,11 +79,29 @@ def _prefix(prefix: str) -> str:
     return prefix
 
 
+ORIGIN = (
+    r"\*|(http(?!.*:80$)|https(?!.*:443$))://"
+    r"((\*\.)?[a-z0-9_-]+(\.[a-z0-9_-]+)*|\[[0-9a-f:]+\])(:[1-9]\d{0,4})?"
+)
+"""The form in which browsers send an origin; its host can start with a wildcard."""
+
+
 def _origins(text: str) -> str:
-    for origin in filter(None, (part.strip() for part in text.split(","))):
-        if origin != "*" and not re.fullmatch(r"https?://[^\s/?#]+", origin):
-            raise ValueError("must be '*' or origins such as https://shop.example, comma-separated")
+    if not all(re.fullmatch(ORIGIN, part.strip()) for part in text.split(",") if part.strip()):
+        raise ValueError(
+            "must be '*', or origins as browsers send them, comma-separated, such as "
+            "https://shop.example or https://*.shop.example: in lower case, without a default "
+            "port, a path or credentials"
+        )
     return text
+
+
+def _ca_file(file: str) -> str:
+    try:
+        ssl.create_default_context(cafile=file or None)
+    except OSError:
+        raise ValueError("must be a readable file of certificates in PEM format") from None
+    return file
 
 
 UNIT_SECONDS = {"second": 1, "minute": 60, "hour": 3600, "day": 86_400}
@@ -108,22 +127,22 @@ ServiceUrl = Annotated[str, AfterValidator(_service_url)]
 Seconds = Annotated[float, Field(gt=0, le=3600, allow_inf_nan=False)]
 
 
-class Settings(BaseSettings):
+class Settings(BaseModel):
     """The settings of a service. Use `Settings.load()` to get them."""
 
-    model_config = SettingsConfigDict(
-        env_file_encoding="utf-8", extra="ignore", env_ignore_empty=True
-    )
+    model_config = ConfigDict(validate_default=True)
 
     use_redis: Annotated[Literal["true", "false", "required"], BeforeValidator(str.lower)] = "true"
     redis_host: Annotated[str, AfterValidator(_host)] = "localhost"
     redis_port: int = Field(default=6379, ge=1, le=65535)
+    redis_username: str = ""
     redis_password: SecretStr = SecretStr("")
     redis_url: Annotated[SecretStr, AfterValidator(_redis_url)] = SecretStr("")
     redis_prefix: Annotated[str, AfterValidator(_prefix)] = "shopsphere"
     product_service_url: ServiceUrl = "http://127.0.0.1:8000"
     user_service_url: ServiceUrl = "http://127.0.0.1:8001"
     order_service_url: ServiceUrl = "http://127.0.0.1:8002"
+    ca_file: Annotated[str, AfterValidator(_ca_file)] = ""
     product_service_timeout: Seconds = 3
     order_timeout: Annotated[Seconds, Field(le=120)] = 10
     settle_after: Seconds = 30
@@ -166,25 +185,35 @@ class Settings(BaseSettings):
     @classmethod
     def load(cls) -> Self:
         """Read the settings; raise CannotStart, naming each wrong variable but not its value."""
+        given = _variables()
+        unused = _unused(given)
+        counted = {name: text for name, text in given.items() if not re.fullmatch(unused, name)}
+        for secret in cls.secrets():
+            if file := counted.get(f"{secret}_FILE"):
+                if secret in counted:
+                    raise CannotStart(f"{secret} and {secret}_FILE are both set. Keep one of them.")
+                counted[secret] = _read(Path(file), f"{secret}_FILE").rstrip("\r\n")
+                if not counted[secret]:
+                    raise CannotStart(f"{secret}_FILE names an empty file.")
         try:
-            is_named = os.environ.get("SHOPSPHERE_ENV_FILE")
-            if ENV_FILE.is_dir() or (is_named and not ENV_FILE.exists()):
-                raise CannotStart(f"SHOPSPHERE_ENV_FILE: {ENV_FILE.name} is not a file.")
-            return cls(_env_file=ENV_FILE)  # type: ignore[call-arg]  # mypy sees fields only
+            return cls.model_validate({name.lower(): text for name, text in counted.items()})
         except ValidationError as error:
             raise CannotStart(settings_error(error)) from None
-        except UnicodeDecodeError:
-            raise CannotStart(f"{ENV_FILE.name} cannot be read: save it as UTF-8.") from None
-        except PermissionError:
-            raise CannotStart(f"{ENV_FILE.name} must not be read by this user.") from None
+
+    @classmethod
+    def secrets(cls) -> list[str]:
+        """Return the variables of secrets; with `_FILE` appended, each names a file to read."""
+        fields = cls.model_fields.items()
+        return [name.upper() for name, field in fields if field.annotation is SecretStr]
 
     @classmethod
     def misspelt(cls) -> Iterator[tuple[str, str]]:
         """Yield each variable that looks like a misspelt setting, with that setting."""
         known = [name.upper() for name in cls.model_fields]
-        for variable in sorted({*os.environ, *dotenv_values(ENV_FILE)}):
-            for meant in get_close_matches(variable.upper(), known, 1, 0.9):
-                if meant != variable.upper():
+        known += [f"{secret}_FILE" for secret in cls.secrets()]
+        for variable in sorted(_variables()):
+            for meant in get_close_matches(variable, known, 1, 0.9):
+                if meant != variable:
                     yield variable, meant
 
     @property
@@ -200,8 +229,9 @@ class Settings(BaseSettings):
     def redis_full_url(self) -> str:
         """The URL to connect to, with the password; never log it."""
         host = f"[{self.redis_host}]" if ":" in self.redis_host else self.redis_host
-        password = quote(self.redis_password.get_secret_value(), safe="")
-        return self.redis_url.get_secret_value() or f"redis://:{password}@{host}:{self.redis_port}"
+        name_and_password = self.redis_username, self.redis_password.get_secret_value()
+        login = ":".join(quote(part, safe="") for part in name_and_password)
+        return self.redis_url.get_secret_value() or f"redis://{login}@{host}:{self.redis_port}"
 
     @property
     def origins(self) -> list[str]:
@@ -218,15 +248,37 @@ def settings_error(error: ValidationError) -> str:
     )
 
 
-def workers_asked_for() -> int:
-    """Return how many workers uvicorn was asked to run.
+def _variables() -> dict[str, str]:
+    """Return what the env file and the environment, which wins, set to something, by upper-case
+    name. Raise CannotStart if the file has a line that is no assignment."""
+    kept: dict[str | None, str | None] = {}
+    is_named = os.environ.get("SHOPSPHERE_ENV_FILE")
+    if is_named or ENV_FILE.exists():
+        text = _read(ENV_FILE, "SHOPSPHERE_ENV_FILE" if is_named else ENV_FILE.name)
+        for line in parse_stream(io.StringIO(text)):
+            if line.error or (line.key and line.value is None):
+                where = f"{ENV_FILE.name}, line {line.original.line}"
+                raise CannotStart(f"{where}: must be NAME=value, a comment or empty.")
+            kept[line.key] = line.value
+    both = [*kept.items(), *os.environ.items()]
+    return {name.upper(): value for name, value in both if name and value}
 
-    A worker of uvicorn 0.54 cannot tell. It is a multiprocessing child, which gets the same command
-    line; without `--workers`, uvicorn reads WEB_CONCURRENCY.
-    """
-    if multiprocessing.parent_process() is None:
-        return 1
-    options = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    options.add_argument("--workers", default=os.environ.get("WEB_CONCURRENCY", "1"))
-    asked: str = options.parse_known_args()[0].workers
-    return int(asked) if asked.isdigit() else 1
+
+def _read(file: Path, name: str) -> str:
+    """Return the text of a file; raise CannotStart, without its path, which may be a secret."""
+    try:
+        return file.read_text("utf-8-sig")
+    except UnicodeDecodeError:
+        raise CannotStart(f"{name} is not in UTF-8: save it as UTF-8.") from None
+    except OSError as error:
+        raise CannotStart(f"{name} cannot be read: {error.strerror}.") from None
+
+
+def _unused(given: Mapping[str, str]) -> str:
+    """Return a pattern of the variables that do not count because of others."""
+    if given.get("USE_REDIS", "").lower() == "false":
+        return "REDIS_.*"
+    if {"REDIS_URL", "REDIS_URL_FILE"} & given.keys():
+        return "REDIS_(HOST|PORT|USERNAME|PASSWORD)(_FILE)?"
+    # Kubernetes sets this in every pod if a Service is called redis.
+    return "REDIS_PORT" if given.get("REDIS_PORT", "").startswith("tcp://") else ""

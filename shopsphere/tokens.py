@@ -1,5 +1,6 @@
 """Access tokens: JWTs signed with HS256 (RFC 7519), every claim required and checked."""
 
+import logging
 import time
 import warnings
 from typing import NamedTuple
@@ -8,6 +9,8 @@ import jwt
 
 from shopsphere.domain.errors import InvalidToken
 from shopsphere.domain.values import Role
+
+log = logging.getLogger("shopsphere.tokens")
 
 ISSUER = AUDIENCE = "shopsphere"
 REQUIRED_CLAIMS = ["sub", "role", "iss", "aud", "iat", "exp"]
@@ -68,6 +71,9 @@ class Tokens:
             if not claims["sub"]:
                 raise ValueError
             return Caller(claims["sub"], Role(claims["role"]))
+        except jwt.ImmatureSignatureError:
+            log.warning("a token was issued in the future: the clocks of two machines differ")
+            raise InvalidToken("The token is not valid yet. Try again later.") from None
         except jwt.ExpiredSignatureError:
             raise InvalidToken("The token has expired. Log in again.") from None
         except (jwt.InvalidTokenError, ValueError):

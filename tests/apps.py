@@ -30,7 +30,7 @@ def settings_of(environment: dict[str, str], **more: object) -> Settings:
     """Return the settings that these environment variables give, and no `.env` file."""
     values: dict[str, Any] = {"bcrypt_rounds": 4, "jwt_secret": JWT_SECRET}
     values |= {name.lower(): value for name, value in environment.items()} | more
-    return Settings(_env_file=None, **values)  # type: ignore[call-arg]  # mypy sees fields only
+    return Settings(**values)
 
 
 @contextmanager

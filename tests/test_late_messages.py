@@ -171,6 +171,6 @@ def test_what_a_closed_socket_left_behind_is_dropped_by_the_kernel(shop: LateSho
             await client.close_all()
 
     assert asyncio.run(of_redis()) - {0} == {4000}  # 0 are those of the tests themselves
-    with session(NO_RETRY) as http:
+    with session(NO_RETRY, "") as http:
         assert http.get(shop.product.url, timeout=5).ok
         assert timeouts_of_sockets_to(shop.product.port) - {0} == {4000}

@@ -17,7 +17,7 @@ ROOMS = {f"shopsphere.{room}" for room in ("catalogue", "ordering", "accounts")}
 RULES = {f"{DOMAIN}.{rules}" for rules in ("stock", "orders", "idempotency", "people")}
 COMMON = {
     f"shopsphere.{name}"
-    for name in ("deadline", "http_sessions", "logs", "metrics", "settings", "tokens")
+    for name in ("deadline", "http_sessions", "logs", "metrics", "settings", "tokens", "workers")
 }
 FRAMEWORK = {"fastapi", "starlette"}
 WATCHED = {*FRAMEWORK, "uvicorn", "redis", "aredis_om", "requests"}

@@ -181,6 +181,11 @@ async def test_a_redis_that_refuses_us_stops_the_start(own_redis: RedisServer) -
         redis.acl_setuser("shop", enabled=True, reset=True, passwords=[f"+{SECRET}"], keys=[keys],
                           commands=commands)  # fmt: skip
         assert "permissions" in await refusal(redis_url=f"redis://shop:{SECRET}@127.0.0.1:{port}")
+    for missing in ("TIME", "EVALSHA", "ZUNIONSTORE"):
+        redis.acl_setuser("shop", enabled=True, reset=True, passwords=[f"+{SECRET}"], keys=["*"],
+                          commands=["+@all", "-info", f"-{missing}"])  # fmt: skip
+        line = await refusal(redis_username="shop", redis_password=SECRET, redis_port=port)
+        assert line.startswith(f"The Redis user may not run {missing}. Give it")
     redis.config_set("requirepass", SECRET)
     for password in ("", "another"):
         assert "REDIS_PASSWORD" in await refusal(redis_port=port, redis_password=password)

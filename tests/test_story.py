@@ -1,11 +1,15 @@
 """The story of a shop from end to end: real services on a Redis that goes away and comes back."""
 
+import re
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from redis_db import NEEDED
 from tests.launching import three_services
-from tests.servers import RedisServer, Service, Trio, wait_until
+from tests.servers import ROOT, RedisServer, Service, Trio, wait_until
 
 ACCOUNT = {"email": "Ada@Example.com", "password": "correct horse"}
 LAMP = {"name": "Desk Lamp", "price": 24.99, "quantity": 10}
@@ -78,6 +82,22 @@ def test_a_customer_orders_until_it_is_gone_though_redis_was_away(
         assert shop.order.post("/order", {**item, "quantity": 3}).status_code == 201
         assert shop.order.post("/order", {**item, "quantity": 1}).status_code == 400
         assert stock(shop, receipt["product_id"]) == (10, 0, 10, 0)
+
+
+DOCS = (ROOT / "docs" / "redis.md").read_text(encoding="utf-8")
+EACH_COMMAND = " ".join(f"+{command.split()[0]}" for command in NEEDED)
+
+
+@pytest.mark.parametrize("rights", ["", f"on >a-password ~shopsphere:* {EACH_COMMAND}"])
+def test_the_story_needs_no_other_rights_than_those_of_the_docs(
+    own_redis: RedisServer, tmp_path: Path, rights: str
+) -> None:
+    [example] = re.findall("ACL SETUSER shop (.+)", DOCS)
+    own_redis.client.execute_command("ACL SETUSER", "shop", *(rights or example).split())
+    user = {"REDIS_USERNAME": "shop", "REDIS_PASSWORD": "a-password"}
+    on_redis = {"USE_REDIS": "required", "REDIS_PORT": str(own_redis.port), **user}
+    with three_services(tmp_path, **on_redis) as shop:
+        whole_story(shop)
 
 
 def is_ready(service: Service) -> bool:

@@ -29,6 +29,10 @@ class Passwords:
         hashed: str = await to_thread.run_sync(self._context.hash, composed, limiter=self._limiter)
         return hashed
 
+    def is_outdated(self, password_hash: str) -> bool:
+        """Return whether a hash was made with other rounds than are set now."""
+        return self._context.needs_update(password_hash)
+
     async def verify(self, password: str, password_hash: str | None) -> bool:
         """Return whether the password matches this hash, in NFC or as it was typed: hashes of 0.1.0
         are of that.

@@ -72,11 +72,18 @@ class Users:
 
     async def log_in(self, client: str, email: str, password: str) -> Session:
         """Return a session. Raise TooManyLogins, or InvalidCredentials, after the same time for an
-        unknown address as for a wrong password."""
+        unknown address as for a wrong password.
+
+        A hash with other rounds than are set now is renewed.
+        """
         async with self._throttle.attempt(client, email):
-            user = await self.find(email)
-            if not await self.has_password(user, password) or user is None:
-                raise InvalidCredentials
+            while True:
+                user = await self.find(email)
+                if not await self.has_password(user, password) or user is None:
+                    raise InvalidCredentials
+                if not self._passwords.is_outdated(user.password_hash):
+                    break
+                await self.set_password(user, password, user.role)  # then verify again
         return Session(self._tokens.issue(user.pk, user.role), self._tokens.expires_seconds)
 
     async def has_password(self, user: User | None, password: str) -> bool:

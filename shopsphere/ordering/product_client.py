@@ -6,7 +6,9 @@ import random
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
+from contextvars import copy_context
+from email.utils import mktime_tz, parsedate_tz
+from functools import lru_cache, partial
 from typing import NamedTuple, NoReturn, Self
 
 import requests
@@ -17,11 +19,11 @@ from shopsphere.domain import errors
 from shopsphere.domain.errors import ProductServiceUnavailable, ShopError
 from shopsphere.domain.money import Cents
 from shopsphere.domain.values import Item, Reservation, Role
-from shopsphere.http_sessions import NO_RETRY, session
+from shopsphere.http_sessions import NO_RETRY, reason_of, session
 from shopsphere.logs import REQUEST_ID
 from shopsphere.records import NEVER, StorageName
 from shopsphere.settings import Settings
-from shopsphere.tokens import Tokens
+from shopsphere.tokens import LEEWAY_SECONDS, Tokens
 
 log = logging.getLogger("shopsphere.product_client")
 
@@ -62,10 +64,11 @@ class _Refusal(BaseModel):
 
 
 class _Response(NamedTuple):
-    """A response, fully read."""
+    """A response, fully read, and when it was sent by the clock of its server; "" if unknown."""
 
     status: int
     body: bytes
+    date: str
 
 
 class ProductClient:
@@ -73,6 +76,7 @@ class ProductClient:
 
     def __init__(self, settings: Settings, storage: StorageName, tokens: Tokens) -> None:
         self._url = settings.product_service_url
+        self._ca_file = settings.ca_file
         self._timeout_seconds = settings.product_service_timeout
         self._storage = storage
         self._of_thread = threading.local()  # sessions of `requests` are not thread-safe
@@ -90,7 +94,7 @@ class ProductClient:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     def _open_session(self) -> None:
-        self._of_thread.session = session(NO_RETRY)
+        self._of_thread.session = session(NO_RETRY, self._ca_file)
 
     async def reserve(self, order_pk: str, item: Item, within: float) -> Reservation:
         """Hold the units for this order; a repeat returns the same reservation.
@@ -151,10 +155,11 @@ class ProductClient:
         if meant and isinstance(meant, (errors.StorageMismatch, final)):
             raise meant
         if response.status in (401, 403):
-            log.error(
-                "the product service refuses our token: JWT_SECRET has to be the same, and the "
-                "clocks of both machines too"
-            )
+            sent = parsedate_tz(response.date)
+            ahead = mktime_tz(sent) - time.time() if sent else 0
+            is_clock = abs(ahead) > LEEWAY_SECONDS - 1
+            why = f"its clock is {ahead:+.0f} s from ours" if is_clock else "JWT_SECRET differs"
+            log.error("the product service refuses our token: %s", why)
         log.warning("the product service responded %s %s", response.status, response.body[:200])
         raise ProductServiceUnavailable
 
@@ -179,9 +184,10 @@ class ProductClient:
                 pause = PAUSE_SECONDS * 2 ** (attempt - 1)
                 await asyncio.sleep(pause + random.uniform(0, PAUSE_SECONDS))  # noqa: S311
             try:
-                response = await loop.run_in_executor(self._threads, self._send, request, send_by)
+                send = partial(copy_context().run, self._send, request, send_by)
+                response = await loop.run_in_executor(self._threads, send)
             except (requests.RequestException, HTTPError) as error:
-                log.warning("the product service cannot be reached: %s", type(error).__name__)
+                log.warning("the product service cannot be reached: %s", reason_of(error))
             else:
                 if response.status not in TRY_AGAIN:
                     return response
@@ -203,4 +209,4 @@ class ProductClient:
                 body += piece
                 if len(body) > MAX_RESPONSE_BYTES:
                     raise requests.Timeout("the response is too long")
-            return _Response(response.status_code, body)
+            return _Response(response.status_code, body, response.headers.get("Date", ""))

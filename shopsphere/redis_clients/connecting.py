@@ -3,22 +3,32 @@
 import asyncio
 import logging
 import ssl
+from collections.abc import Iterable
 
 from redis.asyncio import BlockingConnectionPool
 from redis.asyncio.sentinel import MasterNotFoundError
-from redis.exceptions import BusyLoadingError, RedisClusterException, RedisError
+from redis.exceptions import (
+    BusyLoadingError,
+    NoPermissionError,
+    RedisClusterException,
+    RedisError,
+    ResponseError,
+)
 
 from shopsphere.redis_clients.client import ShopRedis
 from shopsphere.redis_clients.cluster import cluster_client
-from shopsphere.redis_clients.errors import NothingResponds, came_of, cannot_serve, is_refusal
+from shopsphere.redis_clients.errors import (
+    NothingResponds,
+    came_of,
+    cannot_serve,
+    is_refusal,
+    our_errors,
+)
 from shopsphere.redis_clients.options import CONNECTION, POOL, TCP, try_options
 from shopsphere.redis_clients.sentinel import sentinel_client
 from shopsphere.settings import CannotStart, Settings
 
 log = logging.getLogger("shopsphere.redis")
-
-PROBE = "return redis.call('SET', KEYS[1], '1', 'EX', '1')"
-"""Checks that Redis can serve; PING succeeds even if Redis can neither read nor write."""
 
 
 def _client(settings: Settings) -> ShopRedis:
@@ -67,7 +77,8 @@ async def _serves(client: ShopRedis, probe: str) -> bool:
     try:
         await client.require_answer()
         is_there = True
-        await client.send_raw("EVAL", PROBE, 1, probe)
+        # A PING would succeed even if Redis could not write.
+        await client.send_raw("SET", probe, "1", "EX", "1")
     except (RedisError, RedisClusterException) as error:
         if came_of(error, BusyLoadingError):
             return False
@@ -96,3 +107,24 @@ async def _serves(client: ShopRedis, probe: str) -> bool:
                 f"{error}. Is it Redis? Does it expect TLS (rediss://)? Has it reached maxclients?"
             ) from error
     return True
+
+
+async def require_rights(client: ShopRedis, commands: Iterable[str]) -> None:
+    """Try each command; raise CannotStart, naming those that the Redis user may not run.
+
+    Any other refusal of a command is ignored. Raise StoreUnavailable if Redis cannot serve.
+    """
+    missing = []
+    with our_errors():
+        for command in commands:
+            try:
+                await client.send_raw(*command.split())
+            except NoPermissionError:
+                missing.append(command.split()[0])
+            except ResponseError:
+                pass
+    if missing:
+        raise CannotStart(
+            f"The Redis user may not run {', '.join(missing)}. Give it the rights that "
+            "docs/redis.md lists."
+        )

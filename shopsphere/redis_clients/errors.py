@@ -16,11 +16,9 @@ CANNOT_SERVE = (
     ConnectionError, TimeoutError, RedisClusterException, exceptions.InvalidResponse,
     exceptions.ClusterError, exceptions.AskError, exceptions.TryAgainError,
 )  # fmt: skip
-IN_SCRIPT = "user executing the script can't"
-"""What Redis before 7 says if the user may not run a command of a script."""
 CANNOT_SERVE_WORDS = (
-    IN_SCRIPT, "NOPERM", "READONLY", "OOM", "NOREPLICAS", "MISCONF", "BUSY", "UNBLOCKED",
-    "non local key",
+    "NOPERM", "user executing the script can't", "READONLY", "OOM", "NOREPLICAS", "MISCONF", "BUSY",
+    "UNBLOCKED", "non local key", "undeclared keys",
 )  # fmt: skip
 """Parts of ResponseErrors, also of those in scripts, which show that Redis cannot serve."""
 
@@ -62,6 +60,5 @@ def came_of(error: BaseException | None, *kinds: type[Exception]) -> bool:
 
 
 def is_refusal(error: Exception) -> bool:
-    """Return whether Redis refuses us; for a command in a script, only the text tells."""
-    refusals = exceptions.AuthenticationError, exceptions.NoPermissionError
-    return came_of(error, *refusals) or IN_SCRIPT in str(error)
+    """Return whether Redis refuses us."""
+    return came_of(error, exceptions.AuthenticationError, exceptions.NoPermissionError)

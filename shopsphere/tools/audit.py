@@ -16,7 +16,7 @@ import requests
 from pydantic import BaseModel
 from tqdm import tqdm
 
-from shopsphere.http_sessions import RETRIES, session
+from shopsphere.http_sessions import RETRIES, reason_of, session
 from shopsphere.records import StorageName
 from shopsphere.settings import Settings
 
@@ -105,7 +105,8 @@ class Shop:
         self.settings = settings
         self._may_sign_in = bool(settings.admin_email)
         # connect=0: if nothing listens, the error is reported at once.
-        self._http = session(RETRIES.new(total=4, connect=0, backoff_factor=0.2))
+        retries = RETRIES.new(total=4, connect=0, backoff_factor=0.2)
+        self._http = session(retries, settings.ca_file)
 
     def close(self) -> None:
         """Close all connections."""
@@ -134,7 +135,7 @@ class Shop:
         try:
             response = self._http.request(method, url, timeout=TIMEOUT_SECONDS, **options)  # type: ignore[arg-type]  # dicts
         except requests.RequestException as error:
-            raise ShopUnavailable(f"{url} does not respond ({type(error).__name__}).") from error
+            raise ShopUnavailable(f"{url} does not respond ({reason_of(error)}).") from error
         said = f"{url} responds with {response.status_code}"
         if response.status_code == 401 and self._may_sign_in:
             self._sign_in()

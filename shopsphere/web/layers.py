@@ -27,6 +27,8 @@ from shopsphere.web.service import Service
 log = logging.getLogger("shopsphere.request")
 
 MAX_BODY_BYTES = 64 * 1024
+PROBES = frozenset({"/", "/ready", "/metrics"})
+"""Routes whose requests are logged at DEBUG unless slow or failed: monitoring sends thousands."""
 VARY = ((b"vary", b"Origin"),)
 # A response header that browsers may read has to be listed here.
 EXPOSED_HEADERS = (
@@ -119,7 +121,9 @@ class RequestLayer:
         path = scope["raw_path"].decode("ascii", "backslashreplace")
         is_json = self._settings.log_format == "json"
         fields = _fields(scope, path, status, seconds) if is_json else None
-        log.info("%s %s %s in %.1f ms", method, path, status, seconds * 1000, extra=fields)
+        is_probe = route in PROBES and 0 < status < 400 and seconds < 1
+        level = logging.DEBUG if is_probe else logging.INFO
+        log.log(level, "%s %s %s in %.1f ms", method, path, status, seconds * 1000, extra=fields)
         REQUEST_ID.reset(token)
 
 
@@ -149,7 +153,14 @@ class Cors(CORSMiddleware):
 
     def __init__(self, app: ASGIApp, origins: list[str]) -> None:
         super().__init__(
-            app, origins, allow_methods=["*"], allow_headers=["*"], expose_headers=EXPOSED_HEADERS
+            app,
+            allow_origins=origins,
+            allow_origin_regex="|".join(re.escape(origin) for origin in origins).replace(
+                r"\*\.", r"([a-z0-9_-]+\.)+"
+            ),
+            allow_methods=["*"],
+            allow_headers=["*"],
+            expose_headers=EXPOSED_HEADERS,
         )
 
     def preflight_response(self, request_headers: Headers) -> Response:
