@@ -60,10 +60,8 @@ class MemoryRecords:
         records: Any = map(self._records.get, self._records.irange(first, end, (False, False)))
         return list(islice((record for record in records if record.is_listed), limit))
 
-    async def enter(
-        self, member: str, into: Lists, leaving: Lists = (), unless_in: Lists = ()
-    ) -> None:
-        if any(member in self._positions.get(listing, ()) for listing in unless_in):
+    async def enter(self, member: str, into: Lists, leaving: Lists = ()) -> None:
+        if not leaving and member in self._positions[into[0]]:
             return
         for listing in leaving:
             await self.leave(listing, member)
@@ -121,9 +119,8 @@ class MemoryRecords:
         return
 
     def _kept(self, wanted: R) -> R:
-        kept: Any = self._records.get((wanted.kind, wanted.pk), wanted)
-        record: R = kept
-        return record
+        kept: R = self._records.get((wanted.kind, wanted.pk), wanted)
+        return kept
 
     def _keep(self, record: Record) -> None:
         """Store a record, or remove it if it equals its defaults, and set its expiry."""

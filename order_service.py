@@ -4,7 +4,6 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any, Literal
 
@@ -17,7 +16,6 @@ from shopsphere.domain.money import Amount, Cents
 from shopsphere.domain.values import MAX_ORDER_QUANTITY, Item, Order
 from shopsphere.ordering.checkout import Checkout
 from shopsphere.ordering.metrics import OrderMetrics
-from shopsphere.ordering.orders import Orders
 from shopsphere.ordering.product_client import ProductClient
 from shopsphere.ordering.settling import Outcome, Settling
 from shopsphere.settings import Settings
@@ -142,16 +140,7 @@ class OrderPublic(Public):
 ORDERS = TypeAdapter(list[OrderPublic])
 
 
-@dataclass(frozen=True, slots=True)
-class Ordering:
-    """The resources of this service alone."""
-
-    orders: Orders
-    checkout: Checkout
-    settling: Settling
-
-
-Own = Annotated[Ordering, OWN]
+Own = Annotated[Checkout, OWN]
 OF_AN_ORDER = "The `pk` of an order, from the response that created it, or from the list."
 Pk = Annotated[PkOrNone, Path(description=OF_AN_ORDER)]
 SettledPk = Annotated[StrictPk, Path(description=OF_AN_ORDER)]
@@ -164,19 +153,17 @@ fulfilment = APIRouter(tags=["fulfilment"], responses=raises(errors.StoreUnavail
     "/order",
     response_model=OrderPublic,
     status_code=201,
-    responses={
-        201: REPLAY_HEADER,
-        **raises(
-            errors.InsufficientQuantity(product_pk=PRODUCT_PK),
-            errors.PriceChanged(product_pk=PRODUCT_PK),
-            errors.ProductNotFound(PRODUCT_PK),
-            errors.RequestInProgress,
-            errors.IdempotencyKeyReused,
-            errors.ProductServiceUnavailable,
-            errors.StorageMismatch,
-            errors.OrderGivenUp,
-        ),
-    },
+    responses=raises(
+        errors.InsufficientQuantity(product_pk=PRODUCT_PK),
+        errors.PriceChanged(product_pk=PRODUCT_PK),
+        errors.ProductNotFound(product_id=PRODUCT_PK),
+        errors.RequestInProgress,
+        errors.IdempotencyKeyReused,
+        errors.ProductServiceUnavailable,
+        errors.StorageMismatch,
+        errors.OrderGivenUp,
+    )
+    | {201: REPLAY_HEADER},
 )
 async def place_order(
     items: Items,
@@ -210,7 +197,7 @@ async def place_order(
     A key is kept for 24 hours from its last order, separately for each user.
     """
     ordered = [Item(each.product_id, each.quantity, each.unit_price) for each in items]
-    order, is_replay = await own.checkout.place(key, ordered, caller.user_pk, deadline)
+    order, is_replay = await own.place(key, ordered, caller.user_pk, deadline)
     response.headers["Location"] = path_of(request, f"/orders/{order.pk}")
     show_replay(response, is_replay)
     return order
@@ -262,7 +249,7 @@ async def cancel_order(caller: Customer, pk: Pk, own: Own, deadline: RequestDead
     Administrators can cancel any order. This works even while the product service is unreachable;
     the stock is then released later.
     """
-    return await own.checkout.cancel(pk, caller.orders_of, deadline)
+    return await own.cancel(pk, caller.orders_of, deadline)
 
 
 @fulfilment.post(
@@ -276,7 +263,7 @@ async def ship_order(pk: Pk, own: Own, deadline: RequestDeadline) -> Order:
 
     This works even while the product service is unreachable; the stock is then updated later.
     """
-    return await own.checkout.ship(pk, deadline)
+    return await own.ship(pk, deadline)
 
 
 @fulfilment.post(
@@ -297,7 +284,7 @@ async def settle_order(pk: SettledPk, body: Settle, own: Own) -> Settled:
 
 
 @asynccontextmanager
-async def _ordering(service: Service[Ordering]) -> AsyncIterator[Ordering]:
+async def _ordering(service: Service[Checkout]) -> AsyncIterator[Checkout]:
     settings, opened = service.settings, service.opened
     metrics = OrderMetrics(service.metrics.registry)
     if settings.settle_after <= settings.order_timeout:
@@ -309,7 +296,7 @@ async def _ordering(service: Service[Ordering]) -> AsyncIterator[Ordering]:
         checkout = Checkout(opened.records, products, settling, metrics, lease_seconds)
         running = asyncio.create_task(settling.run(settings.settle_interval))
         try:
-            yield Ordering(Orders(opened.records), checkout, settling)
+            yield checkout
         finally:
             while not running.done():  # in Python 3.11, redis-py's wait_for drops cancellations
                 running.cancel()

@@ -162,7 +162,7 @@ async def get_product(pk: Pk, request: Request) -> Product:
     response_model=ProductPublic,
     status_code=201,
     dependencies=[ADMINISTRATOR],
-    responses={201: REPLAY_HEADER, **raises(errors.ProductNotFound, errors.IdempotencyKeyReused)},
+    responses=raises(errors.ProductNotFound, errors.IdempotencyKeyReused) | {201: REPLAY_HEADER},
 )
 async def create_product(
     body: ProductCreate,
@@ -216,15 +216,13 @@ async def delete_product(pk: Pk, products: Catalogue) -> None:
     "/products/{pk}/stock",
     response_model=ProductPublic,
     dependencies=[ADMINISTRATOR],
-    responses={
-        200: REPLAY_HEADER,
-        **raises(
-            errors.StockTooLow,
-            errors.StockLimit,
-            errors.ProductNotFound,
-            errors.IdempotencyKeyReused,
-        ),
-    },
+    responses=raises(
+        errors.StockTooLow(available=3),
+        errors.StockLimit,
+        errors.ProductNotFound,
+        errors.IdempotencyKeyReused,
+    )
+    | {200: REPLAY_HEADER},
 )
 async def change_stock(
     pk: Pk,
@@ -276,16 +274,14 @@ async def list_reservations(
     "",
     response_model=ReservationPublic,
     status_code=201,
-    responses={
-        200: {"model": ReservationPublic, "description": "It was reserved before."},
-        **raises(
-            errors.ProductNotFound,
-            errors.PriceChanged,
-            errors.ReservationRefused,
-            errors.ReservationReleased,
-            errors.ReservationConflict,
-        ),
-    },
+    responses=raises(
+        errors.ProductNotFound,
+        errors.PriceChanged,
+        errors.ReservationRefused,
+        errors.ReservationReleased,
+        errors.ReservationConflict,
+    )
+    | {200: {"model": ReservationPublic, "description": "It was reserved before."}},
 )
 async def reserve(
     pk: Pk, order_pk: OfOrder, body: ReservationCreate, products: Catalogue, response: Response

@@ -8,12 +8,10 @@ import asyncio
 import itertools
 import logging
 import secrets
-from collections import OrderedDict, deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cache
 from itertools import islice
-from typing import Any, Self, TypeVar, TypeVarTuple
+from typing import Any, NamedTuple, Self, TypeVar, TypeVarTuple
 
 from aredis_om import HashModel
 from pydantic import ValidationError
@@ -32,7 +30,7 @@ R = TypeVar("R", bound=Record)
 Rs = TypeVarTuple("Rs")
 T = TypeVar("T")
 
-FORMAT = "4"
+FORMAT = "5"
 """The version of the data format, raised with each change of it; 0.1.0 stored no version."""
 
 KINDS_OF_0_1_0 = {
@@ -55,13 +53,12 @@ STEPS_AT_ONCE = 64
 """How many steps of one slot may share a read and a write."""
 
 SEEN_RECORDS = 4096
-"""How many shared records this process caches as it last saw them."""
+"""How many shared records this process caches as it last saw them, before it begins again."""
 
 TURN_POLL_SECONDS = 0.004
 """How often a process checks whether another still has exclusive use of a slot."""
 
-FULL_BUCKET = 100
-"""How many names fill a bucket: fewer than the 128 up to which Redis packs a sorted set."""
+BUCKET_ID_LENGTH = 10
 
 
 STEP = Script("""
@@ -112,65 +109,57 @@ return {-1, time[1], time[2]}
 """)
 
 ENTER = Script("""
--- Add a member to lists of one slot and remove it from others, unless it is in a forbidden list.
--- KEYS: last position in this slot; forbidden lists, lists to leave, lists to enter.
--- ARGV: member, number of forbidden lists, number of lists to leave.
-local forbidden, leaving = tonumber(ARGV[2]), tonumber(ARGV[3])
-for i = 2, 1 + forbidden do
-  if redis.call('ZSCORE', KEYS[i], ARGV[1]) then
-    return
-  end
-end
+-- Add a member to lists of one slot and remove it from others. If it is in the first list already
+-- and there are none to leave, do nothing.
+-- KEYS: last position in this slot, lists to enter, lists to leave.
+-- ARGV: member, number of the last key of a list to enter.
+local last_entered = tonumber(ARGV[2])
 local time = redis.call('TIME')
 local last = tonumber(redis.call('GET', KEYS[1]) or '0')
 local position = string.format('%.0f', math.max(time[1] * 1000000 + time[2], last + 1))
-for i = 2 + forbidden + leaving, #KEYS do
+for i = 2, last_entered do
   if redis.call('ZADD', KEYS[i], 'NX', position, ARGV[1]) == 1 then
     redis.call('SET', KEYS[1], position)
+  elseif last_entered == #KEYS then
+    return
   end
 end
-for i = 2 + forbidden, 1 + forbidden + leaving do
+for i = last_entered + 1, #KEYS do
   redis.call('ZREM', KEYS[i], ARGV[1])
 end
 """)
 
 NAMES = Script("""
--- Add names to a bucket of the search index, as long as it stays packed, or remove them from it.
--- Returns a name to split the bucket at if it is full, otherwise '', then the names left over:
--- they belong in other buckets, or there was no room.
--- The index is one sorted list in buckets that are small enough for Redis to pack. A bucket is
--- named by its lower bound; the directory holds all bounds but that of the first, which is ''.
--- KEYS: directory, bucket. ARGV: 'add' or 'remove', bound, number of names in a full bucket, names.
-local result = {''}
+-- Add names to a bucket of the search index, as long as it stays packed, or remove them from it;
+-- move the upper half of a full bucket to a new one. Returns the names left over: they belong in
+-- other buckets, or there was no room.
+-- The index is one sorted list in buckets of fewer than the 128 names up to which Redis packs them.
+-- The directory holds the lower bound of each bucket but the first: the last name before it, then
+-- the bucket's id. No name begins with another.
+-- KEYS: directory, bucket, new bucket. ARGV: 'add' or 'remove', bound, id of the new bucket, names.
+local left = {}
 local size = redis.call('ZCARD', KEYS[2])
 for i = 4, #ARGV do
   local bound = redis.call('ZREVRANGEBYLEX', KEYS[1], '[' .. ARGV[i], '-', 'LIMIT', 0, 1)[1] or ''
   if bound ~= ARGV[2] or (ARGV[1] == 'add' and size >= 126) then
-    table.insert(result, ARGV[i])
+    table.insert(left, ARGV[i])
   elseif ARGV[1] == 'add' then
     size = size + redis.call('ZADD', KEYS[2], 0, ARGV[i])
   else
     size = size - redis.call('ZREM', KEYS[2], ARGV[i])
   end
 end
-if size >= tonumber(ARGV[3]) then
-  result[1] = redis.call('ZRANGE', KEYS[2], math.floor(size / 2), math.floor(size / 2))[1]
-elseif size == 0 then
+if size == 0 then
   redis.call('ZREM', KEYS[1], ARGV[2])
-end
-return result
-""")
-
-SPLIT_BUCKET = Script("""
--- Move the names from a bound onward to a new bucket, if the old one is still full.
--- KEYS: directory, bucket, new bucket. ARGV: bound of the new bucket, names in a full bucket.
-local rank = redis.call('ZRANK', KEYS[2], ARGV[1])
-if rank and rank > 0 and redis.call('ZCARD', KEYS[2]) >= tonumber(ARGV[2]) then
+elseif size >= 100 and redis.call('ZCARD', KEYS[3]) == 0 then
+  local half = math.floor(size / 2)
+  local last = redis.call('ZRANGE', KEYS[2], half - 1, half - 1)[1]
   redis.call('ZUNIONSTORE', KEYS[3], 1, KEYS[2])
-  redis.call('ZREMRANGEBYRANK', KEYS[3], 0, rank - 1)
-  redis.call('ZADD', KEYS[1], 0, ARGV[1])
-  redis.call('ZREMRANGEBYRANK', KEYS[2], rank, -1)
+  redis.call('ZREMRANGEBYRANK', KEYS[3], 0, half - 1)
+  redis.call('ZADD', KEYS[1], 0, last .. ARGV[3])
+  redis.call('ZREMRANGEBYRANK', KEYS[2], half, -1)
 end
+return left
 """)
 
 ADD_NOTE = Script("""
@@ -226,17 +215,12 @@ def _validated(wanted: R, kept: Mapping[str, str]) -> R:
     return record
 
 
-@dataclass(frozen=True, slots=True)
-class _Seen:
+class _Seen(NamedTuple):
     """A record as it was seen, and its version, which is empty if it is not stored."""
 
     version: str
     record: Any
     """A record, or a ValidationError if the stored hash is not valid."""
-
-    @classmethod
-    def kept(cls, version: str, record: Record) -> Self:
-        return cls("" if _is_missing(record) else version, record)
 
     @classmethod
     def of(cls, wanted: Record, kept: Sequence[str]) -> Self:
@@ -251,9 +235,8 @@ class _Seen:
             return cls(version, error)
 
 
-@dataclass(frozen=True, slots=True)
-class _Step:
-    """A rule waiting to be applied to the records with these keys."""
+class _Step(NamedTuple):
+    """A rule waiting to be applied to the records with these keys. Its outcome may be an error."""
 
     rule: Callable[..., Any]
     wanted: Mapping[str, Record]
@@ -273,9 +256,9 @@ class RedisRecords:
         self._prefix = prefix
         self._process = secrets.token_urlsafe(6)
         self._writes = itertools.count()
-        self._queues: dict[str, deque[_Step]] = {}
-        self._leaders: set[asyncio.Task[None]] = set()
-        self._seen: OrderedDict[str, _Seen] = OrderedDict()
+        self._queues: defaultdict[str, deque[_Step]] = defaultdict(deque)
+        self._leaders: dict[str, asyncio.Task[None]] = {}
+        self._seen: dict[str, _Seen] = {}
         self._clock_offset = 0.0
         self._has_rivals = False
         self._index_turn = asyncio.Lock()
@@ -294,34 +277,28 @@ class RedisRecords:
         keys = {self._key(record): record for record in records}
         step = _Step(rule, keys, within, asyncio.get_running_loop().create_future())
         slot = slot_of(records[0].pk)
-        if slot in self._queues:
-            self._queues[slot].append(step)
-        else:
-            self._queues[slot] = deque([step])
-            leader = asyncio.create_task(self._lead(slot))
-            self._leaders.add(leader)
-            leader.add_done_callback(self._leaders.discard)
-        outcome: T = await step.outcome
+        self._queues[slot].append(step)
+        if slot not in self._leaders:
+            self._leaders[slot] = asyncio.create_task(self._lead(slot))
+        outcome: T | Exception = await step.outcome
+        if isinstance(outcome, Exception):
+            raise outcome
         return outcome
 
     async def _lead(self, slot: str) -> None:
         """Apply the steps waiting for a slot until none are left or Redis cannot serve."""
         queue = self._queues[slot]
-        error: BaseException = StoreUnavailable()
         try:
             while queue:
                 await self._apply_together(slot, list(islice(queue, STEPS_AT_ONCE)))
                 while queue and queue[0].outcome.done():
                     queue.popleft()
-        except BaseException as failure:
-            error = failure
-            if not isinstance(failure, Exception):
-                raise
-        finally:
-            del self._queues[slot]
+        except Exception as error:  # noqa: BLE001  # raised to every waiting caller
             for step in queue:
                 if not step.outcome.done():
-                    step.outcome.set_exception(error)
+                    step.outcome.set_result(error)
+        finally:
+            del self._queues[slot], self._leaders[slot]
 
     async def _apply_together(self, slot: str, steps: Sequence[_Step]) -> None:
         """Apply these steps in one write and set their outcomes.
@@ -331,39 +308,35 @@ class RedisRecords:
         """
         wanted = {key: record for step in steps for key, record in step.wanted.items()}
         seen = {key: self._seen.get(key) or _Seen("", record) for key, record in wanted.items()}
-        turn_and_list = f"{self._prefix}:turn:{{{slot}}}", f"{self._prefix}:live:{{{slot}}}"
+        keys = [*seen, f"{self._prefix}:turn:{{{slot}}}", f"{self._prefix}:live:{{{slot}}}"]
         loop = asyncio.get_running_loop()
         clock_offset, has_read, refusals = self._clock_offset, False, 0  # of this slot's node
-        must_read = len(steps) > 1 and self._has_rivals
+        are_many = len(steps) > 1
+        must_read = are_many and self._has_rivals
         while True:
             now = 0.0 if must_read else loop.time() + clock_offset
             latest, outcomes = _rehearse(now, () if must_read else steps, seen)
             version = f"{self._process}{next(self._writes):x}"
-            changed = {
-                key: latest[key]
-                for key, each in seen.items()
-                if latest[key] is not each.record and latest[key].__dict__ != each.record.__dict__
-            }
+            changed = {key: latest[key] for key, each in seen.items() if latest[key] != each.record}
             commands = [
                 command
                 for number, (key, each) in enumerate(seen.items(), 1)
                 if key in changed
-                for command in _commands(number, len(seen) + 2, version, each, changed[key])
+                for command in _commands(number, len(keys), version, each, changed[key])
             ]
             if has_read and not must_read and not changed:
                 break
             versions = [each.version for each in seen.values()]
             document = int(now * 1_000_000), self._process, refusals > 0, versions, commands
-            wait, seconds, microseconds, *found = await STEP.run(
-                self._client,
-                [*seen, *turn_and_list],
-                to_json(document),
-                is_urgent=len(steps) > 1,
-            )
+            answer = await STEP.run(self._client, keys, to_json(document), is_urgent=are_many)
+            wait, seconds, microseconds, *found = answer
             clock_offset = int(seconds) + int(microseconds) / 1_000_000 - loop.time()
             self._clock_offset = clock_offset
             if wait < 0:
-                seen |= {key: _Seen.kept(version, record) for key, record in changed.items()}
+                seen |= {
+                    key: _Seen(version if _fields(record) else "", record)
+                    for key, record in changed.items()
+                }
                 break
             guessed, has_read = seen, True
             seen = {
@@ -372,25 +345,14 @@ class RedisRecords:
             }
             self._has_rivals = any(seen[key].version != guessed[key].version for key in seen)
             refusals += not must_read
-            must_read = wait > 0 and len(steps) > 1
+            must_read = wait > 0 and are_many
             await asyncio.sleep(min(wait / 1_000_000, TURN_POLL_SECONDS))
-        self._remember(wanted, seen)
+        if len(self._seen) > SEEN_RECORDS:
+            self._seen.clear()
+        self._seen |= {key: seen[key] for key, record in wanted.items() if record.is_shared}
         for step, outcome in outcomes:
-            if step.outcome.done():
-                continue
-            if isinstance(outcome, Exception):
-                step.outcome.set_exception(outcome)
-            else:
+            if not step.outcome.done():
                 step.outcome.set_result(outcome)
-
-    def _remember(self, wanted: Mapping[str, Record], seen: Mapping[str, _Seen]) -> None:
-        for key, record in wanted.items():
-            if record.is_shared:
-                self._seen.pop(key, None)
-                if seen[key].version:
-                    self._seen[key] = seen[key]
-        while len(self._seen) > SEEN_RECORDS:
-            self._seen.popitem(last=False)
 
     async def live(self, kind: type[R], slot: str, after: str, limit: int) -> list[R]:
         members: Iterable[str] = await self._client.zrangebylex(
@@ -398,14 +360,10 @@ class RedisRecords:
         )
         return await self.read(*(kind(pk=f"{slot}:{member}") for member in members))
 
-    async def enter(
-        self, member: str, into: Lists, leaving: Lists = (), unless_in: Lists = ()
-    ) -> None:
-        keys = [
-            f"{self._prefix}:position:{{{into[0].slot}}}",
-            *(self._list(listing) for listing in (*unless_in, *leaving, *into)),
-        ]
-        await ENTER.run(self._client, keys, member, len(unless_in), len(leaving))
+    async def enter(self, member: str, into: Lists, leaving: Lists = ()) -> None:
+        last = f"{self._prefix}:position:{{{into[0].slot}}}"
+        keys = [last, *map(self._list, into), *map(self._list, leaving)]
+        await ENTER.run(self._client, keys, member, 1 + len(into))
 
     async def leave(self, listing: Listing, member: str) -> None:
         await self._client.zrem(self._list(listing), member)
@@ -450,7 +408,7 @@ class RedisRecords:
                 low = b"(" + names[-1].encode()
 
     async def _in_buckets(self, action: str, names: Collection[str]) -> None:
-        """Run a script on the buckets of these names, and repeat it for names that have moved."""
+        """Run a script on the buckets of these names, and repeat it for names left over."""
         async with self._index_turn:
             while names:
                 buckets: dict[str, list[str]] = {}
@@ -461,14 +419,11 @@ class RedisRecords:
                 )
                 names = [name for each in left for name in each]
 
-    async def _in_bucket(self, action: str, bound: str, names: Collection[str]) -> Collection[str]:
-        """Run a script on one bucket and split it if it is full; return the names left over."""
-        keys = [self._bucket(), self._bucket(bound)]
-        split_at, *left = await NAMES.run(self._client, keys, action, bound, FULL_BUCKET, *names)
-        if split_at:
-            keys.append(self._bucket(split_at))
-            await SPLIT_BUCKET.run(self._client, keys, split_at, FULL_BUCKET)
-        return list(left)
+    async def _in_bucket(self, action: str, bound: str, names: Iterable[str]) -> Iterable[str]:
+        new = secrets.token_hex(BUCKET_ID_LENGTH // 2)
+        keys = [self._bucket(), self._bucket(bound), self._bucket(new)]
+        left: list[str] = await NAMES.run(self._client, keys, action, bound, new, *names)
+        return left
 
     async def _bounds(self, names: Collection[str]) -> list[list[str]]:
         """Return the bound of each name's bucket; that of the first bucket is empty."""
@@ -497,7 +452,7 @@ class RedisRecords:
 
     async def close(self) -> None:
         if self._leaders:
-            await asyncio.wait(self._leaders)
+            await asyncio.wait(self._leaders.values())
         await self._client.close_all()
 
     @property
@@ -511,9 +466,10 @@ class RedisRecords:
         return f"{self._prefix}:list:{{{listing.slot}}}:{listing.name}"
 
     def _bucket(self, bound: str | None = None) -> str:
-        """Return the key of a bucket of the search index, or without a bound, of the directory."""
+        """Return the key of a bucket of the search index, or without a bound, of the directory. A
+        bucket's id is the end of its bound."""
         directory = f"{self._prefix}:names:{{names}}"
-        return directory if bound is None else f"{directory}:{bound}"
+        return directory if bound is None else f"{directory}:{bound[-BUCKET_ID_LENGTH:]}"
 
 
 def _rehearse(
@@ -544,16 +500,9 @@ def _rehearse(
     return latest, outcomes
 
 
-@cache
-def _defaults(kind: type[Record]) -> Mapping[str, Any]:
-    """Return the default values of a record's fields, except its pk."""
-    return {name: field.default for name, field in kind.model_fields.items() if name != "pk"}
-
-
-def _is_missing(record: Record) -> bool:
-    """Return whether a record equals its defaults, and so is not stored."""
-    fields = record.__dict__
-    return all(fields[name] == default for name, default in _defaults(type(record)).items())
+def _fields(record: Record) -> dict[str, Any]:
+    """Return the fields that differ from their defaults; a record without any is not stored."""
+    return record.model_dump(exclude={"pk"}, exclude_defaults=True)
 
 
 def _commands(
@@ -561,25 +510,21 @@ def _commands(
 ) -> Iterator[Sequence[str | int]]:
     """Yield the commands that store a record's state after a step. `number` is that of its key,
     `live` that of its slot's list of live records."""
-    if _is_missing(after):
-        yield "DEL", number
-    else:
-        old, new, defaults = before.record.__dict__, after.__dict__, _defaults(type(after))
-        changed = [name for name in defaults if new[name] != old[name]]
-        to_set = {name: str(new[name]) for name in changed if new[name] != defaults[name]}
-        to_delete = [name for name in changed if name not in to_set]
-        yield "HSET", number, "version", version, *itertools.chain(*to_set.items())
-        if to_delete:
-            yield "HDEL", number, *to_delete
+    old, new = _fields(before.record), _fields(after)
+    if new:
+        to_set = ((name, str(value)) for name, value in new.items() - old.items())
+        yield "HSET", number, "version", version, *itertools.chain(*to_set)
+        if old.keys() - new.keys():
+            yield "HDEL", number, *(old.keys() - new.keys())
         if after.kept_seconds is not None:
             yield "PEXPIRE", number, after.kept_seconds * 1000
         elif before.version and before.record.kept_seconds is not None:
             yield "PERSIST", number
-    member = after.pk.partition(":")[2]
-    if after.is_listed > before.record.is_listed:
-        yield "ZADD", live, 0, member
-    elif after.is_listed < before.record.is_listed:
-        yield "ZREM", live, member
+    else:
+        yield "DEL", number
+    if after.is_listed is not before.record.is_listed:
+        member = after.pk.partition(":")[2]
+        yield ("ZADD", live, 0, member) if after.is_listed else ("ZREM", live, member)
 
 
 async def open_records(client: ShopRedis, prefix: str) -> RedisRecords:

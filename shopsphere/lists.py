@@ -3,8 +3,6 @@
 import asyncio
 import hashlib
 import re
-from collections.abc import Callable
-from functools import lru_cache
 from typing import TypeVar
 
 from shopsphere.domain.errors import InvalidRequest
@@ -14,9 +12,6 @@ from shopsphere.domain.values import Page
 from shopsphere.records import Listing, Records, Span
 
 R = TypeVar("R", bound=Record)
-T = TypeVar("T")
-
-CURSOR_PATTERN = "[0-9]{1,16}-[0-9a-f]{8}"
 
 
 def cursor_of(listing: Listing, position: int) -> str:
@@ -31,12 +26,11 @@ async def page_of(
     after: str | None,
     limit: int,
     kind: type[R],
-    shown: Callable[[R], T | None],
-) -> Page[T]:
-    """Return up to `limit` members of a list as their records of this kind are `shown`.
+) -> Page[R]:
+    """Return the records of this kind of up to `limit` members of a list.
 
-    The page is shorter if some are shown as None. Its total is that of the span. `after` is a
-    cursor of this list or the pk of a member; otherwise raise InvalidRequest.
+    The total of the page is that of the span. `after` is a cursor of this list or the pk of a
+    member; otherwise raise InvalidRequest.
     """
     rest = span
     if after is not None:
@@ -52,25 +46,24 @@ async def page_of(
     is_last = len(entries) <= limit
     entries = entries[:limit]
     found = await records.read(*(kind(pk=entry.member) for entry in entries))
-    items = [item for item in map(shown, found) if item is not None]
     cursor = cursor_of(listing, entries[-1].position) if entries else None
-    return Page(items, cursor, is_last, total)
+    return Page(found, cursor, is_last, total)
 
 
 async def _position(records: Records, listing: Listing, after: str) -> int:
-    if re.fullmatch(CURSOR_PATTERN, after):
-        position, _, digest = after.partition("-")
-        if digest == _digest(listing):
-            return int(position)
-    elif is_pk(after):
-        found = await records.position(listing, after)
-        if found is not None:
-            return found
-    raise InvalidRequest(
-        ("after", "must be a cursor of this list (Link, X-Cursor), or the pk of something in it")
-    )
+    cursor = re.fullmatch(f"([0-9]{{1,16}})-{_digest(listing)}", after)
+    if cursor:
+        return int(cursor[1])
+    found = await records.position(listing, after) if is_pk(after) else None
+    if found is None:
+        raise InvalidRequest(
+            (
+                "after",
+                "must be a cursor of this list (Link, X-Cursor), or the pk of something in it",
+            )
+        )
+    return found
 
 
-@lru_cache(1000)
 def _digest(listing: Listing) -> str:
     return hashlib.sha256(":".join(listing).encode()).hexdigest()[:8]

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol, TypeVar, TypeVarTuple
 
 from shopsphere.domain.errors import ShopError
@@ -94,12 +93,11 @@ class Records(Protocol):
         Some may have changed since they were found and no longer be listed.
         """
 
-    async def enter(
-        self, member: str, into: Lists, leaving: Lists = (), unless_in: Lists = ()
-    ) -> None:
+    async def enter(self, member: str, into: Lists, leaving: Lists = ()) -> None:
         """Add a member to lists of one slot and remove it from others, in one step.
 
-        Do nothing if it is in one of `unless_in`. Adding it again does not change its position.
+        Adding it again does not change its position. If it is in the first list already, it only
+        moves on from `leaving`: without any of these, do nothing.
         """
 
     async def leave(self, listing: Listing, member: str) -> None:
@@ -143,8 +141,7 @@ class Records(Protocol):
         """Finish pending writes and close all connections. No method may be called afterwards."""
 
 
-@dataclass(frozen=True, slots=True)
-class Opened:
+class Opened(NamedTuple):
     """An open storage. `is_fallback` means memory because no Redis responded at startup."""
 
     records: Records

@@ -50,7 +50,7 @@ FULL_RECORDS: list[Record] = [
         received=10**15, available=-1, reserved=2, shipped=3, deleted_by="None",
     ),
     Hold(pk=f"{new_pk()}:{new_pk()}", state=HELD, quantity=1, product_name="0"),
-    Applied(pk=f"{new_pk()}:a key: with }} in it", change=-3, command="1", has_key=True),
+    Applied(pk=f"{new_pk()}:a key: with }} in it", change=-3, command="1"),
     Applied(pk=f"{new_pk()}:x", old_name=ODD_TEXT, old_revision="true"),
     OrderRecord(pk=new_pk(), status=OrderStatus.PLACED, items_json="[]", user_pk="u", placed_ms=1),
     KeyRecord(pk="key", request="null", bound_pk=new_pk(), lease_until=1_732_459_431.1234567),

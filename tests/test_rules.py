@@ -79,7 +79,7 @@ def laptop(quantity: int = 10) -> ProductRecord:
 
 def changed(product: ProductRecord, change: int, command: str = "1") -> Any:
     made = Applied(pk=f"p:{command}")
-    return applied(stock.change_stock, product, made, change, command, False)
+    return applied(stock.change_stock, product, made, change, command)
 
 
 def hold_of(state: HoldState) -> tuple[ProductRecord, Hold]:
@@ -116,7 +116,7 @@ FOR_TEN_MINUTES: list[Record] = [
     *(Hold(pk="p:o", state=state) for state in HoldState if state is not HoldState.HELD),
     Applied(pk="p:1"), OrderRecord(pk="o", status=FAILED),
 ]  # fmt: skip
-FOR_A_DAY: list[Record] = [Applied(pk="p:key", has_key=True), KeyRecord(pk="key")]
+FOR_A_DAY: list[Record] = [Applied(pk="p:key", command="1"), KeyRecord(pk="key")]
 
 
 def test_records_are_kept_as_long_as_messages_or_customers_can_ask() -> None:
@@ -157,17 +157,17 @@ def test_the_limit_counts_what_is_on_hand() -> None:
 
 def test_a_key_counts_once_and_is_left_free_by_what_is_refused() -> None:
     product, made = laptop(MAX_ON_HAND - 3), Applied(pk="p:key")
-    too_few = errors.StockTooLow(MAX_ON_HAND - 3)
+    too_few = errors.StockTooLow(available=MAX_ON_HAND - 3)
     for change, refusal in ((4, errors.StockLimit()), (2 - MAX_ON_HAND, too_few)):
-        told = applied(stock.change_stock, product, made, change, "0", True)
+        told = applied(stock.change_stock, product, made, change, "0")
         assert outcome_of(told) == outcome_of(refusal)
-    first = applied(stock.change_stock, product, made, 3, "1", True)
-    replay = applied(stock.change_stock, product, made, 3, "2", True)
+    first = applied(stock.change_stock, product, made, 3, "1")
+    replay = applied(stock.change_stock, product, made, 3, "2")
 
     product_then = Product("p", "Laptop", 99999, MAX_ON_HAND)
     assert (first, replay) == ((product_then, False), (product_then, True))
     for other in (2, 4, -3):
-        told = applied(stock.change_stock, product, made, other, "3", True)
+        told = applied(stock.change_stock, product, made, other, "3")
         assert isinstance(told, errors.IdempotencyKeyReused)
     assert product.stock() == Stock(MAX_ON_HAND, MAX_ON_HAND, 0, 0)
 
@@ -177,7 +177,7 @@ def test_of_a_product_that_is_not_on_sale_nothing_can_be_had(state: ProductState
     product = ProductRecord(pk="p", state=state)
     for rule, record, args in (
         (stock.update, Applied(pk="p:1"), ("Notebook", 1)),
-        (stock.change_stock, Applied(pk="p:1"), (1, "1", True)),
+        (stock.change_stock, Applied(pk="p:1"), (1, "1")),
         (stock.reserve, Hold(pk="p:1"), (1,)),
     ):
         assert isinstance(applied(rule, product, record, *args), errors.ProductNotFound)

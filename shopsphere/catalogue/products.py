@@ -58,18 +58,14 @@ class Products:
         There may be fewer, even before the end, while products are being deleted. `after` is a
         cursor or the pk of a listed product; otherwise raise InvalidRequest.
         """
-        deleted: list[str] = []
-
-        def shown(record: ProductRecord) -> Product | None:
+        page = await page_of(self._records, PRODUCTS, span, after, limit, ProductRecord)
+        found: list[Product] = []
+        for record in page.items:
             if record.state is ProductState.ON_SALE:
-                return record.product()
-            deleted.append(record.pk)
-            return None
-
-        page = await page_of(self._records, PRODUCTS, span, after, limit, ProductRecord, shown)
-        for pk in deleted:
-            await self._records.leave(PRODUCTS, pk)
-        return page
+                found.append(record.product())
+            else:
+                await self._records.leave(PRODUCTS, record.pk)
+        return page.showing(found)
 
     async def search_page(self, text: str, after: str | None, limit: int) -> Page[Product]:
         """Return up to `limit` products whose folded name contains the folded `text`.
@@ -134,20 +130,17 @@ class Products:
         on hand, IdempotencyKeyReused if the key was used for another change.
         """
         command = new_pk()
-        return await self._records.change(
-            partial(stock.change_stock, change=change, command=command, has_key=key is not None),
-            ProductRecord(pk=pk),
-            Applied(pk=f"{pk}:{key or command}"),
-        )
+        rule = partial(stock.change_stock, change=change, command=command)
+        records = ProductRecord(pk=pk), Applied(pk=f"{pk}:{key or command}")
+        return await self._records.change(rule, *records)
 
     async def delete(self, pk: str) -> None:
         """Take a product off sale; its stock and holds stay.
 
         Raise ProductNotFound; if it was already deleted, first finish any interrupted cleanup.
         """
-        (name, revision), is_mine = await self._records.change(
-            partial(stock.delete, command=new_pk()), ProductRecord(pk=pk)
-        )
+        rule = partial(stock.delete, command=new_pk())
+        (name, revision), is_mine = await self._records.change(rule, ProductRecord(pk=pk))
         await self._records.leave(PRODUCTS, pk)
         await self._records.remove_names(search_index.entries(name, pk, revision))
         if not is_mine:

@@ -9,7 +9,7 @@ class ShopError(Exception):
 
     `status` is the HTTP status, `code` the stable machine-readable name. Subclasses set them in
     their class statement, or inherit them. `extra` holds additional members of the response body,
-    unless they are None; `headers` additional headers.
+    unless they are None, and the `sentence` can show them; `headers` additional headers.
     """
 
     status: ClassVar[int] = 500
@@ -21,13 +21,15 @@ class ShopError(Exception):
         cls.code = code or cls.code
 
     def __init__(
-        self, detail: str | None = None, *, retry_after: int | None = None, **extra: object
+        self, detail: str | None = None, *, retry_after: float | None = None, **extra: object
     ) -> None:
-        self.detail = detail or self.sentence
+        """`retry_after` is in seconds; a response rounds it up."""
+        self.detail = detail or self.sentence.format(**extra)
         self.extra = {name: value for name, value in extra.items() if value is not None}
-        self.headers: dict[str, str] = {}
+        # Every 401 names the scheme to authenticate with (RFC 9110, section 15.5.2).
+        self.headers = {"WWW-Authenticate": "Bearer"} if self.status == 401 else {}
         if retry_after is not None:
-            self.headers["Retry-After"] = str(retry_after)
+            self.headers["Retry-After"] = str(max(1, math.ceil(retry_after)))
         super().__init__(self.detail)
 
 
@@ -57,15 +59,7 @@ class EmailTaken(ShopError, status=400, code="email_taken"):
     sentence = "This email address is registered already. Log in, or use another address."
 
 
-class _Unauthorized(ShopError, status=401):
-    """Every 401 names the scheme to authenticate with (RFC 9110, section 15.5.2)."""
-
-    def __init__(self, detail: str | None = None) -> None:
-        super().__init__(detail)
-        self.headers["WWW-Authenticate"] = "Bearer"
-
-
-class InvalidCredentials(_Unauthorized, code="invalid_credentials"):
+class InvalidCredentials(ShopError, status=401, code="invalid_credentials"):
     sentence = "Email or password is wrong."
 
 
@@ -75,7 +69,7 @@ class TooManyLogins(ShopError, status=429, code="too_many_logins"):
         super().__init__(f"Too many failed logins. Try again in {seconds} s.", retry_after=seconds)
 
 
-class InvalidToken(_Unauthorized, code="invalid_token"):
+class InvalidToken(ShopError, status=401, code="invalid_token"):
     """The bearer token is missing or invalid (RFC 6750)."""
 
     sentence = "A valid bearer token is needed. Get one from POST /login of the user service."
@@ -103,9 +97,6 @@ class OrderRefused(ShopError):
 class ProductNotFound(OrderRefused, status=404, code="product_not_found"):
     is_remembered = False
     sentence = "There is no such product. GET /products of the product service lists all."
-
-    def __init__(self, product_pk: str | None = None) -> None:
-        super().__init__(product_id=product_pk)
 
 
 class OrderNotFound(ShopError, status=404, code="order_not_found"):
@@ -135,13 +126,9 @@ class PriceChanged(OrderRefused, status=409, code="price_changed"):
 
 
 class StockTooLow(ShopError, status=400, code="insufficient_quantity"):
-    """More units would be removed than are available."""
+    """More units would be removed than are `available`."""
 
-    def __init__(self, available: int = 3) -> None:
-        super().__init__(
-            f"Cannot remove that many: only {available} available. The stock was not changed.",
-            available=available,
-        )
+    sentence = "Cannot remove that many: only {available} available. The stock was not changed."
 
 
 class StockLimit(ShopError, status=400, code="stock_limit"):
@@ -172,9 +159,6 @@ class RequestInProgress(ShopError, status=409, code="request_in_progress"):
     """The status is from draft-ietf-httpapi-idempotency-key-header, section 2.7."""
 
     sentence = "A request with this Idempotency-Key is still running. Send it again in a moment."
-
-    def __init__(self, seconds_left: float = 1) -> None:
-        super().__init__(retry_after=max(1, math.ceil(seconds_left)))
 
 
 class IdempotencyKeyReused(ShopError, status=422, code="idempotency_key_reused"):

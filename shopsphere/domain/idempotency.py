@@ -4,14 +4,13 @@ The contract is Stripe's; the statuses are from draft-ietf-httpapi-idempotency-k
 """
 
 import hashlib
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from shopsphere.domain.errors import IdempotencyKeyReused, ShopError
 from shopsphere.domain.records import CLOCK_SECONDS, KeyRecord
 
 
-@dataclass(frozen=True, slots=True)
-class Binding:
+class Binding(NamedTuple):
     """The pk that a key is bound to, and the storage's time; if another request made the pk, also
     how long its lease still runs."""
 

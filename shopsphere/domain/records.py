@@ -114,14 +114,13 @@ class Applied(Record):
 
     kind = "applied"
     command: str = ""
-    has_key: bool = False
     change: int = 0
     old_name: str = ""
     old_revision: str = ""
 
     @property
     def kept_seconds(self) -> int | None:
-        return DAY if self.has_key else TEN_MINUTES
+        return TEN_MINUTES if self.pk.endswith(self.command) else DAY
 
 
 _ITEMS = TypeAdapter(tuple[tuple[str, int, int, str], ...])

@@ -40,7 +40,7 @@ def update(
 
 
 def change_stock(
-    _: float, product: ProductRecord, made: Applied, change: int, command: str, has_key: bool
+    _: float, product: ProductRecord, made: Applied, change: int, command: str
 ) -> tuple[Product, bool] | ShopError:
     """Add units, or remove them if negative, once per key or command.
 
@@ -56,12 +56,12 @@ def change_stock(
             return errors.IdempotencyKeyReused()
         return product.product(), True
     if product.available + change < 0:
-        return errors.StockTooLow(product.available)
+        return errors.StockTooLow(available=product.available)
     if change > 0 and product.available + product.reserved + change > MAX_ON_HAND:
         return errors.StockLimit()
     product.received += change
     product.available += change
-    made.change, made.command, made.has_key = change, command, has_key
+    made.change, made.command = change, command
     return product.product(), False
 
 

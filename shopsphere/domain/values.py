@@ -113,6 +113,7 @@ class Order:
 
 
 T = TypeVar("T")
+S = TypeVar("S")
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +127,10 @@ class Page(Generic[T]):
     cursor: str | None
     is_last: bool
     total: int | None = None
+
+    def showing(self, items: list[S]) -> "Page[S]":
+        """Return this page with these items."""
+        return Page(items, self.cursor, self.is_last, self.total)
 
     @property
     def next_after(self) -> str | None:

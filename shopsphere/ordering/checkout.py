@@ -8,7 +8,7 @@ lost message or a slow service interrupts it, `settling` finishes it.
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
 from shopsphere.deadline import Deadline
@@ -16,13 +16,11 @@ from shopsphere.domain import errors
 from shopsphere.domain import idempotency as keys
 from shopsphere.domain import orders as rules
 from shopsphere.domain.errors import OrderRefused, ProductNotFound, StoreUnavailable, Unavailable
-from shopsphere.domain.idempotency import Binding
 from shopsphere.domain.pks import is_pk, new_pk
 from shopsphere.domain.records import KeyRecord, OrderRecord
 from shopsphere.domain.values import Item, Order, Reservation, by_product
 from shopsphere.ordering.metrics import OrderMetrics
 from shopsphere.ordering.notes import ENDS_AS, Command, PendingCommand
-from shopsphere.ordering.notifier import notify
 from shopsphere.ordering.orders import Orders
 from shopsphere.ordering.product_client import ProductClient
 from shopsphere.ordering.settling import Settling
@@ -32,7 +30,10 @@ log = logging.getLogger("shopsphere.ordering")
 
 
 class Checkout:
-    """The commands of customers and of the shop. Each is safe to repeat after any failure."""
+    """The commands of customers and of the shop. Each is safe to repeat after any failure.
+
+    `orders` are those that were placed; `settling` finishes what is interrupted.
+    """
 
     def __init__(
         self,
@@ -45,10 +46,10 @@ class Checkout:
         """`lease_seconds` is how long one request holds an idempotency key."""
         self._records = records
         self._products = products
-        self._settling = settling
+        self.settling = settling
         self._metrics = metrics
         self._lease_seconds = lease_seconds
-        self._orders = Orders(records)
+        self.orders = Orders(records)
         self._freeing: set[asyncio.Task[None]] = set()
 
     async def place(
@@ -63,73 +64,76 @@ class Checkout:
         be placing it, IdempotencyKeyReused if the key was used for another request.
         """
         pk = new_pk()
-        if key is None:
-            return await self._place(pk, items, user_pk, deadline), False
-        record, request = KeyRecord(pk=key), keys.digest_of(*by_product(items))
-        bind = partial(keys.bind, request=request, pk=pk, lease_seconds=self._lease_seconds)
-        binding = await self._records.change(bind, record)
-        deadline.began = binding.bound_at
-        if binding.pk != pk:
-            earlier = await self._earlier_order(binding, items)
+        if key is not None:
+            earlier = await self._bind(key, pk, items, deadline)
             if earlier:
                 return earlier, True
-            if deadline.seconds_left < deadline.timeout_seconds / 2:
-                await self._free(partial(keys.forget, pk=binding.pk), record)
-                raise errors.OrderGivenUp
-            bind_again = partial(bind, settled_pk=binding.pk)
-            if (await self._records.change(bind_again, record)).pk != pk:
-                raise errors.RequestInProgress
         try:
-            return await self._place(pk, items, user_pk, deadline), False
-        except OrderRefused:
-            await self._free(partial(keys.forget, pk=pk), record)
+            order = await self._place(pk, items, user_pk, deadline)
+        except OrderRefused as refusal:
+            self._metrics.refused.labels(refusal.code).inc()
+            await self._free(partial(keys.forget, pk=pk), key)
             raise
         except BaseException:
-            await self._free(partial(keys.end_lease, pk=pk), record)
+            await self._free(partial(keys.end_lease, pk=pk), key)
             raise
+        self._metrics.placed.inc()
+        return order, False
+
+    async def _bind(
+        self, key: str, pk: str, items: Sequence[Item], deadline: Deadline
+    ) -> Order | None:
+        """Bind a key to this pk, or return the order of an earlier request, entered in its lists.
+
+        If that request placed none, make sure first that it never will. Raise RequestInProgress
+        while it may still be running, Unavailable if its reservations cannot be released or there
+        is too little time left.
+        """
+        record, request = KeyRecord(pk=key), keys.digest_of(*by_product(items))
+        bind = partial(keys.bind, request=request, pk=pk, lease_seconds=self._lease_seconds)
+        bound = await self._records.change(bind, record)
+        deadline.began = bound.bound_at
+        if bound.pk == pk:
+            return None
+        if bound.lease_seconds_left and not await self.orders.find(bound.pk):
+            raise errors.RequestInProgress(retry_after=bound.lease_seconds_left)
+        product_pks = [item.product_pk for item in items if is_pk(item.product_pk)]
+        # The key is bound to the same items, so these are the earlier request's products.
+        pending = PendingCommand.of(Command.PLACE, bound.pk, product_pks)
+        order = await self.settling.settle(pending)
+        if order:
+            return order
+        if deadline.seconds_left < deadline.timeout_seconds / 2:
+            await self._free(partial(keys.forget, pk=bound.pk), key)
+            raise errors.OrderGivenUp
+        if (await self._records.change(partial(bind, settled_pk=bound.pk), record)).pk != pk:
+            raise errors.RequestInProgress(retry_after=1)
+        return None
 
     async def _place(
         self, pk: str, items: Sequence[Item], user_pk: str | None, deadline: Deadline
     ) -> Order:
-        """Place a new order with this pk, and count the outcome."""
-        try:
-            for item in by_product(items):
-                if not is_pk(item.product_pk):
-                    raise ProductNotFound(item.product_pk)
-            order = await self._take(pk, items, user_pk, deadline)
-        except OrderRefused as refusal:
-            self._metrics.refused.labels(refusal.code).inc()
-            raise
-        self._metrics.placed.inc()
-        return order
-
-    async def _take(
-        self, pk: str, items: Sequence[Item], user_pk: str | None, deadline: Deadline
-    ) -> Order:
-        note = PendingCommand.of(Command.PLACE, pk, [item.product_pk for item in items])
+        """Place a new order with this pk."""
+        wanted = by_product(items)
+        for item in wanted:
+            if not is_pk(item.product_pk):
+                raise ProductNotFound(product_id=item.product_pk)
+        note = PendingCommand.of(Command.PLACE, pk, [item.product_pk for item in wanted])
         noted_at = await self._records.add_note(note.text)
         deadline.order_pk, deadline.began = pk, deadline.began or noted_at
         held: dict[str, Reservation] = {}
         try:
-            for item in by_product(items):
+            for item in wanted:
                 held[item.product_pk] = await self._products.reserve(pk, item, deadline.at)
         except OrderRefused as refusal:
             to_release = [*held] if refusal.is_remembered else [*held, item.product_pk]
-            if await self._notify(PendingCommand.of(Command.PLACE, pk, to_release), deadline):
-                await self._remove_note(note)
+            await self._finish(note, deadline, to_release)
             raise
-        order = await self._records.change(
-            partial(
-                rules.place,
-                held=[held[item.product_pk] for item in items],
-                user_pk=user_pk,
-                began=deadline.began,
-            ),
-            OrderRecord(pk=pk),
-            within=deadline.place_by,
-        )
-        await self._orders.enter(order)
-        await self._remove_note(note)
+        in_order = [held[item.product_pk] for item in items]
+        place = partial(rules.place, held=in_order, user_pk=user_pk, began=deadline.began)
+        order = await self._records.change(place, OrderRecord(pk=pk), within=deadline.place_by)
+        await self.orders.enter(order)
+        await self._finish(note, deadline)
         return order
 
     async def cancel(self, pk: str, user_pk: str | None, deadline: Deadline) -> Order:
@@ -138,7 +142,7 @@ class Checkout:
         With a `user_pk`, only orders of that user are found. This works while the product service
         is unreachable; the stock is then released later. Raise OrderNotFound or OrderIsShipped.
         """
-        return await self._end(Command.CANCEL, await self._orders.get(pk, user_pk), deadline)
+        return await self._end(Command.CANCEL, await self.orders.get(pk, user_pk), deadline)
 
     async def ship(self, pk: str, deadline: Deadline) -> Order:
         """Mark a placed order as shipped, which is final; its units count as shipped, once.
@@ -146,66 +150,43 @@ class Checkout:
         This works while the product service is unreachable; the stock is then updated later. Raise
         OrderNotFound or OrderIsCancelled.
         """
-        return await self._end(Command.SHIP, await self._orders.get(pk), deadline)
+        return await self._end(Command.SHIP, await self.orders.get(pk), deadline)
 
     async def _end(self, command: Command, order: Order, deadline: Deadline) -> Order:
         note = PendingCommand.of(command, order.pk, [item.product_pk for item in order.items])
         await self._records.add_note(note.text)
-        ended = await self._records.change(
-            partial(rules.end, status=ENDS_AS[command]), OrderRecord(pk=order.pk)
-        )
+        ended = await self.settling.end(note)
         if ended is None or ended.status is not ENDS_AS[command]:
-            await self._remove_note(note)
+            await self._finish(note, deadline)
             is_cancel = command is Command.CANCEL
             has_ended = errors.OrderIsShipped if is_cancel else errors.OrderIsCancelled
             raise has_ended if ended else errors.OrderNotFound
-        await self._orders.enter(ended)
-        if await self._notify(note, deadline):
-            await self._remove_note(note)
+        await self._finish(note, deadline, note.product_pks)
         return ended
 
-    async def _notify(self, ended: PendingCommand, deadline: Deadline) -> bool:
-        """Notify the product service within half the time left; return whether that succeeded."""
+    async def _finish(
+        self, note: PendingCommand, deadline: Deadline, product_pks: Iterable[str] = ()
+    ) -> None:
+        """Notify the product service of these products within half the time left, then remove the
+        note; if that fails, settling does it."""
         try:
             async with asyncio.timeout(deadline.seconds_left / 2):
-                await notify(self._products, self._metrics, ended)
+                await self.settling.notify(note.command, note.order_pk, product_pks)
+                await self._records.remove_note(note.text)
         except (Unavailable, TimeoutError):
-            log.warning("could not notify the product service; settling will: %s", ended.text)
-            return False
-        return True
+            log.warning("not finished yet; settling will finish it: %s", note.text)
 
-    async def _remove_note(self, note: PendingCommand) -> None:
-        """Remove the note of a finished command; if that fails, settling removes it."""
-        with contextlib.suppress(StoreUnavailable):
-            await self._records.remove_note(note.text)
-
-    async def _earlier_order(self, bound: Binding, items: Sequence[Item]) -> Order | None:
-        """Return the order that a key is bound to, after entering it in its lists; if it was not
-        placed, make sure that it never will be.
-
-        Raise RequestInProgress while its request may still be running, Unavailable if its
-        reservations cannot be released.
-        """
-        order = await self._orders.find(bound.pk)
-        if order:
-            await self._orders.enter(order)
-            return order
-        if bound.lease_seconds_left:
-            raise errors.RequestInProgress(bound.lease_seconds_left)
-        product_pks = [item.product_pk for item in items if is_pk(item.product_pk)]
-        # The key is bound to the same items, so these are the earlier request's products.
-        pending = PendingCommand.of(Command.PLACE, bound.pk, product_pks)
-        return await self._settling.settle(pending)
-
-    async def _free(self, rule: Callable[[float, KeyRecord], None], record: KeyRecord) -> None:
+    async def _free(self, rule: Callable[[float, KeyRecord], None], key: str | None) -> None:
         """Free a key or end its lease with this rule; if that fails, the lease ends by itself.
 
         Once the request has timed out, its response does not wait for this.
         """
+        if key is None:
+            return
 
         async def free() -> None:
             with contextlib.suppress(StoreUnavailable):
-                await self._records.change(rule, record)
+                await self._records.change(rule, KeyRecord(pk=key))
 
         freeing = asyncio.create_task(free())
         self._freeing.add(freeing)

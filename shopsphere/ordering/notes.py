@@ -1,9 +1,8 @@
 """Notes of pending commands, from which settling finishes them after a crash or a lost message."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import StrEnum
-from typing import Self
+from typing import NamedTuple, Self
 
 from shopsphere.domain.values import OrderStatus
 from shopsphere.records import Records
@@ -22,8 +21,7 @@ ENDS_AS = {
 """The status of an order after settling its command."""
 
 
-@dataclass(frozen=True, slots=True)
-class PendingCommand:
+class PendingCommand(NamedTuple):
     """A command for an order of these products, and its age in seconds since it was noted.
 
     The age is negative if the storage's clock went back since then.
@@ -53,11 +51,10 @@ async def pending_commands(records: Records) -> list[PendingCommand]:
     found: dict[str, PendingCommand] = {}
     since = 0
     while True:
-        latest = since
         notes = await records.notes(since, READ_AT_ONCE)
         for note in notes:
             command, order_pk, *pks = note.text.split()
             found[note.text] = PendingCommand(Command(command), order_pk, tuple(pks), note.age)
-            since = note.noted_at
-        if len(notes) < READ_AT_ONCE or since == latest:
+        if len(notes) < READ_AT_ONCE or notes[-1].noted_at == since:
             return list(found.values())
+        since = notes[-1].noted_at

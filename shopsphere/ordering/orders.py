@@ -11,8 +11,6 @@ from shopsphere.records import EVERYTHING, Listing, Records, Span
 SHOP = "orders"
 """The slot of the shop's lists; a customer's lists are in the customer's own slot."""
 
-ENDS = (OrderStatus.CANCELLED, OrderStatus.SHIPPED)
-
 
 class Orders:
     """Placed orders, listed for the shop and for each customer: all, and by status."""
@@ -48,12 +46,9 @@ class Orders:
         list; otherwise raise InvalidRequest.
         """
         wanted = {status} if status else EVER_PLACED
-
-        def shown(record: OrderRecord) -> Order | None:
-            return record.order() if record.status in wanted else None
-
         listing = Listing(user_pk or SHOP, status) if status else Listing(user_pk or SHOP)
-        return await page_of(self._records, listing, span, after, limit, OrderRecord, shown)
+        page = await page_of(self._records, listing, span, after, limit, OrderRecord)
+        return page.showing([each.order() for each in page.items if each.status in wanted])
 
     async def enter(self, order: Order) -> None:
         """Add an order to the lists of its status, and remove it from those of its earlier one.
@@ -64,10 +59,6 @@ class Orders:
         await asyncio.gather(*(self._enter(slot, order) for slot in slots))
 
     async def _enter(self, slot: str, order: Order) -> None:
-        ended = [Listing(slot, status) for status in ENDS]
-        placed = [Listing(slot, OrderStatus.PLACED)]
-        into = [Listing(slot), Listing(slot, order.status)]
-        if order.status is OrderStatus.PLACED:
-            await self._records.enter(order.pk, into, unless_in=ended)
-        else:
-            await self._records.enter(order.pk, into, leaving=placed)
+        is_placed = order.status is OrderStatus.PLACED
+        leaving = [] if is_placed else [Listing(slot, OrderStatus.PLACED)]
+        await self._records.enter(order.pk, [Listing(slot), Listing(slot, order.status)], leaving)

@@ -146,7 +146,7 @@ class ProductClient:
         known = {
             (409, "insufficient_quantity"): errors.InsufficientQuantity(refusal.available, pk),
             (409, "price_changed"): errors.PriceChanged(refusal.unit_price, pk),
-            (404, "product_not_found"): errors.ProductNotFound(pk),
+            (404, "product_not_found"): errors.ProductNotFound(product_id=pk),
             (409, "reservation_shipped"): errors.ReservationShipped(),
             (409, "reservation_released"): errors.ReservationReleased(),
             (503, "storage_mismatch"): errors.StorageMismatch(),

@@ -7,17 +7,17 @@ requests: each step is a compare-and-set or can be repeated.
 import asyncio
 import logging
 import math
+from collections.abc import Iterable
 from enum import StrEnum
 from functools import partial
 
 from shopsphere.domain import orders as rules
-from shopsphere.domain.errors import Unavailable
+from shopsphere.domain.errors import ReservationReleased, ReservationShipped, Unavailable
 from shopsphere.domain.records import OrderRecord
 from shopsphere.domain.values import Order, OrderStatus
 from shopsphere.logs import REQUEST_ID
 from shopsphere.ordering.metrics import OrderMetrics
 from shopsphere.ordering.notes import ENDS_AS, Command, PendingCommand, pending_commands
-from shopsphere.ordering.notifier import notify
 from shopsphere.ordering.orders import Orders
 from shopsphere.ordering.product_client import ProductClient
 from shopsphere.records import Records
@@ -25,7 +25,8 @@ from shopsphere.records import Records
 log = logging.getLogger("shopsphere.settling")
 
 SETTLED_AT_ONCE = 8
-
+NOTIFIED_AT_ONCE = 8
+"""How many products of one order are notified of concurrently."""
 
 Outcome = StrEnum("Outcome", "FAILED PLACED CANCELLED SHIPPED RELEASED UNDER_WAY")
 """What settling did: the new status of the order, or why nothing changed."""
@@ -42,7 +43,7 @@ class Settling:
         after_seconds: float,
     ) -> None:
         self._records = records
-        self._notify = partial(notify, products, metrics)
+        self._products = products
         self._metrics = metrics
         self._after_seconds = after_seconds
         self._orders = Orders(records)
@@ -88,14 +89,9 @@ class Settling:
         An order that is not placed by now never will be; a pending cancellation or shipment is
         completed. Raise Unavailable if the product service could not be notified.
         """
-        status = ENDS_AS[pending.command]
-        is_placing = pending.command is Command.PLACE
-        rule = rules.fail if is_placing else partial(rules.end, status=status)
-        order = await self._records.change(rule, OrderRecord(pk=pending.order_pk))
-        if order:
-            await self._orders.enter(order)
-        if status_of(order) is status:
-            await self._notify(pending)
+        order = await self.end(pending)
+        if status_of(order) is ENDS_AS[pending.command]:
+            await self.notify(pending.command, pending.order_pk, pending.product_pks)
         if await self._records.remove_note(pending.text):
             self._metrics.settled.labels(status_of(order).lower()).inc()
             log.info("order %s was settled: it is %s", pending.order_pk, status_of(order))
@@ -112,15 +108,50 @@ class Settling:
             return Outcome.UNDER_WAY
         for pending in noted:
             await self.settle(pending)
-        order = await self._orders.find(pk)
-        if order and product_pk not in {item.product_pk for item in order.items}:
-            await self._notify(PendingCommand.of(Command.CANCEL, pk, [product_pk]))
-            return Outcome.RELEASED
         order = await self.settle(PendingCommand.of(Command.PLACE, pk, [product_pk]))
+        if order and product_pk not in {item.product_pk for item in order.items}:
+            await self.notify(Command.CANCEL, pk, [product_pk])
+            return Outcome.RELEASED
         for command in (Command.CANCEL, Command.SHIP):
             if status_of(order) is ENDS_AS[command]:
-                await self._notify(PendingCommand.of(command, pk, [product_pk]))
+                await self.notify(command, pk, [product_pk])
         return Outcome(status_of(order).lower())
+
+    async def end(self, pending: PendingCommand) -> Order | None:
+        """Give an order the status in which its command ends, if it can still get that, and enter
+        it in its lists; return the order as it is now, if it was ever placed."""
+        status = ENDS_AS[pending.command]
+        is_placing = pending.command is Command.PLACE
+        rule = rules.fail if is_placing else partial(rules.end, status=status)
+        order = await self._records.change(rule, OrderRecord(pk=pending.order_pk))
+        if order:
+            await self._orders.enter(order)
+        return order
+
+    async def notify(self, command: Command, order_pk: str, product_pks: Iterable[str]) -> None:
+        """Ship or release what an order holds of these products, as its command ends; return when
+        all calls are delivered.
+
+        A definite refusal means that one of the two services lost data in a failover: it is logged
+        for the audit and counts as delivered. Raise Unavailable for any other failure.
+        """
+        some = asyncio.Semaphore(NOTIFIED_AT_ONCE)
+        is_shipment = command is Command.SHIP
+        send = self._products.ship if is_shipment else self._products.release
+
+        async def notify_of(product_pk: str) -> None:
+            try:
+                async with some:
+                    await send(product_pk, order_pk)
+            except (ReservationReleased, ReservationShipped) as refusal:
+                self._metrics.inconsistent.inc()
+                what = f"order {order_pk}, product {product_pk}: {refusal.detail}"
+                log.error("inconsistent: %s Run test_connection.py --audit.", what)
+
+        results = await asyncio.gather(*map(notify_of, product_pks), return_exceptions=True)
+        for result in results:
+            if result:
+                raise result
 
 
 def status_of(order: Order | None) -> OrderStatus:
