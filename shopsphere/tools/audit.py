@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import requests
 from pydantic import BaseModel
+from tqdm import tqdm
 
 from shopsphere.http_sessions import RETRIES, reason_of, session
 from shopsphere.records import StorageName
@@ -20,6 +21,8 @@ from shopsphere.settings import Settings
 PAGE = 1000
 TIMEOUT_SECONDS = 30
 UNKNOWN = {"received": 0, "available": 0, "reserved": 0, "shipped": 0}
+BAR: dict[str, Any] = {"leave": False, "disable": None}
+"""Progress bars disappear when done, and are shown on terminals only."""
 TRIES = 5
 """How often one look reads a product until its stock and reservations match."""
 
@@ -152,7 +155,8 @@ class _Look(sqlite3.Connection):
         self._products_url = f"{shop.settings.product_service_url}/products"
 
     def read_orders(self) -> None:
-        for orders in self._shop.pages(f"{self._shop.settings.order_service_url}/orders"):
+        pages = self._shop.pages(f"{self._shop.settings.order_service_url}/orders")
+        for orders in tqdm(pages, unit=" pages of orders", **BAR):
             items = (order | item for order in orders for item in order["items"])
             self.executemany(ADD_ITEM, items)
 
@@ -168,7 +172,7 @@ class _Look(sqlite3.Connection):
 
     def read_stocks(self) -> None:
         """Read stock and reservations of each product; retry if they change in between."""
-        for pk in self.products():
+        for pk in tqdm(self.products(), unit=" products", **BAR):
             for _ in range(TRIES):
                 self._read_stock(pk)
                 sums = self.sums(pk)
