@@ -38,7 +38,7 @@ ON_PATH = {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH'
 WORDS_OF_OTHERS = {
     *("kill", "job", "min_over_time", "histogram_quantile"),  # a shell's and Prometheus's
     *("brand", "review_service", "reviews"),  # what the reader is to add
-    *("limits", "a_code", "remote_addr"),  # an old package, one of many codes, a variable of nginx
+    *("limits", "libpass", "a_code", "remote_addr"),  # packages, one of many codes, of nginx
 }
 MEASURE = "python -m benchmarks"
 NOT_RUN_HERE = ("uvicorn ", pages.A_TOKEN, MEASURE)
