@@ -30,7 +30,7 @@ R = TypeVar("R", bound=Record)
 Rs = TypeVarTuple("Rs")
 T = TypeVar("T")
 
-FORMAT = "5"
+FORMAT = "6"
 """The version of the data format, raised with each change of it; 0.1.0 stored no version."""
 
 KINDS_OF_0_1_0 = {
