@@ -78,12 +78,15 @@ def after(seconds: float, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         yield
 
 
-def test_a_session_goes_on_by_refreshing(users: CheckedClient) -> None:
+def test_a_session_goes_on_by_refreshing(
+    users: CheckedClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
     session = log_in(users)
     assert (session["token_type"], session["expires_in"]) == ("bearer", 3600)
     token = session["refresh_token"]
-    for _ in range(3):
-        response = refresh(users, token)
+    for minutes in range(1, 4):
+        with after(minutes * 61, monkeypatch):
+            response = refresh(users, token)
         me = users.get("/me", headers=bearer(response.json()["access_token"]))
         assert me.json()["email"] == ADA["email"]
         assert response.json()["refresh_token"] != token
@@ -99,7 +102,7 @@ def test_two_tabs_and_a_lost_response_get_the_same_token(users: CheckedClient) -
 
 
 def test_a_token_that_is_used_again_later_ends_its_session_and_no_other(
-    users: CheckedClient, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    capsys: pytest.CaptureFixture[str], users: CheckedClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, other = log_in(users)["refresh_token"], log_in(users)["refresh_token"]
     second = refreshed(users, first)
