@@ -9,15 +9,11 @@ import shutil
 import sys
 from pathlib import Path
 
-from shopsphere.tools.processes import IS_WINDOWS, ROOT, run_to_end, say
+from shopsphere.tools.processes import IS_WINDOWS, ROOT, LauncherError, run_to_end, say
 
 VENV = ROOT / ".venv"
 PYTHON = VENV / "Scripts" / "python.exe" if IS_WINDOWS else VENV / "bin" / "python"
 ON_DEBIAN = "On Debian and Ubuntu: sudo apt install python{}.{}-venv".format(*sys.version_info)
-
-
-class LauncherError(Exception):
-    """ShopSphere cannot run; the message says why and what to do."""
 
 
 def set_up(requirements: str) -> Path:

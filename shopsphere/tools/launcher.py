@@ -11,18 +11,16 @@ import os
 import shutil
 import signal
 import socket
-import subprocess
 import sys
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Any
 
-from shopsphere.tools.installing import PYTHON, LauncherError, set_up
-from shopsphere.tools.processes import IS_WINDOWS, ROOT, end_group, run_to_end, say, start
+from shopsphere.tools.installing import PYTHON, set_up
+from shopsphere.tools.processes import IS_WINDOWS, ROOT, LauncherError, Program, run_to_end, say
 
 SERVICES = ("product", "user", "order")
 FIRST_PORT, LAST_PORT = 8000, 65535
@@ -100,44 +98,6 @@ def health_at(host: str, port: int) -> Health | None:
         except (OSError, ValueError, HTTPException):
             return None
     return health if isinstance(health, dict) else None
-
-
-class Program:
-    """A service or a Redis in its own process group; each line of its output gets its name."""
-
-    def __init__(self, name: str, command: list[str], environment: Mapping[str, str]) -> None:
-        self.name = name
-        self.last_lines: deque[str] = deque(maxlen=30)
-        self.process = start(command, environment)
-        self._reader = threading.Thread(target=self._show_lines, daemon=True)
-        self._reader.start()
-
-    def _show_lines(self) -> None:
-        for line in map(str.rstrip, self.process.stdout or ()):
-            self.last_lines.append(line)
-            # JSON lines contain the service's name and must stay valid JSON. The terminal may be
-            # gone; keep reading, or the service would block.
-            with contextlib.suppress(OSError):
-                say(line if line.startswith("{") else f"{self.name:<7} | {line}")
-
-    def require_alive(self) -> None:
-        """Raise LauncherError with the program's last lines if it has ended."""
-        status = self.process.poll()
-        if status is None:
-            return
-        self._reader.join(1)
-        who = "Redis" if self.name == "redis" else f"the {self.name} service"
-        how = f"exit status {status}" if status >= 0 else signal.Signals(-status).name
-        lines = "\n  ".join(self.last_lines)
-        raise LauncherError(f"{who} ended ({how}). Its last lines:\n  {lines}")
-
-    def make_sure_it_ended(self, deadline: float) -> None:
-        """Wait until the deadline for it to end, then kill it and all its children."""
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self.process.wait(max(0, deadline - time.monotonic()))
-        end_group(self.process, force=True)
-        self.process.wait()
-        self._reader.join(1)
 
 
 def start_service(python: Path, name: str, port: int, options: argparse.Namespace) -> Program:
@@ -253,7 +213,7 @@ def run(python: Path, options: argparse.Namespace) -> None:
 def end(programs: list[Program]) -> None:
     """Ask all programs to finish their requests and end; kill those that take too long."""
     for program in programs:
-        end_group(program.process, force=False)
+        program.end(force=False)
     deadline = time.monotonic() + SECONDS_TO_END
     for program in programs:
         program.make_sure_it_ended(deadline)
