@@ -88,10 +88,9 @@ async def _turn(turns: asyncio.Semaphore) -> AsyncIterator[None]:
 
 
 def cluster_client(rest: str) -> ShopRedis:
-    nodes, _, login, options = parts_of(rest)
-    startup_nodes = [ClusterNode(host, port) for host, port in nodes]
-    cluster = ShopCluster(startup_nodes=startup_nodes, **CONNECTION | TCP | options | login)
-    for node in cluster.nodes_manager.startup_nodes.values():
-        try_options(node)
+    nodes, _, options = parts_of(rest)
+    startup_nodes = [ClusterNode(*node) for node in nodes]
+    cluster = ShopCluster(startup_nodes=startup_nodes, **CONNECTION | TCP | options)
+    try_options(next(iter(cluster.nodes_manager.startup_nodes.values())))
     # It takes the same commands, and the storage uses nothing else of a client.
     return cluster  # type: ignore[return-value]
