@@ -3,15 +3,11 @@
 import asyncio
 import hashlib
 import re
-from typing import TypeVar
 
 from shopsphere.domain.errors import InvalidRequest
 from shopsphere.domain.pks import is_pk
-from shopsphere.domain.records import Record
 from shopsphere.domain.values import Page
-from shopsphere.records import Listing, Records, Span
-
-R = TypeVar("R", bound=Record)
+from shopsphere.records import Listing, R, Records, Span
 
 
 def cursor_of(listing: Listing, position: int) -> str:
