@@ -114,9 +114,7 @@ class Settling:
     async def end(self, pending: PendingCommand) -> Order | None:
         """Give an order the status in which its command ends, if it can still get that, and enter
         it in its lists; return the order as it is now, if it was ever placed."""
-        status = ENDS_AS[pending.command]
-        is_placing = pending.command is Command.PLACE
-        rule = rules.fail if is_placing else partial(rules.end, status=status)
+        rule = partial(rules.end, status=ENDS_AS[pending.command])
         order = await self.records.change(rule, OrderRecord(pk=pending.order_pk))
         if order:
             await Orders(self.records).enter(order)
