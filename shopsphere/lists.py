@@ -16,12 +16,7 @@ def cursor_of(listing: Listing, position: int) -> str:
 
 
 async def page_of(
-    records: Records,
-    listing: Listing,
-    span: Span,
-    after: str | None,
-    limit: int,
-    kind: type[R],
+    records: Records, listing: Listing, span: Span, after: str | None, limit: int, kind: type[R]
 ) -> Page[R]:
     """Return the records of this kind of up to `limit` members of a list.
 
@@ -53,10 +48,7 @@ async def _position(records: Records, listing: Listing, after: str) -> int:
     found = await records.position(listing, after) if is_pk(after) else None
     if found is None:
         raise InvalidRequest(
-            (
-                "after",
-                "must be a cursor of this list (Link, X-Cursor), or the pk of something in it",
-            )
+            ("after", "must be a cursor of this list (Link, X-Cursor) or the pk of something in it")
         )
     return found
 
