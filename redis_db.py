@@ -11,7 +11,7 @@ import secrets
 from collections import defaultdict, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import Any, NamedTuple, Self, TypeVar, TypeVarTuple
+from typing import Any, NamedTuple, Self
 
 from aredis_om import HashModel
 from pydantic import ValidationError
@@ -19,16 +19,12 @@ from pydantic_core import to_json
 
 from shopsphere.domain.errors import RequestTimedOut, StoreUnavailable
 from shopsphere.domain.records import Record
-from shopsphere.records import NEVER, Entry, Listing, Lists, Note, Rule, Span, slot_of
+from shopsphere.records import NEVER, Entry, Listing, Lists, Note, R, Rs, Rule, Span, T, slot_of
 from shopsphere.redis_clients.client import Script, ShopRedis, pipeline
 from shopsphere.redis_clients.connecting import require_rights
 from shopsphere.settings import CannotStart
 
 log = logging.getLogger("shopsphere.redis")
-
-R = TypeVar("R", bound=Record)
-Rs = TypeVarTuple("Rs")
-T = TypeVar("T")
 
 FORMAT = "6"
 """The version of the data format, raised with each change of it; 0.1.0 stored no version."""

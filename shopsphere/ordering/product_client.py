@@ -76,13 +76,11 @@ class ProductClient:
 
     def __init__(self, settings: Settings, storage: StorageName, tokens: Tokens) -> None:
         self._url = settings.product_service_url
-        self._ca_file = settings.ca_file
         self._timeout_seconds = settings.product_service_timeout
         self._storage = storage
-        self._of_thread = threading.local()  # sessions of `requests` are not thread-safe
-        self._threads = ThreadPoolExecutor(
-            CALLS_AT_ONCE, "product-service", initializer=self._open_session
-        )
+        self._threads = ThreadPoolExecutor(CALLS_AT_ONCE, "product-service")
+        # By thread, because sessions of `requests` are not thread-safe.
+        self._session_of = lru_cache(CALLS_AT_ONCE)(lambda _: session(NO_RETRY, settings.ca_file))
         self._token = lru_cache(4)(
             lambda expires: tokens.issue("order-service", Role.SERVICE, expires)
         )
@@ -92,9 +90,6 @@ class ProductClient:
 
     def __exit__(self, *_: object) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
-
-    def _open_session(self) -> None:
-        self._of_thread.session = session(NO_RETRY, self._ca_file)
 
     async def reserve(self, order_pk: str, item: Item, within: float) -> Reservation:
         """Hold the units for this order; a repeat returns the same reservation.
@@ -201,7 +196,7 @@ class ProductClient:
         if timeout <= 0:
             raise requests.Timeout("the time of the request is over")
         # Not `Session.prepare_request`, which merges session settings that are never set here.
-        with self._of_thread.session.send(
+        with self._session_of(threading.get_ident()).send(
             request.prepare(), timeout=timeout, allow_redirects=False, stream=True
         ) as response:
             body = b""

@@ -36,9 +36,7 @@ async def health(request: Request) -> Health:
     """Responds while the process is running, even if its storage is unreachable."""
     service = service_of(request)
     return Health(
-        service=service.name,
-        storage=service.opened.storage,
-        fallback=service.opened.is_fallback,
+        service=service.name, storage=service.opened.storage, fallback=service.opened.is_fallback
     )
 
 
