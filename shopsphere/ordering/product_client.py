@@ -6,8 +6,9 @@ import random
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from contextvars import copy_context
-from email.utils import mktime_tz, parsedate_tz
+from email.utils import parsedate_to_datetime
 from functools import lru_cache, partial
 from typing import NamedTuple, NoReturn, Self
 
@@ -150,10 +151,11 @@ class ProductClient:
         if meant and isinstance(meant, (errors.StorageMismatch, final)):
             raise meant
         if response.status in (401, 403):
-            sent = parsedate_tz(response.date)
-            ahead = mktime_tz(sent) - time.time() if sent else 0
-            is_clock = abs(ahead) > LEEWAY_SECONDS - 1
-            why = f"its clock is {ahead:+.0f} s from ours" if is_clock else "JWT_SECRET differs"
+            why = "JWT_SECRET probably differs"
+            with suppress(ValueError):  # no date, or an impossible one
+                ahead = parsedate_to_datetime(response.date).timestamp() - time.time()
+                if abs(ahead) > LEEWAY_SECONDS - 1:
+                    why = f"its clock is {ahead:+.0f} s from ours"
             log.error("the product service refuses our token: %s", why)
         log.warning("the product service responded %s %s", response.status, response.body[:200])
         raise ProductServiceUnavailable
