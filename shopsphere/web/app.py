@@ -85,11 +85,7 @@ def create_app(
         description=description,
         version=__version__,
         openapi_tags=[{"name": name, "description": text} for name, text in sections],
-        swagger_ui_parameters={
-            "defaultModelsExpandDepth": 0,
-            "displayRequestDuration": True,
-            "persistAuthorization": True,
-        },
+        swagger_ui_parameters={"defaultModelsExpandDepth": 0, "persistAuthorization": True},
         lifespan=lifespan,
         redirect_slashes=False,
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},

@@ -1,6 +1,5 @@
 """Corrects OpenAPI: 400 instead of FastAPI's 422, the responses common to all routes, padlocks."""
 
-import json
 from functools import cache
 from typing import Any
 
@@ -26,8 +25,6 @@ def correct_openapi(app: FastAPI) -> None:
                 method = min(route.methods or ())
                 operation = document["paths"][route.path][method.lower()]
                 _correct(operation, route.app.rule, is_open)
-        if '"security"' not in json.dumps(document["paths"]):  # there is nothing to authorize for
-            document["components"].pop("securitySchemes", None)
         for unused in ("HTTPValidationError", "ValidationError"):
             document["components"]["schemas"].pop(unused, None)
         return document
