@@ -146,7 +146,12 @@ Pk = Annotated[PkOrNone, Path(description=OF_AN_ORDER)]
 SettledPk = Annotated[StrictPk, Path(description=OF_AN_ORDER)]
 
 ordering = APIRouter(tags=["orders"], responses=raises(errors.StoreUnavailable))
-fulfilment = APIRouter(tags=["fulfilment"], responses=raises(errors.StoreUnavailable))
+fulfilment = APIRouter(
+    prefix="/orders/{pk}",
+    tags=["fulfilment"],
+    dependencies=[ADMINISTRATOR],
+    responses=raises(errors.StoreUnavailable),
+)
 
 
 @ordering.post(
@@ -204,9 +209,7 @@ async def place_order(
 
 
 @ordering.get(
-    "/orders",
-    response_model=list[OrderPublic],
-    responses=COUNTED_LIST | raises(errors.Forbidden),
+    "/orders", response_model=list[OrderPublic], responses=COUNTED_LIST | raises(errors.Forbidden)
 )
 async def list_orders(
     caller: Customer,
@@ -253,9 +256,8 @@ async def cancel_order(caller: Customer, pk: Pk, own: Own, deadline: RequestDead
 
 
 @fulfilment.post(
-    "/orders/{pk}/ship",
+    "/ship",
     response_model=OrderPublic,
-    dependencies=[ADMINISTRATOR],
     responses=raises(errors.OrderNotFound, errors.OrderIsCancelled),
 )
 async def ship_order(pk: Pk, own: Own, deadline: RequestDeadline) -> Order:
@@ -267,11 +269,7 @@ async def ship_order(pk: Pk, own: Own, deadline: RequestDeadline) -> Order:
 
 
 @fulfilment.post(
-    "/orders/{pk}/settle",
-    dependencies=[ADMINISTRATOR],
-    responses=raises(
-        errors.InvalidRequest, errors.ProductServiceUnavailable, errors.StorageMismatch
-    ),
+    "/settle", responses=raises(errors.ProductServiceUnavailable, errors.StorageMismatch)
 )
 async def settle_order(pk: SettledPk, body: Settle, own: Own) -> Settled:
     """Settle one order now, unless a request is working on it: for repairs after an audit.

@@ -114,17 +114,29 @@ OfOrder = Annotated[
     ),
 ]
 
-catalogue = APIRouter(tags=["catalogue"], responses=raises(errors.StoreUnavailable))
-stock = APIRouter(tags=["stock"], responses=raises(errors.StoreUnavailable))
+OF_ONE_PRODUCT = raises(errors.ProductNotFound, errors.StoreUnavailable)
+
+catalogue = APIRouter(
+    prefix="/products", tags=["catalogue"], responses=raises(errors.StoreUnavailable)
+)
+administration = APIRouter(
+    prefix="/products", dependencies=[ADMINISTRATOR], responses=OF_ONE_PRODUCT
+)
+stock = APIRouter(
+    prefix="/products/{pk}",
+    tags=["stock"],
+    dependencies=[ADMINISTRATOR_OR_SERVICE],
+    responses=OF_ONE_PRODUCT,
+)
 reservations = APIRouter(
     prefix="/products/{pk}/reservations/{order_pk}",
     tags=["reservations"],
     dependencies=[ORDER_SERVICE, Depends(_same_storage)],
-    responses=raises(errors.InvalidRequest, errors.StorageMismatch, errors.StoreUnavailable),
+    responses=raises(errors.StorageMismatch, errors.StoreUnavailable),
 )
 
 
-@catalogue.get("/products/search", response_model=list[ProductPublic], responses=LIST)
+@catalogue.get("/search", response_model=list[ProductPublic], responses=LIST)
 @anyone
 async def search_products(
     request: Request,
@@ -146,9 +158,7 @@ async def search_products(
     return await listing(request, paging, partial(products.search_page, name), PRODUCTS)
 
 
-@catalogue.get(
-    "/products/{pk}", response_model=ProductPublic, responses=raises(errors.ProductNotFound)
-)
+@catalogue.get("/{pk}", response_model=ProductPublic, responses=raises(errors.ProductNotFound))
 @anyone
 async def get_product(pk: Pk, request: Request) -> Product:
     """One product: its name, its price, and how many units can be ordered now."""
@@ -157,12 +167,12 @@ async def get_product(pk: Pk, request: Request) -> Product:
     return await products.get(pk)
 
 
-@catalogue.post(
-    "/products",
+@administration.post(
+    "",
     response_model=ProductPublic,
     status_code=201,
-    dependencies=[ADMINISTRATOR],
-    responses=raises(errors.ProductNotFound, errors.IdempotencyKeyReused) | {201: REPLAY_HEADER},
+    tags=["catalogue"],
+    responses=raises(errors.IdempotencyKeyReused) | {201: REPLAY_HEADER},
 )
 async def create_product(
     body: ProductCreate,
@@ -183,53 +193,36 @@ async def create_product(
     return product
 
 
-@catalogue.get("/products", response_model=list[ProductPublic], responses=COUNTED_LIST)
+@catalogue.get("", response_model=list[ProductPublic], responses=COUNTED_LIST)
 @anyone
 async def list_products(request: Request, paging: PagingByEntry, products: Catalogue) -> Response:
     """All products, oldest first: the whole list, or one page with `limit` and `after`."""
     return await listing(request, paging, partial(products.page, span=paging.span), PRODUCTS)
 
 
-@catalogue.patch(
-    "/products/{pk}",
-    response_model=ProductPublic,
-    dependencies=[ADMINISTRATOR],
-    responses=raises(errors.ProductNotFound),
-)
+@administration.patch("/{pk}", response_model=ProductPublic, tags=["catalogue"])
 async def update_product(pk: Pk, body: ProductUpdate, products: Catalogue) -> Product:
     """Change the name, the price or both. Orders keep the name and price they were placed with."""
     return await products.update(pk, body.name, body.price)
 
 
-@catalogue.delete(
-    "/products/{pk}",
-    status_code=204,
-    dependencies=[ADMINISTRATOR],
-    responses=raises(errors.ProductNotFound),
-)
+@administration.delete("/{pk}", status_code=204, tags=["catalogue"])
 async def delete_product(pk: Pk, products: Catalogue) -> None:
     """Delete a product. Its orders remain and can still be cancelled."""
     await products.delete(pk)
 
 
-@stock.post(
-    "/products/{pk}/stock",
+@administration.post(
+    "/{pk}/stock",
     response_model=ProductPublic,
-    dependencies=[ADMINISTRATOR],
+    tags=["stock"],
     responses=raises(
-        errors.StockTooLow(available=3),
-        errors.StockLimit,
-        errors.ProductNotFound,
-        errors.IdempotencyKeyReused,
+        errors.StockTooLow(available=3), errors.StockLimit, errors.IdempotencyKeyReused
     )
     | {200: REPLAY_HEADER},
 )
 async def change_stock(
-    pk: Pk,
-    body: StockChange,
-    products: Catalogue,
-    key: IdempotencyKey,
-    response: Response,
+    pk: Pk, body: StockChange, products: Catalogue, key: IdempotencyKey, response: Response
 ) -> Product:
     """Add units, or remove them if negative: never below zero or above 1,000,000,000 on hand.
 
@@ -243,12 +236,7 @@ async def change_stock(
     return product
 
 
-@stock.get(
-    "/products/{pk}/stock",
-    response_model=StockPublic,
-    dependencies=[ADMINISTRATOR_OR_SERVICE],
-    responses=raises(errors.ProductNotFound),
-)
+@stock.get("/stock", response_model=StockPublic)
 async def get_stock(pk: Pk, products: Catalogue) -> Stock:
     """Stock breakdown: of all units `received`, how many are available, reserved and shipped.
 
@@ -257,12 +245,7 @@ async def get_stock(pk: Pk, products: Catalogue) -> Stock:
     return await products.stock(pk)
 
 
-@stock.get(
-    "/products/{pk}/reservations",
-    response_model=list[ReservationPublic],
-    dependencies=[ADMINISTRATOR_OR_SERVICE],
-    responses=LIST | raises(errors.ProductNotFound),
-)
+@stock.get("/reservations", response_model=list[ReservationPublic], responses=LIST)
 async def list_reservations(
     pk: Pk, request: Request, paging: AnyPaging, products: Catalogue
 ) -> Response:
@@ -319,7 +302,7 @@ async def _catalogue(service: Service[Products]) -> AsyncIterator[Products]:
 
 def build(settings: Settings | None = None) -> FastAPI:
     """Return the app, with these settings or those from the environment."""
-    routers = [catalogue, stock, reservations]
+    routers = [catalogue, administration, stock, reservations]
     return create_app("product", DESCRIPTION, TAGS, routers, open_storage, _catalogue, settings)
 
 

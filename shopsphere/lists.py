@@ -3,15 +3,11 @@
 import asyncio
 import hashlib
 import re
-from typing import TypeVar
 
 from shopsphere.domain.errors import InvalidRequest
 from shopsphere.domain.pks import is_pk
-from shopsphere.domain.records import Record
 from shopsphere.domain.values import Page
-from shopsphere.records import Listing, Records, Span
-
-R = TypeVar("R", bound=Record)
+from shopsphere.records import Listing, R, Records, Span
 
 
 def cursor_of(listing: Listing, position: int) -> str:
@@ -20,12 +16,7 @@ def cursor_of(listing: Listing, position: int) -> str:
 
 
 async def page_of(
-    records: Records,
-    listing: Listing,
-    span: Span,
-    after: str | None,
-    limit: int,
-    kind: type[R],
+    records: Records, listing: Listing, span: Span, after: str | None, limit: int, kind: type[R]
 ) -> Page[R]:
     """Return the records of this kind of up to `limit` members of a list.
 
@@ -57,10 +48,7 @@ async def _position(records: Records, listing: Listing, after: str) -> int:
     found = await records.position(listing, after) if is_pk(after) else None
     if found is None:
         raise InvalidRequest(
-            (
-                "after",
-                "must be a cursor of this list (Link, X-Cursor), or the pk of something in it",
-            )
+            ("after", "must be a cursor of this list (Link, X-Cursor) or the pk of something in it")
         )
     return found
 

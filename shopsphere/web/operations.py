@@ -36,9 +36,7 @@ async def health(request: Request) -> Health:
     """Responds while the process is running, even if its storage is unreachable."""
     service = service_of(request)
     return Health(
-        service=service.name,
-        storage=service.opened.storage,
-        fallback=service.opened.is_fallback,
+        service=service.name, storage=service.opened.storage, fallback=service.opened.is_fallback
     )
 
 
@@ -58,6 +56,8 @@ async def ready(request: Request) -> Health:
 )
 async def metrics(request: Request) -> Response:
     """Request counts and durations by route and status, in Prometheus format.
+
+    If AUTH_REQUIRED is true, send METRICS_TOKEN as the bearer token.
 
     The order service also reports orders placed, refused and settled, and the commands pending at
     the last round of settling.
