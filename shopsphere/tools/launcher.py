@@ -3,7 +3,6 @@
 Standard library only: the Python that runs this may have no packages; the services use `.venv`.
 """
 
-import argparse
 import contextlib
 import errno
 import json
@@ -12,11 +11,12 @@ import shutil
 import signal
 import socket
 import sys
-import threading
 import time
+from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 from shopsphere.tools.installing import PYTHON, set_up
@@ -39,17 +39,13 @@ EVERY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104
 """The wildcard addresses, each with the local address to use instead."""
 SECONDS_TO_END = 8
 
-Health = dict[str, Any]
+Healths = dict[str, dict[str, Any]]
 
 
-def require_free_ports(options: argparse.Namespace) -> None:
+def require_free_ports(options: Namespace) -> None:
     """Raise LauncherError naming each of the three ports that cannot be used."""
-    reasons = [
-        f"{reason}, and the {name} service needs it"
-        for name, port in options.ports.items()
-        if (reason := why_no_port(options.host, port))
-    ]
-    if reasons:
+    found = {name: why_no_port(options.host, port) for name, port in options.ports.items()}
+    if reasons := [f"{why}, and the {name} service needs it" for name, why in found.items() if why]:
         advice = "End what listens there, then start again."
         if health_at(options.urls["product"]).get("service") == "product":
             advice = "ShopSphere is already running there: use it, or end it, then start again."
@@ -71,7 +67,7 @@ def why_no_port(host: str, port: int) -> str:
         raise LauncherError(f"--host {host} is not an address of this machine.") from None
 
 
-def health_at(url: str) -> Health:
+def health_at(url: str) -> dict[str, Any]:
     """Return the health that a service reports, or nothing if there is no valid response."""
     with contextlib.closing(HTTPConnection(url.removeprefix("http://"), timeout=2)) as connection:
         try:
@@ -81,7 +77,7 @@ def health_at(url: str) -> Health:
             return {}
 
 
-def start_service(python: Path, name: str, port: int, options: argparse.Namespace) -> Program:
+def start_service(python: Path, name: str, port: int, options: Namespace) -> Program:
     """Start one of the three services under uvicorn."""
     command = [str(python), "-m", "uvicorn", f"{name}_service:app"]
     command += ["--host", options.host, "--port", str(port), "--http", PROTOCOL]
@@ -111,12 +107,10 @@ def redis_listens() -> bool:
         return probe.connect_ex((DEFAULT_HOST, REDIS_PORT)) == 0
 
 
-def wait_until_healthy(
-    services: list[Program], options: argparse.Namespace, stop: threading.Event
-) -> dict[str, Health]:
+def wait_until_healthy(services: list[Program], options: Namespace, stop: Event) -> Healths:
     """Return the health of each service by name once all respond, or on `stop`; raise LauncherError
     if one ends."""
-    healths: dict[str, Health] = {}
+    healths: Healths = {}
     while len(healths) < len(services) and not stop.wait(0.03):
         for service in services:
             service.require_alive()
@@ -125,7 +119,7 @@ def wait_until_healthy(
     return healths
 
 
-def show_table(healths: dict[str, Health], options: argparse.Namespace) -> None:
+def show_table(healths: Healths, options: Namespace) -> None:
     """Print each service's address and storage."""
     lines = ["\nShopSphere runs. Ctrl-C ends it.\n"]
     for name, url in options.urls.items():
@@ -154,9 +148,9 @@ def when_told_to_stop(react: Callable[[int], object]) -> None:
         signal.signal(number, lambda number, _: react(number))
 
 
-def run(python: Path, options: argparse.Namespace) -> None:
+def run(python: Path, options: Namespace) -> None:
     """Run all services until a signal; in any case, end all of them."""
-    stop = threading.Event()
+    stop = Event()
     when_told_to_stop(lambda _: stop.set())
     redis: list[Program] = []
     services: list[Program] = []
@@ -193,7 +187,7 @@ def end(programs: list[Program]) -> None:
         program.make_sure_it_ended(deadline)
 
 
-def settle_addresses(options: argparse.Namespace) -> None:
+def settle_addresses(options: Namespace) -> None:
     """Add the port and URL of each service, and the settings with which they find each other where
     --host or --port put them; without these options, leave it to the user's settings."""
     options.host = options.host or DEFAULT_HOST
@@ -209,7 +203,7 @@ def settle_addresses(options: argparse.Namespace) -> None:
 def main() -> None:
     """Start ShopSphere, and run it until a signal; exit with a sentence if it cannot run."""
     about = "Starts the product, user and order service on ports 8000, 8001 and 8002."
-    parser = argparse.ArgumentParser(description=about)
+    parser = ArgumentParser(description=about)
     parser.add_argument("--demo", action="store_true", help="add a dozen products to an empty shop")
     parser.add_argument("--redis", action="store_true", help="start a Redis too, on redis-data")
     parser.add_argument("--reload", action="store_true", help="restart when a file changes")
