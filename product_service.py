@@ -1,7 +1,6 @@
 """The product service, port 8000: owns the catalogue and the stock."""
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import nullcontext
 from functools import partial
 from typing import Annotated, Self
 
@@ -274,8 +273,7 @@ async def reserve(
     A repeat returns 200 and takes nothing. A refusal for price or lack of stock is final for this
     order, even if stock is added.
     """
-    wanted = body.quantity, body.unit_price
-    reservation, is_new = await products.reserve(pk, order_pk, *wanted)
+    reservation, is_new = await products.reserve(pk, order_pk, body.quantity, body.unit_price)
     response.status_code = 201 if is_new else 200
     return reservation
 
@@ -295,9 +293,8 @@ async def ship(pk: Pk, order_pk: OfOrder, products: Catalogue) -> None:
     await products.ship(pk, order_pk)
 
 
-@asynccontextmanager
-async def _catalogue(service: Service[Products]) -> AsyncIterator[Products]:
-    yield Products(service.opened.records)
+def _catalogue(service: Service[Products]) -> nullcontext[Products]:
+    return nullcontext(Products(service.opened.records))
 
 
 def build(settings: Settings | None = None) -> FastAPI:
