@@ -26,7 +26,7 @@ from shopsphere.settings import CannotStart
 
 log = logging.getLogger("shopsphere.redis")
 
-FORMAT = "5"
+FORMAT = "6"
 """The version of the data format, raised with each change of it; 0.1.0 stored no version."""
 
 KINDS_OF_0_1_0 = {

@@ -137,7 +137,7 @@ def look_at(name: str, settings: Settings) -> Looked:
     """Check whether a service is running, ready, and accepts a token signed with our JWT_SECRET."""
     line_name = f"{name} service"
     url: str = getattr(settings, f"{name}_service_url")
-    tokens = Tokens(settings.jwt_secret.get_secret_value(), 1)
+    tokens = Tokens(settings.jwt_secrets, 1)
     token = tokens.issue("test_connection", Role.SERVICE)
     with session(NO_RETRY, settings.ca_file) as http:
         try:

@@ -5,11 +5,11 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Depends, FastAPI, Request
+from fastapi import APIRouter, Depends, FastAPI, Request, Response
 from pydantic import Field
 
 from shopsphere.accounts.administrator import ensure_administrator
-from shopsphere.accounts.failed_logins import LoginThrottle, client_of
+from shopsphere.accounts.failed_logins import client_of
 from shopsphere.accounts.passwords import Passwords
 from shopsphere.accounts.users import Session, Users
 from shopsphere.domain import errors
@@ -31,9 +31,16 @@ User accounts, and the access tokens that all services accept.
 
 **To try it:** register, log in, copy the `access_token` from the response, press **Authorize** and
 paste it there. The same token works at the product service (port 8000) and the order service (port
-8002). Reloading the page clears it.
+8002).
+
+Before it expires, `POST /refresh` with the `refresh_token` returns new ones. `POST /logout` ends
+the session, `PATCH /me` with another password ends all of them, and `POST /me/delete` deletes the
+account.
 """
-TAGS = {"accounts": "Register and log in.", "me": "The account that a token belongs to."}
+TAGS = {"accounts": "Register, log in and out.", "me": "The account that a token belongs to."}
+
+
+REFRESH_TOKEN = f"{USER_PK}.01M8706R0WQ3Y5D2K8B7N4T6VE.1.5f1c..."
 
 
 class UserCreate(Body):
@@ -51,16 +58,34 @@ class PasswordChange(Body):
     password: Password = Field(examples=["securepass123"], description="The new one.")
 
 
+class Deletion(Body):
+    current_password: AnyPassword = Field(examples=["securepass123"])
+
+
+class RefreshToken(Body):
+    refresh_token: str = Field(examples=[REFRESH_TOKEN])
+
+
 class UserPublic(Public):
     pk: str = Field(examples=[USER_PK])
     email: str = Field(examples=["user@example.com"])
     created_at: Timestamp = Field(examples=[USER_MADE_AT])
 
 
-class AccessToken(Public):
+class SessionPublic(Public):
     access_token: str = Field(examples=["eyJhbGciOiJIUzI1NiIs..."])
     token_type: Literal["bearer"] = "bearer"
-    expires_in: int = Field(examples=[3600], description="Seconds from now.")
+    expires_in: int = Field(examples=[3600], description="Seconds until the access token expires.")
+    refresh_token: str = Field(
+        examples=[REFRESH_TOKEN], description="For POST /refresh and POST /logout."
+    )
+
+
+class UserInNewSession(UserPublic, SessionPublic): ...
+
+
+async def _no_store(response: Response) -> None:
+    response.headers["Cache-Control"] = "no-store"
 
 
 async def _client(request: Request) -> str:
@@ -71,6 +96,11 @@ async def _client(request: Request) -> str:
 
 AllUsers = Annotated[Users, OWN]
 Client = Annotated[str, Depends(_client)]
+NO_STORE = Depends(_no_store)
+"""For responses with tokens, which no cache may keep (RFC 6749, section 5.1)."""
+NEEDS_PASSWORD = raises(
+    errors.InvalidCredentials, errors.UserNotFound, errors.AccountIsConfigured, errors.TooManyLogins
+)
 
 accounts = APIRouter(tags=["accounts"], responses=raises(errors.StoreUnavailable))
 own = APIRouter(tags=["me"], responses=raises(errors.StoreUnavailable))
@@ -90,12 +120,14 @@ async def register(body: UserCreate, users: AllUsers) -> User:
 
 @accounts.post(
     "/login",
-    response_model=AccessToken,
+    response_model=SessionPublic,
     responses=raises(errors.InvalidCredentials, errors.TooManyLogins),
+    dependencies=[NO_STORE],
 )
 @anyone
 async def login(body: Login, users: AllUsers, client: Client) -> Session:
-    """Get an access token, to send as `Authorization: Bearer <access_token>`.
+    """Start a session: get an access token, to send as `Authorization: Bearer <access_token>`, and
+    a refresh token, to get the next one.
 
     On this page, copy the `access_token` from the response, and paste it into **Authorize**.
 
@@ -105,6 +137,29 @@ async def login(body: Login, users: AllUsers, client: Client) -> Session:
     return await users.log_in(client, body.email, body.password)
 
 
+@accounts.post(
+    "/refresh",
+    response_model=SessionPublic,
+    responses=raises(errors.InvalidRefreshToken),
+    dependencies=[NO_STORE],
+)
+@anyone
+async def refresh(body: RefreshToken, users: AllUsers) -> Session:
+    """Get a new access token and a new refresh token, which replaces the one you send.
+
+    Repeats within 60 seconds return the same new refresh token. A token that is used again later
+    ends its session, because it may have been stolen.
+    """
+    return await users.refresh(body.refresh_token)
+
+
+@accounts.post("/logout", status_code=204)
+@anyone
+async def logout(body: RefreshToken, users: AllUsers) -> None:
+    """End the session of a refresh token. Access tokens remain valid until they expire."""
+    await users.log_out(body.refresh_token)
+
+
 @own.get("/me", response_model=UserPublic, responses=raises(errors.UserNotFound))
 async def get_me(caller: SignedIn, users: AllUsers) -> User:
     """Your account: the one that the token was issued for."""
@@ -112,25 +167,38 @@ async def get_me(caller: SignedIn, users: AllUsers) -> User:
 
 
 @own.patch(
-    "/me",
-    response_model=UserPublic,
-    responses=raises(errors.InvalidCredentials, errors.UserNotFound, errors.TooManyLogins),
+    "/me", response_model=UserInNewSession, responses=NEEDS_PASSWORD, dependencies=[NO_STORE]
 )
 async def change_password(
     caller: SignedIn, body: PasswordChange, users: AllUsers, client: Client
-) -> User:
-    """Change your password. A wrong current password is refused and counts as a failed login.
+) -> dict[str, object]:
+    """Change your password, end all your sessions, and start a new one.
 
-    Access tokens issued earlier remain valid until they expire.
+    A wrong current password is refused and counts as a failed login. Access tokens issued earlier
+    remain valid until they expire.
     """
-    return await users.change_password(client, caller.user_pk, body.current_password, body.password)
+    user, session = await users.change_password(
+        client, caller.user_pk, body.current_password, body.password
+    )
+    return {**UserPublic.model_validate(user).model_dump(), **session._asdict()}
+
+
+@own.post("/me/delete", status_code=204, responses=NEEDS_PASSWORD)
+async def delete_me(caller: SignedIn, body: Deletion, users: AllUsers, client: Client) -> None:
+    """Delete your account and end all your sessions. Your orders remain, and the address can be
+    registered again.
+
+    A wrong password is refused and counts as a failed login. Access tokens remain valid until they
+    expire.
+    """
+    await users.delete(client, caller.user_pk, body.current_password)
 
 
 @asynccontextmanager
 async def _users(service: Service[Users]) -> AsyncIterator[Users]:
-    settings, records = service.settings, service.opened.records
-    throttle = LoginThrottle(records, settings.login_limit)
-    users = Users(records, Passwords(settings.bcrypt_rounds), service.tokens, throttle)
+    settings = service.settings
+    passwords = Passwords(settings.bcrypt_rounds)
+    users = Users(service.opened.records, settings, service.tokens, passwords)
     await ensure_administrator(settings, users)
     yield users
 

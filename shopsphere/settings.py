@@ -149,7 +149,9 @@ class Settings(BaseModel):
     settle_interval: Seconds = 5
     auth_required: bool = False  # above what is checked against it
     jwt_secret: SecretStr = SecretStr("supersecret")
+    jwt_secret_old: SecretStr = SecretStr("")
     jwt_expires_minutes: int = Field(default=60, ge=1, le=525_600)
+    session_days: int = Field(default=30, ge=1, le=3650)
     cors_origins: Annotated[str, AfterValidator(_origins)] = "*"
     bcrypt_rounds: int = Field(default=12, ge=4, le=16)
     admin_email: Annotated[str, AfterValidator(lambda text: text and checked_email(text))] = ""
@@ -163,9 +165,11 @@ class Settings(BaseModel):
     ] = "INFO"
     log_format: Annotated[Literal["text", "json"], BeforeValidator(str.lower)] = "text"
 
-    @field_validator("jwt_secret")
+    @field_validator("jwt_secret", "jwt_secret_old")
     @classmethod
     def _own_secret(cls, secret: SecretStr, info: ValidationInfo) -> SecretStr:
+        if info.field_name == "jwt_secret_old" and not secret:
+            return secret
         is_short = len(secret.get_secret_value().encode()) < MIN_SECRET_BYTES
         if info.data.get("auth_required") and is_short:
             raise ValueError(
@@ -232,6 +236,12 @@ class Settings(BaseModel):
         name_and_password = self.redis_username, self.redis_password.get_secret_value()
         login = ":".join(quote(part, safe="") for part in name_and_password)
         return self.redis_url.get_secret_value() or f"redis://{login}@{host}:{self.redis_port}"
+
+    @property
+    def jwt_secrets(self) -> list[str]:
+        """The secret to sign with, then another to verify with, if there is one; never log them."""
+        secrets = self.jwt_secret, self.jwt_secret_old
+        return [secret.get_secret_value() for secret in secrets if secret]
 
     @property
     def origins(self) -> list[str]:

@@ -3,6 +3,8 @@
 import logging
 import time
 import warnings
+from collections.abc import Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
 import jwt
@@ -33,11 +35,13 @@ class Tokens:
     """Issues and reads access tokens; all services share the secret.
 
     A token is valid until it expires, with the role that its user had when it was issued. Neither a
-    new password nor a new role revokes it; changing JWT_SECRET invalidates all tokens at once.
+    new password or role nor the end of its session revokes it; another JWT_SECRET invalidates all
+    tokens at once.
     """
 
-    def __init__(self, secret: str, expires_minutes: int) -> None:
-        self._secret = secret
+    def __init__(self, secrets: Sequence[str], expires_minutes: int) -> None:
+        """Tokens are signed with the first secret, and verified with any."""
+        self._secrets = secrets
         self.expires_seconds = expires_minutes * 60
 
     def issue(self, subject: str, role: Role, expires: float | None = None) -> str:
@@ -54,20 +58,12 @@ class Tokens:
             "iat": int(now),
             "exp": int(now + self.expires_seconds if expires is None else expires),
         }
-        return jwt.encode(claims, self._secret, algorithm="HS256")
+        return jwt.encode(claims, self._secrets[0], algorithm="HS256")
 
     def read(self, token: str) -> Caller:
         """Return the caller that the token identifies; raise InvalidToken with the reason."""
         try:
-            claims = jwt.decode(
-                token,
-                self._secret,
-                algorithms=["HS256"],
-                audience=AUDIENCE,
-                issuer=ISSUER,
-                leeway=LEEWAY_SECONDS,
-                options={"require": REQUIRED_CLAIMS, "strict_aud": True},
-            )
+            claims = self._claims(token)
             if not claims["sub"]:
                 raise ValueError
             return Caller(claims["sub"], Role(claims["role"]))
@@ -78,3 +74,17 @@ class Tokens:
             raise InvalidToken("The token has expired. Log in again.") from None
         except (jwt.InvalidTokenError, ValueError):
             raise InvalidToken("The token is not valid. Log in again.") from None
+
+    def _claims(self, token: str) -> dict[str, str]:
+        for secret in self._secrets:
+            with suppress(jwt.InvalidSignatureError):
+                return jwt.decode(
+                    token,
+                    secret,
+                    algorithms=["HS256"],
+                    audience=AUDIENCE,
+                    issuer=ISSUER,
+                    leeway=LEEWAY_SECONDS,
+                    options={"require": REQUIRED_CLAIMS, "strict_aud": True},
+                )
+        raise jwt.InvalidSignatureError

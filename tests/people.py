@@ -4,7 +4,6 @@ from functools import partial
 
 from starlette.testclient import TestClient
 
-from shopsphere.accounts.failed_logins import LoginThrottle
 from shopsphere.accounts.passwords import Passwords
 from shopsphere.accounts.users import Users
 from shopsphere.domain import people
@@ -13,14 +12,14 @@ from shopsphere.domain.records import User
 from shopsphere.domain.values import Role
 from shopsphere.records import Records
 from shopsphere.tokens import Tokens
-from tests.apps import JWT_SECRET, bearer
+from tests.apps import JWT_SECRET, bearer, settings_of
 
 SECRET = JWT_SECRET
 METRICS_TOKEN = "a-token-for-prometheus"
 CLOSED = {"AUTH_REQUIRED": "true", "JWT_SECRET": SECRET, "METRICS_TOKEN": METRICS_TOKEN}
 OPEN = {"AUTH_REQUIRED": "false", "JWT_SECRET": SECRET}
 
-TOKENS = Tokens(SECRET, 60)
+TOKENS = Tokens([SECRET], 60)
 USERS = [
     User(pk=new_pk(), email=f"{who}@example.com", password_hash="no hash", role=role)
     for who, role in (("customer", Role.USER), ("another", Role.USER), ("boss", Role.ADMIN))
@@ -32,7 +31,7 @@ Headers = dict[str, str]
 
 def users_in(records: Records, rounds: int = 4) -> Users:
     """Return the users of a storage; hashing is fast."""
-    return Users(records, Passwords(rounds), TOKENS, LoginThrottle(records, "10/minute"))
+    return Users(records, settings_of({}), TOKENS, Passwords(rounds))
 
 
 PEOPLE: dict[str, Headers] = {

@@ -230,6 +230,7 @@ def test_what_does_not_count_is_not_checked(
 def test_each_secret_can_be_in_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     secrets = {
         "JWT_SECRET": f"{SECRET} of 32 bytes or more ü", "REDIS_PASSWORD": f" {SECRET}\t",
+        "JWT_SECRET_OLD": f"{SECRET}, which was used before",
         "ADMIN_PASSWORD": SECRET, "METRICS_TOKEN": SECRET, "REDIS_URL": f"redis://:{SECRET}@cache",
     }  # fmt: skip
     assert set(Settings.secrets()) == set(secrets)

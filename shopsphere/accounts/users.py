@@ -1,39 +1,56 @@
-"""Users: registration, login and password changes."""
+"""Users: registration, sessions, password changes and deletion."""
 
+import logging
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from shopsphere.accounts.failed_logins import LoginThrottle
 from shopsphere.accounts.passwords import Passwords
-from shopsphere.domain import people
-from shopsphere.domain.errors import EmailTaken, InvalidCredentials, UserNotFound
+from shopsphere.accounts.refresh_tokens import RefreshToken, RefreshTokens
+from shopsphere.domain import people, sessions
+from shopsphere.domain.errors import (
+    AccountIsConfigured,
+    EmailTaken,
+    InvalidCredentials,
+    InvalidRefreshToken,
+    UserNotFound,
+)
 from shopsphere.domain.pks import new_pk
-from shopsphere.domain.records import Address, User
+from shopsphere.domain.records import DAY, Address, Sessions, User
 from shopsphere.domain.values import Role
-from shopsphere.records import Records
+from shopsphere.records import Records, Rule
+from shopsphere.settings import Settings
 from shopsphere.tokens import Tokens
+
+log = logging.getLogger("shopsphere.accounts.users")
+
+T = TypeVar("T")
 
 
 class Session(NamedTuple):
-    """An access token and its lifetime in seconds."""
+    """An access token, its lifetime in seconds, and the refresh token of the session."""
 
     access_token: str
     expires_in: int
+    refresh_token: str
 
 
 class Users:
-    """The registered users. Email addresses must be passed in lower case.
+    """The registered users and their sessions. Email addresses must be passed in lower case.
 
-    A `client` identifies the origin of a login attempt.
+    A `client` identifies the origin of an attempt with a password.
     """
 
     def __init__(
-        self, records: Records, passwords: Passwords, tokens: Tokens, throttle: LoginThrottle
+        self, records: Records, settings: Settings, tokens: Tokens, passwords: Passwords
     ) -> None:
         self._records = records
         self._passwords = passwords
         self._tokens = tokens
-        self._throttle = throttle
+        self._refresh_tokens = RefreshTokens(settings.jwt_secrets)
+        self._session_seconds = settings.session_days * DAY
+        self._administrator = settings.admin_email
+        self._throttle = LoginThrottle(records, settings.login_limit)
 
     async def register(self, email: str, password: str, role: Role = Role.USER) -> User:
         """Create a user; raise EmailTaken if the address belongs to another user.
@@ -53,7 +70,7 @@ class Users:
                 partial(people.claim, user_pk=pk, gone_pk=gone_pk), _address(email)
             )
         except EmailTaken:
-            await self._records.change(people.forget, User(pk=pk))
+            await self._delete(pk, password_hash)
             raise
         return User(pk=pk, email=email, password_hash=password_hash, role=role)
 
@@ -71,48 +88,123 @@ class Users:
         return user if user.email else None
 
     async def log_in(self, client: str, email: str, password: str) -> Session:
-        """Return a session. Raise TooManyLogins, or InvalidCredentials, after the same time for an
+        """Start a session. Raise TooManyLogins, or InvalidCredentials, after the same time for an
         unknown address as for a wrong password.
 
         A hash with other rounds than are set now is renewed.
         """
         async with self._throttle.attempt(client, email):
-            while True:
+            while True:  # the password may be changed while it is verified
                 user = await self.find(email)
                 if not await self.has_password(user, password) or user is None:
                     raise InvalidCredentials
-                if not self._passwords.is_outdated(user.password_hash):
-                    break
-                await self.set_password(user, password, user.role)  # then verify again
-        return Session(self._tokens.issue(user.pk, user.role), self._tokens.expires_seconds)
+                new_hash = user.password_hash
+                if self._passwords.is_outdated(new_hash):
+                    new_hash = await self._passwords.hash(password)
+                if session := await self._start(user, new_hash, ends_others=False):
+                    return session
+
+    async def refresh(self, text: str) -> Session:
+        """Return the session of a refresh token with a new one; raise InvalidRefreshToken.
+
+        A token that was used more than a minute ago ends its session.
+        """
+        token = self._refresh_tokens.read(text)
+        if token is None:
+            raise InvalidRefreshToken
+        user_pk, session_id, number = token
+        rule = partial(
+            sessions.refresh, session_id=session_id, number=number, seconds=self._session_seconds
+        )
+        try:
+            newest, role = await self._change(rule, user_pk)
+        except InvalidRefreshToken as error:
+            if error.is_reused:
+                text = "a refresh token of user %s was used again: its session has been ended"
+                log.warning(text, user_pk)
+            raise
+        return self._session(RefreshToken(user_pk, session_id, newest), role)
+
+    async def log_out(self, text: str) -> None:
+        """End the session of a refresh token, whether that was used or not; ignore other texts."""
+        if token := self._refresh_tokens.read(text):
+            rule = partial(sessions.end, session_id=token.session_id)
+            await self._records.change(rule, Sessions(pk=token.user_pk))
 
     async def has_password(self, user: User | None, password: str) -> bool:
         """Return whether a password is this user's; false after the same time for None."""
         return await self._passwords.verify(password, user.password_hash if user else None)
 
-    async def change_password(self, client: str, user_pk: str, current: str, password: str) -> User:
-        """Change a user's password; a wrong current one counts as a failed login.
+    async def change_password(
+        self, client: str, user_pk: str, current: str, password: str
+    ) -> tuple[User, Session]:
+        """Change a user's password, end all sessions of the user, and start one.
 
-        Raise UserNotFound, InvalidCredentials or TooManyLogins.
+        Raise UserNotFound, AccountIsConfigured, InvalidCredentials, which counts as a failed login,
+        or TooManyLogins.
         """
+        new_hash = await self._passwords.hash(password)
+        while True:
+            user = await self._confirmed(client, user_pk, current)
+            if session := await self._start(user, new_hash, ends_others=True):
+                return user, session
+
+    async def delete(self, client: str, user_pk: str, current: str) -> None:
+        """Remove a user and all sessions, then free the address. Raise as `change_password`."""
+        while True:
+            user = await self._confirmed(client, user_pk, current)
+            if await self._delete(user_pk, user.password_hash):
+                break
+        free = partial(people.give_up, user_pk=user_pk)
+        await self._records.change(free, _address(user.email))
+
+    async def _confirmed(self, client: str, user_pk: str, password: str) -> User:
+        """Return a user whose password this is, unless the settings name that user."""
         user = await self.get(user_pk)
+        if user.email == self._administrator:
+            raise AccountIsConfigured
         async with self._throttle.attempt(client, user.email):
-            if not await self.has_password(user, current):
+            if not await self.has_password(user, password):
                 raise InvalidCredentials("The current password is wrong.")
-        if not await self.set_password(user, password, user.role):
-            raise InvalidCredentials
         return user
 
-    async def set_password(self, user: User, password: str, role: Role) -> bool:
-        """Set password and role in one step if the stored password is still that of `user`; return
-        whether it was."""
+    async def make_administrator(self, user: User, password: str) -> None:
+        """Give a user this role and password, and end all sessions, in one step; do nothing if the
+        stored password is no longer that of `user`."""
+        new_hash = await self._passwords.hash(password)
+        await self._set_password(user, new_hash, Role.ADMIN, "", ends_others=True)
+
+    async def _start(self, user: User, new_hash: str, ends_others: bool) -> Session | None:
+        """Start a session if the stored password is still that of `user`."""
+        session_id = new_pk()
+        if await self._set_password(user, new_hash, user.role, session_id, ends_others):
+            return self._session(RefreshToken(user.pk, session_id, 1), user.role)
+        return None
+
+    async def _set_password(
+        self, user: User, new_hash: str, role: Role, session_id: str, ends_others: bool
+    ) -> bool:
         rule = partial(
-            people.set_password,
+            sessions.set_password,
             known_hash=user.password_hash,
-            new_hash=await self._passwords.hash(password),
+            new_hash=new_hash,
             role=role,
+            session_id=session_id,
+            ends_others=ends_others,
         )
-        return await self._records.change(rule, User(pk=user.pk))
+        return await self._change(rule, user.pk)
+
+    async def _delete(self, user_pk: str, known_hash: str) -> bool:
+        return await self._change(partial(sessions.delete, known_hash=known_hash), user_pk)
+
+    async def _change(self, rule: Rule[User, Sessions, T], user_pk: str) -> T:
+        """Apply a rule to a user and the user's sessions, in one step."""
+        return await self._records.change(rule, User(pk=user_pk), Sessions(pk=user_pk))
+
+    def _session(self, token: RefreshToken, role: Role) -> Session:
+        access_token = self._tokens.issue(token.user_pk, role)
+        seconds = self._tokens.expires_seconds
+        return Session(access_token, seconds, self._refresh_tokens.write(token))
 
 
 def _address(email: str) -> Address:

@@ -63,6 +63,19 @@ class InvalidCredentials(ShopError, status=401, code="invalid_credentials"):
     sentence = "Email or password is wrong."
 
 
+class InvalidRefreshToken(ShopError, status=401, code="invalid_refresh_token"):
+    sentence = "The refresh token is not valid, or no longer. Log in again."
+
+    def __init__(self, is_reused: bool = False) -> None:
+        """`is_reused`: it was used before, so its session has been ended."""
+        super().__init__()
+        self.is_reused = is_reused
+
+
+class AccountIsConfigured(ShopError, status=409, code="account_is_configured"):
+    sentence = "This account belongs to the settings ADMIN_EMAIL and ADMIN_PASSWORD. Change those."
+
+
 class TooManyLogins(ShopError, status=429, code="too_many_logins"):
     def __init__(self, seconds_left: float = 60) -> None:
         seconds = max(1, math.ceil(seconds_left))
@@ -179,7 +192,10 @@ class Unavailable(ShopError, status=503, code="unavailable"):
 
 class StoreUnavailable(Unavailable, code="storage_unavailable"):
     sentence = "The storage does not respond now."
-    advice = "A change may have been made: without an Idempotency-Key, check before you repeat it."
+    advice = (
+        "If this was a change, it may have been made: without an Idempotency-Key, check before you "
+        "repeat it."
+    )
 
 
 class StorageMismatch(Unavailable, code="storage_mismatch"):

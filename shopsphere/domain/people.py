@@ -1,4 +1,4 @@
-"""The rules of users, email addresses and failed logins."""
+"""The rules of registration, email addresses and failed logins."""
 
 from email_validator import EmailNotValidError, validate_email
 
@@ -24,11 +24,6 @@ def register(_: float, record: User, email: str, password_hash: str, role: Role)
     record.email, record.password_hash, record.role = email, password_hash, role
 
 
-def forget(_: float, record: User) -> None:
-    """Remove a user whose address turned out to be taken."""
-    record.email, record.password_hash, record.role = "", "", Role.USER
-
-
 def claim(_: float, address: Address, user_pk: str, gone_pk: str = "") -> ShopError | None:
     """Give an address to a user, unless another has it; `gone_pk` is a user known to be gone."""
     if address.user_pk not in ("", user_pk, gone_pk):
@@ -37,12 +32,10 @@ def claim(_: float, address: Address, user_pk: str, gone_pk: str = "") -> ShopEr
     return None
 
 
-def set_password(_: float, record: User, known_hash: str, new_hash: str, role: Role) -> bool:
-    """Set password and role if the password is still the known one; return whether it was."""
-    if record.password_hash not in (known_hash, new_hash):
-        return False
-    record.password_hash, record.role = new_hash, role
-    return True
+def give_up(_: float, address: Address, user_pk: str) -> None:
+    """Free an address, unless it belongs to another user by now."""
+    if address.user_pk == user_pk:
+        address.user_pk = ""
 
 
 def require_few(now: float, failures: FailedLogins, most: int) -> ShopError | None:

@@ -16,6 +16,8 @@ TEN_MINUTES = 10 * 60
 """How long refusals, releases, shipments, failed orders and applied commands are remembered, in
 seconds: longer than any of their messages can be delayed (docs/ordering.md)."""
 DAY = 24 * 60 * 60
+MAX_SESSIONS = 50
+"""Of one user; a login beyond that ends the session that has been unused longest."""
 CLOCK_SECONDS = 1
 """How far the time passed to a rule may differ from the storage's clock."""
 
@@ -173,6 +175,32 @@ class User(Record, TimedByPk):
     email: str = ""
     password_hash: str = ""
     role: Role = Role.USER
+
+
+_SESSIONS = TypeAdapter(dict[str, tuple[int, float]])
+
+
+class Sessions(Record):
+    """The sessions of the user with the same pk, in JSON: by id, the number of the newest refresh
+    token and when that was given, in seconds of the storage's clock."""
+
+    kind = "sessions"
+    sessions_json: str = ""
+
+    def all(self) -> dict[str, tuple[int, float]]:
+        return _SESSIONS.validate_json(self.sessions_json or "{}")
+
+    def put(self, session_id: str, number: int, given: float) -> None:
+        """Store a session; the one unused longest goes if there are too many."""
+        kept = self.all() | {session_id: (number, given)}
+        if len(kept) > MAX_SESSIONS:
+            del kept[min(kept.keys() - {session_id}, key=lambda each: kept[each][1])]
+        self.sessions_json = _SESSIONS.dump_json(kept).decode()
+
+    def remove(self, session_id: str) -> None:
+        kept = self.all()
+        if kept.pop(session_id, None):
+            self.sessions_json = _SESSIONS.dump_json(kept).decode() if kept else ""
 
 
 class FailedLogins(Record):

@@ -45,15 +45,17 @@ class Rule(SecurityBase):
     that returns the caller, and the route's security scheme for Swagger's Authorize button.
     """
 
-    model = HTTPBearer(
-        description="The `access_token` that POST /login gives. For /metrics, METRICS_TOKEN."
-    )
+    model = HTTPBearer(description="The `access_token` that POST /login gives.")
     scheme_name = "AccessToken"
 
     def __init__(self, *roles: Role, needs_token: bool = False) -> None:
         """`needs_token`: a token is required even in open mode."""
         self._roles = roles
         self._needs_token = needs_token
+
+    def has_padlock(self, is_open: bool) -> bool:
+        """Return whether an access token is needed, in open mode or otherwise."""
+        return self._needs_token or not is_open
 
     async def __call__(self, request: Request) -> object:
         """Return the caller whom `guard` let the rule admit; None without a token."""
@@ -84,6 +86,9 @@ class _Customers(Rule):
 
 class _MetricsReaders(Rule):
     """Admits METRICS_TOKEN only, and nobody while it is empty; in open mode, everyone."""
+
+    def has_padlock(self, is_open: bool) -> bool:
+        return False  # it is not an access token
 
     def require(self, request: Request) -> None:
         expected = service_of(request).settings.metrics_token.get_secret_value()
@@ -120,17 +125,17 @@ def guard(route: APIRoute, ignores_query: bool) -> None:
     rules = [call for call in calls if isinstance(call, Rule)]
     if len(rules) + (route.endpoint in _open_endpoints) != 1:
         raise TypeError(f"{route.path} needs exactly one rule of access, or to be for anyone")
-    if not isinstance(route.app, _Guard):  # guarded already by another app
+    if not isinstance(route.app, Guard):  # guarded already by another app
         parameters = get_flat_params(route.dependant)
         names = {
             each.alias for each in parameters if not isinstance(each.field_info, Path | Header)
         }
         known = None if ignores_query else names
-        route.app = _Guard(route.app, rules[0] if rules else None, known)
+        route.app = Guard(route.app, rules[0] if rules else None, known)
 
 
 @dataclass(frozen=True, slots=True)
-class _Guard:
+class Guard:
     """Runs a route's app if the rule admits the caller and all query parameters are `known`."""
 
     app: ASGIApp

@@ -57,7 +57,7 @@ def create_app(
         configure_logging(name, settings)
     except CannotStart as error:
         settings, problem = Settings.model_construct(), error
-    tokens = Tokens(settings.jwt_secret.get_secret_value(), settings.jwt_expires_minutes)
+    tokens = Tokens(settings.jwt_secrets, settings.jwt_expires_minutes)
     service = Service[T](name, settings, tokens)
 
     @asynccontextmanager
@@ -85,7 +85,11 @@ def create_app(
         description=description,
         version=__version__,
         openapi_tags=[{"name": name, "description": text} for name, text in sections],
-        swagger_ui_parameters={"defaultModelsExpandDepth": 0, "displayRequestDuration": True},
+        swagger_ui_parameters={
+            "defaultModelsExpandDepth": 0,
+            "displayRequestDuration": True,
+            "persistAuthorization": True,
+        },
         lifespan=lifespan,
         redirect_slashes=False,
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},

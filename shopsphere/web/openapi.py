@@ -1,24 +1,33 @@
-"""Corrects OpenAPI: 400 instead of FastAPI's 422, and the responses common to all routes."""
+"""Corrects OpenAPI: 400 instead of FastAPI's 422, the responses common to all routes, padlocks."""
 
+import json
 from functools import cache
 from typing import Any
 
 from fastapi import FastAPI
+from fastapi.routing import APIRoute
 
 from shopsphere.domain import errors
+from shopsphere.web.access import Guard, Rule
 from shopsphere.web.error_responses import raises
 
 
 def correct_openapi(app: FastAPI) -> None:
-    """Replace FastAPI's 422 by our 400 in OpenAPI, and add what is common to all routes."""
+    """Replace FastAPI's 422 by our 400 in OpenAPI, add what is common to all routes, and show
+    padlocks only where an access token is needed."""
     generate = app.openapi
 
     @cache
     def openapi() -> dict[str, Any]:
         document = generate()
-        for operations in document["paths"].values():
-            for operation in operations.values():
-                _correct(operation)
+        is_open = not app.state.service.settings.auth_required
+        for route in app.routes:
+            if isinstance(route, APIRoute) and isinstance(route.app, Guard):
+                method = min(route.methods or ())
+                operation = document["paths"][route.path][method.lower()]
+                _correct(operation, route.app.rule, is_open)
+        if '"security"' not in json.dumps(document["paths"]):  # there is nothing to authorize for
+            document["components"].pop("securitySchemes", None)
         for unused in ("HTTPValidationError", "ValidationError"):
             document["components"]["schemas"].pop(unused, None)
         return document
@@ -26,7 +35,7 @@ def correct_openapi(app: FastAPI) -> None:
     app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way to extend it
 
 
-def _correct(operation: dict[str, Any]) -> None:
+def _correct(operation: dict[str, Any], rule: Rule | None, is_open: bool) -> None:
     responses, parameters = operation["responses"], operation.get("parameters", ())
     for parameter in parameters:  # optional parameters, which FastAPI calls nullable
         parameter["schema"] |= parameter["schema"].pop("anyOf", [{}])[0]
@@ -37,6 +46,8 @@ def _correct(operation: dict[str, Any]) -> None:
         common.append(errors.InvalidRequest)
     if "503" in responses:  # a route's own 503 replaces that of its router
         common += [errors.StoreUnavailable, errors.RequestTimedOut]
-    if "security" in operation:
+    if rule:
         common += [errors.InvalidToken, errors.Forbidden]
+    if not (rule and rule.has_padlock(is_open)):
+        operation.pop("security", None)
     operation["responses"] = dict(sorted(raises(*common, among=responses).items()))

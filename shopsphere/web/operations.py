@@ -57,6 +57,8 @@ async def ready(request: Request) -> Health:
 async def metrics(request: Request) -> Response:
     """Request counts and durations by route and status, in Prometheus format.
 
+    If AUTH_REQUIRED is true, send METRICS_TOKEN as the bearer token.
+
     The order service also reports orders placed, refused and settled, and the commands pending at
     the last round of settling.
     """
