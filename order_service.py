@@ -23,7 +23,7 @@ from shopsphere.web.access import ADMINISTRATOR, Customer
 from shopsphere.web.app import create_app, serve
 from shopsphere.web.error_responses import raises
 from shopsphere.web.examples import ORDER_MADE_AT, ORDER_PK, PRODUCT_PK, USER_PK, example_of
-from shopsphere.web.idempotency_key import REPLAY_HEADER, IdempotencyKey, show_replay
+from shopsphere.web.idempotency_key import IdempotencyKey, show_replay
 from shopsphere.web.paging import COUNTED_LIST, PagingInTime, listing
 from shopsphere.web.schemas import PRICE_SEEN, Body, PkOrNone, Public, StrictPk, Timestamp
 from shopsphere.web.service import OWN, RequestDeadline, Service, path_of
@@ -163,12 +163,10 @@ fulfilment = APIRouter(
         errors.PriceChanged(product_pk=PRODUCT_PK),
         errors.ProductNotFound(product_id=PRODUCT_PK),
         errors.RequestInProgress,
-        errors.IdempotencyKeyReused,
         errors.ProductServiceUnavailable,
         errors.StorageMismatch,
         errors.OrderGivenUp,
-    )
-    | {201: REPLAY_HEADER},
+    ),
 )
 async def place_order(
     items: Items,

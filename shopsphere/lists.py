@@ -23,14 +23,7 @@ async def page_of(
     The total of the page is that of the span. `after` is a cursor of this list or the pk of a
     member; otherwise raise InvalidRequest.
     """
-    rest = span
-    if after is not None:
-        position = await _position(records, listing, after)
-        rest = (
-            span._replace(until=min(span.until, position))
-            if span.newest_first
-            else span._replace(since=max(span.since, position + 1))
-        )
+    rest = span if after is None else span.after(await _position(records, listing, after))
     entries, total = await asyncio.gather(
         records.entries(listing, rest, limit + 1), records.count(listing, span)
     )

@@ -9,6 +9,7 @@ from fastapi.routing import APIRoute
 from shopsphere.domain import errors
 from shopsphere.web.access import Guard, Rule
 from shopsphere.web.error_responses import raises
+from shopsphere.web.idempotency_key import REPLAY_HEADER
 
 
 def correct_openapi(app: FastAPI) -> None:
@@ -45,6 +46,9 @@ def _correct(operation: dict[str, Any], rule: Rule | None, is_open: bool) -> Non
         common += [errors.StoreUnavailable, errors.RequestTimedOut]
     if rule:
         common += [errors.InvalidToken, errors.Forbidden]
+    if any(parameter["name"] == "idempotency-key" for parameter in parameters):
+        common.append(errors.IdempotencyKeyReused)
+        responses[min(responses)] |= REPLAY_HEADER
     if not (rule and rule.has_padlock(is_open)):
         operation.pop("security", None)
     operation["responses"] = dict(sorted(raises(*common, among=responses).items()))

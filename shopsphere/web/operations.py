@@ -62,6 +62,5 @@ async def metrics(request: Request) -> Response:
     The order service also reports orders placed, refused and settled, and the commands pending at
     the last round of settling.
     """
-    return Response(
-        exposition(service_of(request).metrics.registry), media_type=prometheus.CONTENT_TYPE_LATEST
-    )
+    registry = service_of(request).metrics.registry
+    return Response(exposition(registry), media_type=prometheus.CONTENT_TYPE_LATEST)
