@@ -38,8 +38,9 @@ DESCRIPTION = """
 Place and manage orders; stock is never oversold.
 
 **To try it:** add a product at the product service (port 8000), copy its `pk`, and order it here:
-replace `abc123` with it. The `pk` of your order is in the response and in the list. Where tokens are
-required, log in at the user service (port 8001) and paste the `access_token` into **Authorize**.
+replace `abc123` with it. The `pk` of your order is in the response and in the list. Where tokens
+are required, log in at the user service (port 8001) and paste the `access_token` into
+**Authorize**.
 """
 MAX_ITEMS = 50
 Status = Literal["PLACED", "CANCELLED", "SHIPPED"]

@@ -95,6 +95,11 @@ def start_redis() -> Program:
     if not server:
         advice = "Install Redis with the system's package manager, then start again."
         raise LauncherError(f"--redis found no redis-server. {advice}")
+    if not REDIS_ON_PATH and (REDIS_DATA / "appendonlydir").exists():  # 6.2 would not read it
+        raise LauncherError(
+            "redis-data is of a newer Redis than the one from pip. Install redis-server, or move "
+            "that folder."
+        )
     REDIS_DATA.mkdir(exist_ok=True)
     command = [server, "--bind", DEFAULT_HOST, "--port", str(REDIS_PORT)]
     command += ["--dir", str(REDIS_DATA), "--appendonly", "yes", "--save", ""]
