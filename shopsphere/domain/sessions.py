@@ -28,11 +28,10 @@ def set_password(
     whether it was. Start a session with this id unless it is empty, and perhaps end all others."""
     if user.password_hash not in (known_hash, new_hash):
         return False
-    user.password_hash, user.role = new_hash, role
-    started = {session_id} & sessions.all().keys()
-    if ends_others and not started:
+    if ends_others and user.password_hash == known_hash:  # for the first time
         sessions.sessions_json = ""
-    if session_id and not started:
+    user.password_hash, user.role = new_hash, role
+    if session_id and session_id not in sessions.all():
         sessions.put(session_id, 1, now)
     return True
 
