@@ -8,19 +8,16 @@ import time
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Collection
 from itertools import islice
-from typing import Any, TypeVar, TypeVarTuple
+from typing import Any
 
 from sortedcontainers import SortedDict, SortedSet
 
 from shopsphere.domain.errors import RequestTimedOut, ShopError
 from shopsphere.domain.records import Record
-from shopsphere.records import NEVER, Entry, Listing, Lists, Note, Rule, Span
+from shopsphere.records import NEVER, Entry, Listing, Lists, Note, R, Rs, Rule, Span, T
 
 Clock = Callable[[], float]
 Key = tuple[str, str]
-R = TypeVar("R", bound=Record)
-Rs = TypeVarTuple("Rs")
-T = TypeVar("T")
 
 
 class MemoryRecords:

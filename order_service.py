@@ -23,7 +23,7 @@ from shopsphere.web.access import ADMINISTRATOR, Customer
 from shopsphere.web.app import create_app, serve
 from shopsphere.web.error_responses import raises
 from shopsphere.web.examples import ORDER_MADE_AT, ORDER_PK, PRODUCT_PK, USER_PK, example_of
-from shopsphere.web.idempotency_key import REPLAY_HEADER, IdempotencyKey, show_replay
+from shopsphere.web.idempotency_key import IdempotencyKey, show_replay
 from shopsphere.web.paging import COUNTED_LIST, PagingInTime, listing
 from shopsphere.web.schemas import PRICE_SEEN, Body, PkOrNone, Public, StrictPk, Timestamp
 from shopsphere.web.service import OWN, RequestDeadline, Service, path_of
@@ -38,8 +38,9 @@ DESCRIPTION = """
 Place and manage orders; stock is never oversold.
 
 **To try it:** add a product at the product service (port 8000), copy its `pk`, and order it here:
-replace `abc123` with it. The `pk` of your order is in the response and in the list. Log in at the
-user service (port 8001), paste the `access_token` into **Authorize**, and the order is yours.
+replace `abc123` with it. The `pk` of your order is in the response and in the list. Where tokens
+are required, log in at the user service (port 8001) and paste the `access_token` into
+**Authorize**.
 """
 MAX_ITEMS = 50
 Status = Literal["PLACED", "CANCELLED", "SHIPPED"]
@@ -146,7 +147,12 @@ Pk = Annotated[PkOrNone, Path(description=OF_AN_ORDER)]
 SettledPk = Annotated[StrictPk, Path(description=OF_AN_ORDER)]
 
 ordering = APIRouter(tags=["orders"], responses=raises(errors.StoreUnavailable))
-fulfilment = APIRouter(tags=["fulfilment"], responses=raises(errors.StoreUnavailable))
+fulfilment = APIRouter(
+    prefix="/orders/{pk}",
+    tags=["fulfilment"],
+    dependencies=[ADMINISTRATOR],
+    responses=raises(errors.StoreUnavailable),
+)
 
 
 @ordering.post(
@@ -158,12 +164,10 @@ fulfilment = APIRouter(tags=["fulfilment"], responses=raises(errors.StoreUnavail
         errors.PriceChanged(product_pk=PRODUCT_PK),
         errors.ProductNotFound(product_id=PRODUCT_PK),
         errors.RequestInProgress,
-        errors.IdempotencyKeyReused,
         errors.ProductServiceUnavailable,
         errors.StorageMismatch,
         errors.OrderGivenUp,
-    )
-    | {201: REPLAY_HEADER},
+    ),
 )
 async def place_order(
     items: Items,
@@ -204,9 +208,7 @@ async def place_order(
 
 
 @ordering.get(
-    "/orders",
-    response_model=list[OrderPublic],
-    responses=COUNTED_LIST | raises(errors.Forbidden),
+    "/orders", response_model=list[OrderPublic], responses=COUNTED_LIST | raises(errors.Forbidden)
 )
 async def list_orders(
     caller: Customer,
@@ -253,9 +255,8 @@ async def cancel_order(caller: Customer, pk: Pk, own: Own, deadline: RequestDead
 
 
 @fulfilment.post(
-    "/orders/{pk}/ship",
+    "/ship",
     response_model=OrderPublic,
-    dependencies=[ADMINISTRATOR],
     responses=raises(errors.OrderNotFound, errors.OrderIsCancelled),
 )
 async def ship_order(pk: Pk, own: Own, deadline: RequestDeadline) -> Order:
@@ -267,11 +268,7 @@ async def ship_order(pk: Pk, own: Own, deadline: RequestDeadline) -> Order:
 
 
 @fulfilment.post(
-    "/orders/{pk}/settle",
-    dependencies=[ADMINISTRATOR],
-    responses=raises(
-        errors.InvalidRequest, errors.ProductServiceUnavailable, errors.StorageMismatch
-    ),
+    "/settle", responses=raises(errors.ProductServiceUnavailable, errors.StorageMismatch)
 )
 async def settle_order(pk: SettledPk, body: Settle, own: Own) -> Settled:
     """Settle one order now, unless a request is working on it: for repairs after an audit.

@@ -1,7 +1,6 @@
 """The product service, port 8000: owns the catalogue and the stock."""
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import nullcontext
 from functools import partial
 from typing import Annotated, Self
 
@@ -18,7 +17,7 @@ from shopsphere.web.access import ADMINISTRATOR, ADMINISTRATOR_OR_SERVICE, ORDER
 from shopsphere.web.app import create_app, serve
 from shopsphere.web.error_responses import raises
 from shopsphere.web.examples import ORDER_PK, PRODUCT_MADE_AT, PRODUCT_PK
-from shopsphere.web.idempotency_key import REPLAY_HEADER, IdempotencyKey, show_replay
+from shopsphere.web.idempotency_key import IdempotencyKey, show_replay
 from shopsphere.web.paging import COUNTED_LIST, LIST, AnyPaging, PagingByEntry, listing
 from shopsphere.web.schemas import PRICE_SEEN, Body, Name, PkOrNone, Public, StrictPk, Timestamp
 from shopsphere.web.service import OWN, Service, path_of, service_of
@@ -114,17 +113,29 @@ OfOrder = Annotated[
     ),
 ]
 
-catalogue = APIRouter(tags=["catalogue"], responses=raises(errors.StoreUnavailable))
-stock = APIRouter(tags=["stock"], responses=raises(errors.StoreUnavailable))
+OF_ONE_PRODUCT = raises(errors.ProductNotFound, errors.StoreUnavailable)
+
+catalogue = APIRouter(
+    prefix="/products", tags=["catalogue"], responses=raises(errors.StoreUnavailable)
+)
+administration = APIRouter(
+    prefix="/products", dependencies=[ADMINISTRATOR], responses=OF_ONE_PRODUCT
+)
+stock = APIRouter(
+    prefix="/products/{pk}",
+    tags=["stock"],
+    dependencies=[ADMINISTRATOR_OR_SERVICE],
+    responses=OF_ONE_PRODUCT,
+)
 reservations = APIRouter(
     prefix="/products/{pk}/reservations/{order_pk}",
     tags=["reservations"],
     dependencies=[ORDER_SERVICE, Depends(_same_storage)],
-    responses=raises(errors.InvalidRequest, errors.StorageMismatch, errors.StoreUnavailable),
+    responses=raises(errors.StorageMismatch, errors.StoreUnavailable),
 )
 
 
-@catalogue.get("/products/search", response_model=list[ProductPublic], responses=LIST)
+@catalogue.get("/search", response_model=list[ProductPublic], responses=LIST)
 @anyone
 async def search_products(
     request: Request,
@@ -146,9 +157,7 @@ async def search_products(
     return await listing(request, paging, partial(products.search_page, name), PRODUCTS)
 
 
-@catalogue.get(
-    "/products/{pk}", response_model=ProductPublic, responses=raises(errors.ProductNotFound)
-)
+@catalogue.get("/{pk}", response_model=ProductPublic, responses=raises(errors.ProductNotFound))
 @anyone
 async def get_product(pk: Pk, request: Request) -> Product:
     """One product: its name, its price, and how many units can be ordered now."""
@@ -157,13 +166,7 @@ async def get_product(pk: Pk, request: Request) -> Product:
     return await products.get(pk)
 
 
-@catalogue.post(
-    "/products",
-    response_model=ProductPublic,
-    status_code=201,
-    dependencies=[ADMINISTRATOR],
-    responses=raises(errors.ProductNotFound, errors.IdempotencyKeyReused) | {201: REPLAY_HEADER},
-)
+@administration.post("", response_model=ProductPublic, status_code=201, tags=["catalogue"])
 async def create_product(
     body: ProductCreate,
     products: Catalogue,
@@ -183,53 +186,33 @@ async def create_product(
     return product
 
 
-@catalogue.get("/products", response_model=list[ProductPublic], responses=COUNTED_LIST)
+@catalogue.get("", response_model=list[ProductPublic], responses=COUNTED_LIST)
 @anyone
 async def list_products(request: Request, paging: PagingByEntry, products: Catalogue) -> Response:
     """All products, oldest first: the whole list, or one page with `limit` and `after`."""
     return await listing(request, paging, partial(products.page, span=paging.span), PRODUCTS)
 
 
-@catalogue.patch(
-    "/products/{pk}",
-    response_model=ProductPublic,
-    dependencies=[ADMINISTRATOR],
-    responses=raises(errors.ProductNotFound),
-)
+@administration.patch("/{pk}", response_model=ProductPublic, tags=["catalogue"])
 async def update_product(pk: Pk, body: ProductUpdate, products: Catalogue) -> Product:
     """Change the name, the price or both. Orders keep the name and price they were placed with."""
     return await products.update(pk, body.name, body.price)
 
 
-@catalogue.delete(
-    "/products/{pk}",
-    status_code=204,
-    dependencies=[ADMINISTRATOR],
-    responses=raises(errors.ProductNotFound),
-)
+@administration.delete("/{pk}", status_code=204, tags=["catalogue"])
 async def delete_product(pk: Pk, products: Catalogue) -> None:
     """Delete a product. Its orders remain and can still be cancelled."""
     await products.delete(pk)
 
 
-@stock.post(
-    "/products/{pk}/stock",
+@administration.post(
+    "/{pk}/stock",
     response_model=ProductPublic,
-    dependencies=[ADMINISTRATOR],
-    responses=raises(
-        errors.StockTooLow(available=3),
-        errors.StockLimit,
-        errors.ProductNotFound,
-        errors.IdempotencyKeyReused,
-    )
-    | {200: REPLAY_HEADER},
+    tags=["stock"],
+    responses=raises(errors.StockTooLow(available=3), errors.StockLimit),
 )
 async def change_stock(
-    pk: Pk,
-    body: StockChange,
-    products: Catalogue,
-    key: IdempotencyKey,
-    response: Response,
+    pk: Pk, body: StockChange, products: Catalogue, key: IdempotencyKey, response: Response
 ) -> Product:
     """Add units, or remove them if negative: never below zero or above 1,000,000,000 on hand.
 
@@ -243,12 +226,7 @@ async def change_stock(
     return product
 
 
-@stock.get(
-    "/products/{pk}/stock",
-    response_model=StockPublic,
-    dependencies=[ADMINISTRATOR_OR_SERVICE],
-    responses=raises(errors.ProductNotFound),
-)
+@stock.get("/stock", response_model=StockPublic)
 async def get_stock(pk: Pk, products: Catalogue) -> Stock:
     """Stock breakdown: of all units `received`, how many are available, reserved and shipped.
 
@@ -257,12 +235,7 @@ async def get_stock(pk: Pk, products: Catalogue) -> Stock:
     return await products.stock(pk)
 
 
-@stock.get(
-    "/products/{pk}/reservations",
-    response_model=list[ReservationPublic],
-    dependencies=[ADMINISTRATOR_OR_SERVICE],
-    responses=LIST | raises(errors.ProductNotFound),
-)
+@stock.get("/reservations", response_model=list[ReservationPublic], responses=LIST)
 async def list_reservations(
     pk: Pk, request: Request, paging: AnyPaging, products: Catalogue
 ) -> Response:
@@ -291,8 +264,7 @@ async def reserve(
     A repeat returns 200 and takes nothing. A refusal for price or lack of stock is final for this
     order, even if stock is added.
     """
-    wanted = body.quantity, body.unit_price
-    reservation, is_new = await products.reserve(pk, order_pk, *wanted)
+    reservation, is_new = await products.reserve(pk, order_pk, body.quantity, body.unit_price)
     response.status_code = 201 if is_new else 200
     return reservation
 
@@ -312,14 +284,13 @@ async def ship(pk: Pk, order_pk: OfOrder, products: Catalogue) -> None:
     await products.ship(pk, order_pk)
 
 
-@asynccontextmanager
-async def _catalogue(service: Service[Products]) -> AsyncIterator[Products]:
-    yield Products(service.opened.records)
+def _catalogue(service: Service[Products]) -> nullcontext[Products]:
+    return nullcontext(Products(service.opened.records))
 
 
 def build(settings: Settings | None = None) -> FastAPI:
     """Return the app, with these settings or those from the environment."""
-    routers = [catalogue, stock, reservations]
+    routers = [catalogue, administration, stock, reservations]
     return create_app("product", DESCRIPTION, TAGS, routers, open_storage, _catalogue, settings)
 
 

@@ -11,7 +11,7 @@ import secrets
 from collections import defaultdict, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import Any, NamedTuple, Self, TypeVar, TypeVarTuple
+from typing import Any, NamedTuple, Self
 
 from aredis_om import HashModel
 from pydantic import ValidationError
@@ -19,16 +19,12 @@ from pydantic_core import to_json
 
 from shopsphere.domain.errors import RequestTimedOut, StoreUnavailable
 from shopsphere.domain.records import Record
-from shopsphere.records import NEVER, Entry, Listing, Lists, Note, Rule, Span, slot_of
+from shopsphere.records import NEVER, Entry, Listing, Lists, Note, R, Rs, Rule, Span, T, slot_of
 from shopsphere.redis_clients.client import Script, ShopRedis, pipeline
 from shopsphere.redis_clients.connecting import require_rights
 from shopsphere.settings import CannotStart
 
 log = logging.getLogger("shopsphere.redis")
-
-R = TypeVar("R", bound=Record)
-Rs = TypeVarTuple("Rs")
-T = TypeVar("T")
 
 FORMAT = "6"
 """The version of the data format, raised with each change of it; 0.1.0 stored no version."""
@@ -41,7 +37,7 @@ KINDS_OF_0_1_0 = {
 
 NEEDED = (
     "SET {0} 1 EX 9", "GET {0}", "HSET {0} 1 1", "HGET {0} 1", "HGETALL {0}", "HDEL {0} 1",
-    "ZADD {0} 1 1", "ZREM {0} 1", "ZSCORE {0} 1", "ZRANK {0} 1", "ZCARD {0}", "ZCOUNT {0} 1 1",
+    "ZADD {0} 1 1", "ZREM {0} 1", "ZSCORE {0} 1", "ZCARD {0}", "ZCOUNT {0} 1 1",
     "ZRANGE {0} 1 1", "ZRANGEBYSCORE {0} 1 1", "ZREVRANGEBYSCORE {0} 1 1", "ZRANGEBYLEX {0} - +",
     "ZREVRANGEBYLEX {0} + -", "ZREMRANGEBYRANK {0} 1 1", "ZUNIONSTORE {0} 1 {0}", "SCAN 0", "TIME",
     "EVAL return 1 {0}", "EVALSHA 0 1 {0}", "PERSIST {0}", "PEXPIRE {0} 1000", "DEL {0}", "PING",
@@ -53,7 +49,7 @@ STEPS_AT_ONCE = 64
 """How many steps of one slot may share a read and a write."""
 
 SEEN_RECORDS = 4096
-"""How many shared records this process caches as it last saw them, before it begins again."""
+"""How many shared records this process caches as it last saw them, before the cache is cleared."""
 
 TURN_POLL_SECONDS = 0.004
 """How often a process checks whether another still has exclusive use of a slot."""
@@ -288,16 +284,18 @@ class RedisRecords:
     async def _lead(self, slot: str) -> None:
         """Apply the steps waiting for a slot until none are left or Redis cannot serve."""
         queue = self._queues[slot]
+        error: Exception = StoreUnavailable()
         try:
             while queue:
                 await self._apply_together(slot, list(islice(queue, STEPS_AT_ONCE)))
                 while queue and queue[0].outcome.done():
                     queue.popleft()
-        except Exception as error:  # noqa: BLE001  # raised to every waiting caller
+        except Exception as failure:  # noqa: BLE001  # raised to every waiting caller
+            error = failure
+        finally:
             for step in queue:
                 if not step.outcome.done():
                     step.outcome.set_result(error)
-        finally:
             del self._queues[slot], self._leaders[slot]
 
     async def _apply_together(self, slot: str, steps: Sequence[_Step]) -> None:

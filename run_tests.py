@@ -4,8 +4,8 @@ import subprocess
 import sys
 
 import start_all_services  # noqa: F401  # it refuses another Python
-from shopsphere.tools.installing import LauncherError, set_up
-from shopsphere.tools.processes import ROOT, say
+from shopsphere.tools.installing import set_up
+from shopsphere.tools.processes import ROOT, LauncherError, say
 
 CHECKS = ("ruff check .", "ruff format --check .", "mypy", "pytest")
 

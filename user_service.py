@@ -75,10 +75,8 @@ class UserPublic(Public):
 class SessionPublic(Public):
     access_token: str = Field(examples=["eyJhbGciOiJIUzI1NiIs..."])
     token_type: Literal["bearer"] = "bearer"
-    expires_in: int = Field(examples=[3600], description="Seconds until the access token expires.")
-    refresh_token: str = Field(
-        examples=[REFRESH_TOKEN], description="For POST /refresh and POST /logout."
-    )
+    expires_in: int = Field(examples=[3600], description="Seconds from now.")
+    refresh_token: str = Field(examples=[REFRESH_TOKEN])
 
 
 class UserInNewSession(UserPublic, SessionPublic): ...

@@ -38,7 +38,9 @@ class _Once(io.RawIOBase):
     def readinto(self, buffer: Any) -> int | None:
         if self._timeout is not None:
             left = self._timeout - (time.monotonic() - self._started)
-            self._connection.settimeout(max(left, 0.001))
+            if left <= 0:
+                raise TimeoutError("timed out")
+            self._connection.settimeout(left)
         return self._raw.readinto(buffer)
 
     def close(self) -> None:

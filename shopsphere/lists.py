@@ -3,15 +3,11 @@
 import asyncio
 import hashlib
 import re
-from typing import TypeVar
 
 from shopsphere.domain.errors import InvalidRequest
 from shopsphere.domain.pks import is_pk
-from shopsphere.domain.records import Record
 from shopsphere.domain.values import Page
-from shopsphere.records import Listing, Records, Span
-
-R = TypeVar("R", bound=Record)
+from shopsphere.records import Listing, R, Records, Span
 
 
 def cursor_of(listing: Listing, position: int) -> str:
@@ -20,26 +16,14 @@ def cursor_of(listing: Listing, position: int) -> str:
 
 
 async def page_of(
-    records: Records,
-    listing: Listing,
-    span: Span,
-    after: str | None,
-    limit: int,
-    kind: type[R],
+    records: Records, listing: Listing, span: Span, after: str | None, limit: int, kind: type[R]
 ) -> Page[R]:
     """Return the records of this kind of up to `limit` members of a list.
 
     The total of the page is that of the span. `after` is a cursor of this list or the pk of a
     member; otherwise raise InvalidRequest.
     """
-    rest = span
-    if after is not None:
-        position = await _position(records, listing, after)
-        rest = (
-            span._replace(until=min(span.until, position))
-            if span.newest_first
-            else span._replace(since=max(span.since, position + 1))
-        )
+    rest = span if after is None else span.after(await _position(records, listing, after))
     entries, total = await asyncio.gather(
         records.entries(listing, rest, limit + 1), records.count(listing, span)
     )
@@ -57,10 +41,7 @@ async def _position(records: Records, listing: Listing, after: str) -> int:
     found = await records.position(listing, after) if is_pk(after) else None
     if found is None:
         raise InvalidRequest(
-            (
-                "after",
-                "must be a cursor of this list (Link, X-Cursor), or the pk of something in it",
-            )
+            ("after", "must be a cursor of this list (Link, X-Cursor) or the pk of something in it")
         )
     return found
 

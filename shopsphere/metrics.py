@@ -1,6 +1,7 @@
 """Prometheus metrics of this process, or of all workers of a service that share a folder."""
 
 import os
+import sys
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
@@ -22,7 +23,7 @@ METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 def _share(service: str) -> None:
     """Have prometheus_client use a subfolder for this service, if its setting names a folder."""
     os.environ.pop(METRICS_FOLDER, None)
-    if SHARED:
+    if SHARED and sys.platform != "win32":  # where such files cannot grow
         folder = Path(SHARED, service)
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Collection, Sequence
-from typing import Literal, NamedTuple, Protocol, TypeVar, TypeVarTuple
+from typing import Literal, NamedTuple, Protocol, Self, TypeVar, TypeVarTuple
 
 from shopsphere.domain.errors import ShopError
 from shopsphere.domain.records import Record
@@ -42,6 +42,12 @@ class Span(NamedTuple):
     since: int = 0
     until: int = END
     newest_first: bool = False
+
+    def after(self, position: int) -> Self:
+        """Return the part that follows a position in this direction."""
+        if self.newest_first:
+            return self._replace(until=min(self.until, position))
+        return self._replace(since=max(self.since, position + 1))
 
 
 EVERYTHING = Span()

@@ -98,7 +98,8 @@ def _origins(text: str) -> str:
 
 def _ca_file(file: str) -> str:
     try:
-        ssl.create_default_context(cafile=file or None)
+        if file:
+            ssl.create_default_context(cafile=file)
     except OSError:
         raise ValueError("must be a readable file of certificates in PEM format") from None
     return file
@@ -266,12 +267,15 @@ def _variables() -> dict[str, str]:
     if is_named or ENV_FILE.exists():
         text = _read(ENV_FILE, "SHOPSPHERE_ENV_FILE" if is_named else ENV_FILE.name)
         for line in parse_stream(io.StringIO(text)):
-            if line.error or (line.key and line.value is None):
+            is_name = line.key is None or re.fullmatch(r"[\w.-]+", line.key)
+            if line.error or not is_name or (line.key and line.value is None):
                 where = f"{ENV_FILE.name}, line {line.original.line}"
                 raise CannotStart(f"{where}: must be NAME=value, a comment or empty.")
             kept[line.key] = line.value
-    both = [*kept.items(), *os.environ.items()]
-    return {name.upper(): value for name, value in both if name and value}
+    # Kubernetes sets REDIS_PORT=tcp://... in every pod if a Service is called redis.
+    ours = {name: text for name, text in os.environ.items() if not text.startswith("tcp://")}
+    both = [*kept.items(), *ours.items()]
+    return {name.upper(): text for name, text in both if name and text}
 
 
 def _read(file: Path, name: str) -> str:
@@ -280,15 +284,14 @@ def _read(file: Path, name: str) -> str:
         return file.read_text("utf-8-sig")
     except UnicodeDecodeError:
         raise CannotStart(f"{name} is not in UTF-8: save it as UTF-8.") from None
-    except OSError as error:
-        raise CannotStart(f"{name} cannot be read: {error.strerror}.") from None
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", "its name is not valid")
+        raise CannotStart(f"{name} cannot be read: {why}.") from None
 
 
 def _unused(given: Mapping[str, str]) -> str:
     """Return a pattern of the variables that do not count because of others."""
     if given.get("USE_REDIS", "").lower() == "false":
         return "REDIS_.*"
-    if {"REDIS_URL", "REDIS_URL_FILE"} & given.keys():
-        return "REDIS_(HOST|PORT|USERNAME|PASSWORD)(_FILE)?"
-    # Kubernetes sets this in every pod if a Service is called redis.
-    return "REDIS_PORT" if given.get("REDIS_PORT", "").startswith("tcp://") else ""
+    has_url = {"REDIS_URL", "REDIS_URL_FILE"} & given.keys()
+    return "REDIS_(HOST|PORT|USERNAME|PASSWORD)(_FILE)?" if has_url else ""

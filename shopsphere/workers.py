@@ -11,10 +11,10 @@ def runs_alone() -> bool:
     # uvicorn 0.54 passes its configuration to a child; with `reload`, it ignores `workers`.
     uvicorn = getattr(multiprocessing.current_process(), "_kwargs", {}).get("config")
     if uvicorn:
-        return bool(uvicorn.reload or uvicorn.workers == 1)
-    gunicorn = sys.modules.get("gunicorn.workers.base")
+        return bool(getattr(uvicorn, "reload", False) or uvicorn.workers == 1)
+    gunicorn = sys.modules.get("gunicorn.arbiter")
     if gunicorn is None:
         return True
-    # gunicorn 27 can be told to add a worker, which `workers` does not show, but its number does.
-    workers = [each for each in gc.get_objects() if issubclass(type(each), gunicorn.Worker)]
-    return all(each.cfg.workers == each.age == 1 for each in workers)
+    # A worker of gunicorn 27 is a fork, so it has the arbiter, which can be told to add workers.
+    arbiters = [each for each in gc.get_objects() if issubclass(type(each), gunicorn.Arbiter)]
+    return all(each.num_workers == 1 for each in arbiters)

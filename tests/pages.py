@@ -28,7 +28,7 @@ A_TOKEN = "TOKEN=$("
 """With what a block begins whose commands belong together."""
 
 BY_CHANCE = {
-    *("pk", "product_id", "order_id", "created_at", "access_token"),
+    *("pk", "product_id", "order_id", "created_at", "access_token", "refresh_token"),
     *("timestamp", "duration_ms"),
 }
 """What differs from run to run, in an answer or in a line of the log."""

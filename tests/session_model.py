@@ -31,7 +31,7 @@ T = TypeVar("T")
 
 class Rules(NamedTuple):
     refresh: Rule = sessions.refresh
-    set_password: Rule = sessions.set_password
+    start: Rule = sessions.start
     end: Rule = sessions.end
     delete: Rule = sessions.delete
 
@@ -48,7 +48,7 @@ START.put(*FIRST, given=0)
 
 ATTEMPTS = {
     "change": ("the second", "changed"),
-    "settings": ("of the settings", ""),
+    "settings": ("of the settings", "settings"),
     "login": ("", "login"),
     "deletion": ("", ""),
 }
@@ -81,7 +81,7 @@ SCENES = {
     "a clock": Scene(7, tabs=1, has_thief=True, times=(-1, -3600, 61, 15 * DAY)),
     "a failover": Scene(9, tabs=1, has_thief=True, fails_over=True),
     "a change": Scene(8, attempts=("change", "login")),
-    "new settings": Scene(7, attempts=("settings", "login")),
+    "new settings": Scene(8, attempts=("settings", "change")),
     "a deletion": Scene(8, attempts=("deletion", "login")),
     "several": Scene(8, logs_out=True, times=(), attempts=("deletion", "change", "login")),
 }
@@ -206,9 +206,8 @@ class Walk:
 
     def refresh_tab(self, state: State, tab: int, is_heard: bool = True) -> State:
         after, token = self.refresh(state, state.tabs[tab])
-        if not is_heard:
-            return after
-        return after._replace(tabs=replaced(state.tabs, tab, token), stored=token)
+        heard = after._replace(tabs=replaced(state.tabs, tab, token), stored=token)
+        return heard if is_heard else after
 
     def refresh_stolen(self, state: State) -> State:
         after, token = self.refresh(state, state.stolen)
@@ -228,7 +227,7 @@ class Walk:
         else:
             new_hash = password or known_hash.replace(PASSWORD, RENEWED)
             after, is_done = self.apply(
-                state, self.rules.set_password, known_hash=known_hash, new_hash=new_hash,
+                state, self.rules.start, known_hash=known_hash, new_hash=new_hash,
                 role=Role.USER, session_id=session, ends_others=name != "login",
             )  # fmt: skip
         expected_hash = known_hash if before == "verified" else new_hash

@@ -141,8 +141,13 @@ def test_openapi_says_where_a_token_is_taken(service: str, route: str) -> None:
     method, path = route.split(" ")
     operation = APPS[service].openapi()["paths"][path][method.lower()]
     takes_token = TABLE[route]["nobody"] != "yes"
-    assert ("security" in operation) == takes_token
+    needs_it_in_open_mode = TABLE[route]["nobody"].startswith("**")
+    assert ("security" in operation) == needs_it_in_open_mode
     assert ({"401", "403"} <= {*operation["responses"]}) == takes_token
+    closed = BUILD[service](settings_of(CLOSED)).openapi()
+    operation = closed["paths"][path][method.lower()]
+    assert ("security" in operation) == (takes_token and path != "/metrics")
+    assert list(closed["components"]["securitySchemes"]) == ["AccessToken"]
 
 
 @pytest.mark.parametrize("shop", ["closed", "open"], indirect=True)

@@ -35,6 +35,9 @@ def caller_of(login: Response) -> Caller:
 REFUSED: list[tuple[str, dict[str, str]]] = [
     ("JWT_SECRET", {"AUTH_REQUIRED": "true"}),  # the default one
     ("JWT_SECRET", {"AUTH_REQUIRED": "true", "JWT_SECRET": "x" * 31}),
+    ("JWT_SECRET_OLD", {**CLOSED, "JWT_SECRET_OLD": "x" * 31}),
+    ("JWT_SECRET_OLD", {**CLOSED, "JWT_SECRET_OLD": "supersecret"}),
+    ("SESSION_DAYS", {"SESSION_DAYS": "0"}),
     ("ADMIN_PASSWORD", {"ADMIN_PASSWORD": PASSWORD}),
     ("ADMIN_PASSWORD", {**CLOSED, "ADMIN_EMAIL": EMAIL}),
     ("ADMIN_PASSWORD", {**ADMIN, "ADMIN_PASSWORD": "1234567"}),

@@ -14,6 +14,7 @@ from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.wait import WebDriverWait
 
 from tests.launching import three_services
+from tests.people import CLOSED, PEOPLE
 from tests.servers import Service, Trio, wait_until
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -144,13 +145,40 @@ def test_examples_work_as_they_are_and_with_a_real_pk(chrome: Chrome, shop: Trio
     assert products.try_out("DELETE", reservation, pk=pk).status == 204
 
     orders = Swagger(chrome, shop.order)
-    orders.authorize(token)
     placed = orders.try_out("POST", "/order", {"product_id": pk, "quantity": 2})
-    assert placed.body["user_id"] == registered.body["pk"]
     assert orders.try_out("GET", "/orders/{pk}", pk=placed.body["pk"]).body == placed.body
     items = {"items": [{"product_id": pk, "quantity": 1, "unit_price": 999.99}]}
     several = Swagger(chrome, shop.order).try_out("POST", "/order", items)
     assert several.body["total"] == 999.99
+
+
+def test_the_story_of_a_customer_in_a_closed_shop(
+    chrome: Chrome, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("closed")
+    with three_services(folder, USE_REDIS="false", **CLOSED) as shop:
+        users = Swagger(chrome, shop.user)
+        registered = users.try_out("POST", "/register")
+        session = users.try_out("POST", "/login").body
+        users.authorize(session["access_token"])
+        users = Swagger(chrome, shop.user)  # loaded again, it still knows the token
+        assert users.try_out("GET", "/me").body == registered.body
+        token = {"refresh_token": session["refresh_token"]}
+        assert users.try_out("POST", "/refresh", token).status == 200
+        locked = [element.text.split()[:2] for element in users.all(".opblock:has(.unlocked)")]
+        locked += [element.text.split()[:2] for element in users.all(".opblock:has(.locked)")]
+        assert sorted(locked) == [["GET", "/me"], ["PATCH", "/me"], ["POST", "/me/delete"]]
+
+        lamp = {"name": "Lamp", "price": 1, "quantity": 9}
+        product = shop.product.post("/products", lamp, headers=PEOPLE["administrator"]).json()
+        orders = Swagger(chrome, shop.order)
+        orders.authorize(session["access_token"])
+        placed = orders.try_out("POST", "/order", {"product_id": product["pk"], "quantity": 2})
+        assert placed.body["user_id"] == registered.body["pk"]
+
+        users = Swagger(chrome, shop.user)
+        assert users.try_out("POST", "/logout", token).status == 204
+        assert users.try_out("POST", "/me/delete").status == 204
 
 
 def test_a_request_to_another_host_would_be_red(chrome: Chrome, shop: Trio) -> None:

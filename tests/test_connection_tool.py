@@ -101,6 +101,8 @@ def test_the_exit_status_tells_whether_the_stock_adds_up(shop: Trio, main: Main)
     status, printed, _ = main("--audit", ADMIN_EMAIL="", ADMIN_PASSWORD="")
     assert status == 1
     assert "Set ADMIN_EMAIL and ADMIN_PASSWORD here" in printed
+    status, printed, _ = main("--audit", USER_SERVICE_URL=shop.product.url)
+    assert (status, "/login responds with 404" in printed) == (1, True)
 
 
 def test_what_it_cannot_do_is_said_in_a_line(shop: Trio, main: Main) -> None:

@@ -80,7 +80,7 @@ async def test_a_placing_and_a_settling_in_every_order(
 
     async def end(stage: Stage) -> None:
         await all_is_well(stage)
-        decisive = [call for call in stage.calls if call in ("settler: fail", "buyer: place")]
+        decisive = [call for call in stage.calls if call in ("settler: end", "buyer: place")]
         is_placed = decisive[:1] == ["buyer: place"]
         assert (len(await shop.listed()), len(stage.refused)) == (is_placed, not is_placed)
         assert is_placed or decisive or 1 in stocks
@@ -286,7 +286,7 @@ async def test_one_note_that_cannot_be_settled_never_holds_up_the_others(
     for _ in range(12):
         await shop.dies_at("place", None, product)
     bad = min(shop.ordered)
-    for call in ("fail", "release", "remove_note"):
+    for call in ("end", "release", "remove_note"):
         shop.let_pass(LATER)
         await shop.service(failing(RuntimeError("a bug"), call, about=bad)).settle()
         assert await shop.noted() == [bad]

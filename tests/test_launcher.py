@@ -16,9 +16,8 @@ import pytest
 import requests
 
 from shopsphere.tools import demo
-from shopsphere.tools.installing import LauncherError
-from shopsphere.tools.launcher import REDIS_PORT, Program, why_no_port
-from shopsphere.tools.processes import end_group
+from shopsphere.tools.launcher import REDIS_PORT, why_no_port
+from shopsphere.tools.processes import LauncherError, Program
 from tests.launching import (
     BARE_PYTHON,
     PORTS,
@@ -259,7 +258,7 @@ def test_what_does_not_end_when_asked_is_killed() -> None:
     deaf = Program("user", ["sh", "-c", "trap '' TERM; echo deaf; sleep 60"], os.environ)
     with deaf.process:
         wait_until(lambda: "deaf" in deaf.last_lines)
-        end_group(deaf.process, force=False)
+        deaf.end(force=False)
         deaf.make_sure_it_ended(time.monotonic())
     assert deaf.process.returncode == -signal.SIGKILL
 

@@ -46,7 +46,7 @@ async def members(records: Records, slot: str, name: str = "all") -> list[str]:
 async def test_an_order_is_got_by_its_customer_and_by_the_shop(records: Records) -> None:
     orders, failed = Orders(records), new_pk()
     theirs, nobodys = await placed(records, ANNA), await placed(records)
-    await records.change(rules.fail, OrderRecord(pk=failed))
+    await records.change(partial(rules.end, status=OrderStatus.FAILED), OrderRecord(pk=failed))
 
     assert await orders.get(theirs.pk) == await orders.get(theirs.pk, ANNA) == theirs
     for pk, user_pk in ((theirs.pk, BERT), (nobodys.pk, BERT), (failed, None), (new_pk(), None)):

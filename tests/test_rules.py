@@ -280,7 +280,7 @@ def test_an_order_is_placed_or_fails_and_ends_once_for_good(
     held, user_pk = (RESERVED, "u") if before is NONE else (RESERVED[:1], "another")
     commands: list[tuple[Callable[..., Any], *tuple[Any, ...]]] = [
         (orders.place, held, user_pk, NOW),
-        (orders.fail,),
+        (orders.end, FAILED),
         (orders.end, CANCELLED),
         (orders.end, SHIPPED),
     ]

@@ -10,7 +10,7 @@ import pytest
 from shopsphere.domain import sessions
 from tests.session_model import SCENES, Rule, Rules, Walk
 
-refresh, set_password, end, delete = Rules()
+refresh, start, end, delete = Rules()
 Choice = Callable[[Any], Any]
 """Goes by the arguments of a rule, the user, and the newest number of the session."""
 
@@ -70,8 +70,8 @@ def refreshing(**choices: Choice) -> Rules:
     return Rules(refresh=going_by(refresh, **choices))
 
 
-def setting(**choices: Choice) -> Rules:
-    return Rules(set_password=going_by(set_password, **choices))
+def starting(**choices: Choice) -> Rules:
+    return Rules(start=going_by(start, **choices))
 
 
 BROKEN = {
@@ -113,22 +113,22 @@ BROKEN = {
         "a lost number is given": refreshing(number=lambda it: min(it.number, it.newest)),
     },
     "a change": {
-        "a login ends all others": setting(ends_others=lambda _: True),
-        "a change keeps the others": setting(ends_others=lambda _: False),
-        "a change ends all sessions": Rules(set_password=leaving(set_password, lambda *_: "")),
-        "a login brings the old password back": setting(
+        "a login ends all others": starting(ends_others=lambda _: True),
+        "a change keeps the others": starting(ends_others=lambda _: False),
+        "a change ends all sessions": Rules(start=leaving(start, lambda *_: "")),
+        "a login brings the old password back": starting(
             known_hash=lambda it: it.user.password_hash
         ),
-        "a change does not know itself": setting(
+        "a change does not know itself": starting(
             new_hash=lambda it: it.new_hash if it.user.password_hash == it.known_hash else ""
         ),
     },
     "new settings": {
-        "new settings keep sessions": setting(ends_others=lambda it: it.session_id == "changed"),
+        "new settings keep sessions": starting(ends_others=lambda it: it.session_id != "settings"),
     },
     "a deletion": {
         "a deletion keeps sessions": Rules(delete=leaving(delete, lambda before, *_: before)),
-        "a login brings the user back": setting(known_hash=lambda it: it.user.password_hash),
+        "a login brings the user back": starting(known_hash=lambda it: it.user.password_hash),
     },
     "several": {
         "a logout ends all sessions": Rules(end=leaving(end, lambda *_: "")),

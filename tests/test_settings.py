@@ -191,6 +191,7 @@ def test_all_wrong_values_are_named_in_one_line_which_shows_none_of_them(env_fil
         f"AUTH_REQUIRED {SECRET}",
         "AUTH_REQUIRED",
         f'JWT_SECRET="{SECRET}',
+        "A:=1",
     ],
 )
 def test_a_line_that_cannot_be_parsed_stops_the_start(env_file: Path, line: str) -> None:
@@ -198,6 +199,14 @@ def test_a_line_that_cannot_be_parsed_stops_the_start(env_file: Path, line: str)
     with pytest.raises(CannotStart, match=r"^\.env, line 4: must be NAME=value") as refusal:
         Settings.load()
     assert SECRET not in str(refusal.value)
+
+
+def test_what_kubernetes_sets_hides_nothing(
+    monkeypatch: pytest.MonkeyPatch, env_file: Path
+) -> None:
+    env_file.write_text("REDIS_PORT=6380\n")
+    monkeypatch.setenv("REDIS_PORT", "tcp://10.0.0.7:6379")
+    assert Settings.load().redis_port == 6380
 
 
 def test_a_value_of_a_file_is_taken_literally(
@@ -230,6 +239,7 @@ def test_what_does_not_count_is_not_checked(
 def test_each_secret_can_be_in_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     secrets = {
         "JWT_SECRET": f"{SECRET} of 32 bytes or more ü", "REDIS_PASSWORD": f" {SECRET}\t",
+        "JWT_SECRET_OLD": f"{SECRET}, which was used before",
         "ADMIN_PASSWORD": SECRET, "METRICS_TOKEN": SECRET, "REDIS_URL": f"redis://:{SECRET}@cache",
     }  # fmt: skip
     assert set(Settings.secrets()) == set(secrets)

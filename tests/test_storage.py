@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from redis.asyncio import ConnectionPool
 
-from redis_db import FORMAT, open_records
+from redis_db import FORMAT, NEEDED, open_records
 from shopsphere.catalogue.products import Products
 from shopsphere.domain.errors import StoreUnavailable
 from shopsphere.redis_clients.client import ShopRedis, pipeline
@@ -194,6 +194,13 @@ async def test_what_is_no_redis_stops_the_start(says: bytes, reason: str) -> Non
 
     async with responding(respond) as port:
         assert reason in await refusal(redis_host="127.0.0.1", redis_port=port)
+
+
+def test_every_command_of_the_scripts_is_tried_at_the_start() -> None:
+    text = (ROOT / "redis_db.py").read_text(encoding="utf-8")
+    in_scripts = set(re.findall(r"redis\.call\('(\w+)'", text))
+    commands = set(re.findall(r'yield "([A-Z]+)"', text))  # which the script of a step runs
+    assert in_scripts | commands <= {command.split()[0] for command in NEEDED}
 
 
 async def test_a_redis_that_refuses_us_stops_the_start(own_redis: RedisServer) -> None:

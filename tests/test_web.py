@@ -241,6 +241,15 @@ async def test_an_answer_that_breaks_off_is_not_ended_as_if_it_were_whole() -> N
     assert [message["type"] for message in sent] == ["http.response.start"]
 
 
+def test_location_and_link_have_the_prefix_of_a_proxy() -> None:
+    with TestClient(BUILD["product"](settings_of(MEMORY)), root_path="/catalog") as client:
+        lamp = {"name": "Lamp", "price": 1, "quantity": 1}
+        made = [client.post("/products", json=lamp) for _ in range(2)]
+        assert made[0].headers["Location"] == f"/catalog/products/{made[0].json()['pk']}"
+        link = client.get("/catalog/products?limit=1").headers["Link"]  # as uvicorn passes it on
+        assert link.startswith("</catalog/products?limit=1&after=")
+
+
 # CORS
 
 

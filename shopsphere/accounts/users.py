@@ -101,7 +101,7 @@ class Users:
                 new_hash = user.password_hash
                 if self._passwords.is_outdated(new_hash):
                     new_hash = await self._passwords.hash(password)
-                if session := await self._start(user, new_hash, ends_others=False):
+                if session := await self._start(user, new_hash, user.role, ends_others=False):
                     return session
 
     async def refresh(self, text: str) -> Session:
@@ -143,10 +143,10 @@ class Users:
         Raise UserNotFound, AccountIsConfigured, InvalidCredentials, which counts as a failed login,
         or TooManyLogins.
         """
-        new_hash = await self._passwords.hash(password)
         while True:
             user = await self._confirmed(client, user_pk, current)
-            if session := await self._start(user, new_hash, ends_others=True):
+            new_hash = await self._passwords.hash(password)
+            if session := await self._start(user, new_hash, user.role, ends_others=True):
                 return user, session
 
     async def delete(self, client: str, user_pk: str, current: str) -> None:
@@ -172,27 +172,19 @@ class Users:
         """Give a user this role and password, and end all sessions, in one step; do nothing if the
         stored password is no longer that of `user`."""
         new_hash = await self._passwords.hash(password)
-        await self._set_password(user, new_hash, Role.ADMIN, "", ends_others=True)
+        await self._start(user, new_hash, Role.ADMIN, ends_others=True)
 
-    async def _start(self, user: User, new_hash: str, ends_others: bool) -> Session | None:
-        """Start a session if the stored password is still that of `user`."""
+    async def _start(
+        self, user: User, new_hash: str, role: Role, ends_others: bool
+    ) -> Session | None:
+        """Set the hash of a password and a role, and start a session, if the stored password is
+        still that of `user`."""
         session_id = new_pk()
-        if await self._set_password(user, new_hash, user.role, session_id, ends_others):
-            return self._session(RefreshToken(user.pk, session_id, 1), user.role)
+        start = partial(sessions.start, session_id=session_id, ends_others=ends_others)
+        rule = partial(start, known_hash=user.password_hash, new_hash=new_hash, role=role)
+        if await self._change(rule, user.pk):
+            return self._session(RefreshToken(user.pk, session_id, 1), role)
         return None
-
-    async def _set_password(
-        self, user: User, new_hash: str, role: Role, session_id: str, ends_others: bool
-    ) -> bool:
-        rule = partial(
-            sessions.set_password,
-            known_hash=user.password_hash,
-            new_hash=new_hash,
-            role=role,
-            session_id=session_id,
-            ends_others=ends_others,
-        )
-        return await self._change(rule, user.pk)
 
     async def _delete(self, user_pk: str, known_hash: str) -> bool:
         return await self._change(partial(sessions.delete, known_hash=known_hash), user_pk)

@@ -21,15 +21,10 @@ def place(
     return record.order() if record.status in EVER_PLACED else OrderGivenUp()
 
 
-def fail(_: float, record: OrderRecord) -> Order | None:
-    """Ensure that an order is never placed, unless it already was; return it if so."""
-    if record.status is OrderStatus.NONE:
-        record.status = OrderStatus.FAILED
-    return record.order() if record.status in EVER_PLACED else None
-
-
 def end(_: float, record: OrderRecord, status: OrderStatus) -> Order | None:
-    """Turn PLACED into CANCELLED or SHIPPED; return the order as it is now, if ever placed."""
-    if record.status is OrderStatus.PLACED:
+    """Turn PLACED into CANCELLED or SHIPPED, or a missing order into FAILED, so that it is never
+    placed; return the order as it is now, if ever placed."""
+    start = OrderStatus.NONE if status is OrderStatus.FAILED else OrderStatus.PLACED
+    if record.status is start:
         record.status = status
     return record.order() if record.status in EVER_PLACED else None

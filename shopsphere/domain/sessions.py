@@ -20,18 +20,17 @@ class Refreshed(NamedTuple):
     role: Role
 
 
-def set_password(
+def start(
     now: float, user: User, sessions: Sessions, known_hash: str, new_hash: str, role: Role,
     session_id: str, ends_others: bool,
 ) -> bool:  # fmt: skip
-    """Set the hash of the password, and the role, if the password is still the known one; return
-    whether it was. Start a session with this id unless it is empty, and perhaps end all others."""
+    """Start a session, and set the role and the hash of the password, if that is still the known
+    one; return whether it was. Another password ends all other sessions, a renewed hash none."""
     if user.password_hash not in (known_hash, new_hash):
         return False
-    if ends_others and user.password_hash == known_hash:  # for the first time
-        sessions.sessions_json = ""
     user.password_hash, user.role = new_hash, role
-    if session_id and session_id not in sessions.all():
+    if session_id not in sessions.all():
+        sessions.sessions_json = "" if ends_others else sessions.sessions_json
         sessions.put(session_id, 1, now)
     return True
 

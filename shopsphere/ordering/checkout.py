@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 
 from shopsphere.deadline import Deadline
@@ -29,28 +30,23 @@ from shopsphere.records import Records
 log = logging.getLogger("shopsphere.ordering")
 
 
+@dataclass
 class Checkout:
     """The commands of customers and of the shop. Each is safe to repeat after any failure.
 
-    `orders` are those that were placed; `settling` finishes what is interrupted.
+    `settling` finishes what is interrupted; one request holds an idempotency key for
+    `lease_seconds`; `orders` are those that were placed.
     """
 
-    def __init__(
-        self,
-        records: Records,
-        products: ProductClient,
-        settling: Settling,
-        metrics: OrderMetrics,
-        lease_seconds: float,
-    ) -> None:
-        """`lease_seconds` is how long one request holds an idempotency key."""
-        self._records = records
-        self._products = products
-        self.settling = settling
-        self._metrics = metrics
-        self._lease_seconds = lease_seconds
-        self.orders = Orders(records)
-        self._freeing: set[asyncio.Task[None]] = set()
+    records: Records
+    products: ProductClient
+    settling: Settling
+    metrics: OrderMetrics
+    lease_seconds: float
+    _freeing: set[asyncio.Task[None]] = field(init=False, default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.orders = Orders(self.records)
 
     async def place(
         self, key: str | None, items: Sequence[Item], user_pk: str | None, deadline: Deadline
@@ -71,13 +67,13 @@ class Checkout:
         try:
             order = await self._place(pk, items, user_pk, deadline)
         except OrderRefused as refusal:
-            self._metrics.refused.labels(refusal.code).inc()
+            self.metrics.refused.labels(refusal.code).inc()
             await self._free(partial(keys.forget, pk=pk), key)
             raise
         except BaseException:
             await self._free(partial(keys.end_lease, pk=pk), key)
             raise
-        self._metrics.placed.inc()
+        self.metrics.placed.inc()
         return order, False
 
     async def _bind(
@@ -90,8 +86,8 @@ class Checkout:
         is too little time left.
         """
         record, request = KeyRecord(pk=key), keys.digest_of(*by_product(items))
-        bind = partial(keys.bind, request=request, pk=pk, lease_seconds=self._lease_seconds)
-        bound = await self._records.change(bind, record)
+        bind = partial(keys.bind, request=request, pk=pk, lease_seconds=self.lease_seconds)
+        bound = await self.records.change(bind, record)
         deadline.began = bound.bound_at
         if bound.pk == pk:
             return None
@@ -106,7 +102,7 @@ class Checkout:
         if deadline.seconds_left < deadline.timeout_seconds / 2:
             await self._free(partial(keys.forget, pk=bound.pk), key)
             raise errors.OrderGivenUp
-        if (await self._records.change(partial(bind, settled_pk=bound.pk), record)).pk != pk:
+        if (await self.records.change(partial(bind, settled_pk=bound.pk), record)).pk != pk:
             raise errors.RequestInProgress(retry_after=1)
         return None
 
@@ -119,19 +115,19 @@ class Checkout:
             if not is_pk(item.product_pk):
                 raise ProductNotFound(product_id=item.product_pk)
         note = PendingCommand.of(Command.PLACE, pk, [item.product_pk for item in wanted])
-        noted_at = await self._records.add_note(note.text)
+        noted_at = await self.records.add_note(note.text)
         deadline.order_pk, deadline.began = pk, deadline.began or noted_at
         held: dict[str, Reservation] = {}
         try:
             for item in wanted:
-                held[item.product_pk] = await self._products.reserve(pk, item, deadline.at)
+                held[item.product_pk] = await self.products.reserve(pk, item, deadline.at)
         except OrderRefused as refusal:
             to_release = [*held] if refusal.is_remembered else [*held, item.product_pk]
             await self._finish(note, deadline, to_release)
             raise
         in_order = [held[item.product_pk] for item in items]
         place = partial(rules.place, held=in_order, user_pk=user_pk, began=deadline.began)
-        order = await self._records.change(place, OrderRecord(pk=pk), within=deadline.place_by)
+        order = await self.records.change(place, OrderRecord(pk=pk), within=deadline.place_by)
         await self.orders.enter(order)
         await self._finish(note, deadline)
         return order
@@ -154,7 +150,7 @@ class Checkout:
 
     async def _end(self, command: Command, order: Order, deadline: Deadline) -> Order:
         note = PendingCommand.of(command, order.pk, [item.product_pk for item in order.items])
-        await self._records.add_note(note.text)
+        await self.records.add_note(note.text)
         ended = await self.settling.end(note)
         if ended is None or ended.status is not ENDS_AS[command]:
             await self._finish(note, deadline)
@@ -172,7 +168,7 @@ class Checkout:
         try:
             async with asyncio.timeout(deadline.seconds_left / 2):
                 await self.settling.notify(note.command, note.order_pk, product_pks)
-                await self._records.remove_note(note.text)
+                await self.records.remove_note(note.text)
         except (Unavailable, TimeoutError):
             log.warning("not finished yet; settling will finish it: %s", note.text)
 
@@ -186,7 +182,7 @@ class Checkout:
 
         async def free() -> None:
             with contextlib.suppress(StoreUnavailable):
-                await self._records.change(rule, KeyRecord(pk=key))
+                await self.records.change(rule, KeyRecord(pk=key))
 
         freeing = asyncio.create_task(free())
         self._freeing.add(freeing)

@@ -6,8 +6,9 @@ import random
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from contextvars import copy_context
-from email.utils import mktime_tz, parsedate_tz
+from email.utils import parsedate_to_datetime
 from functools import lru_cache, partial
 from typing import NamedTuple, NoReturn, Self
 
@@ -76,13 +77,11 @@ class ProductClient:
 
     def __init__(self, settings: Settings, storage: StorageName, tokens: Tokens) -> None:
         self._url = settings.product_service_url
-        self._ca_file = settings.ca_file
         self._timeout_seconds = settings.product_service_timeout
         self._storage = storage
-        self._of_thread = threading.local()  # sessions of `requests` are not thread-safe
-        self._threads = ThreadPoolExecutor(
-            CALLS_AT_ONCE, "product-service", initializer=self._open_session
-        )
+        self._threads = ThreadPoolExecutor(CALLS_AT_ONCE, "product-service")
+        # By thread, because sessions of `requests` are not thread-safe.
+        self._session_of = lru_cache(CALLS_AT_ONCE)(lambda _: session(NO_RETRY, settings.ca_file))
         self._token = lru_cache(4)(
             lambda expires: tokens.issue("order-service", Role.SERVICE, expires)
         )
@@ -92,9 +91,6 @@ class ProductClient:
 
     def __exit__(self, *_: object) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
-
-    def _open_session(self) -> None:
-        self._of_thread.session = session(NO_RETRY, self._ca_file)
 
     async def reserve(self, order_pk: str, item: Item, within: float) -> Reservation:
         """Hold the units for this order; a repeat returns the same reservation.
@@ -155,10 +151,11 @@ class ProductClient:
         if meant and isinstance(meant, (errors.StorageMismatch, final)):
             raise meant
         if response.status in (401, 403):
-            sent = parsedate_tz(response.date)
-            ahead = mktime_tz(sent) - time.time() if sent else 0
-            is_clock = abs(ahead) > LEEWAY_SECONDS - 1
-            why = f"its clock is {ahead:+.0f} s from ours" if is_clock else "JWT_SECRET differs"
+            why = "JWT_SECRET probably differs"
+            with suppress(ValueError):  # no date, or an impossible one
+                ahead = parsedate_to_datetime(response.date).timestamp() - time.time()
+                if abs(ahead) > LEEWAY_SECONDS - 1:
+                    why = f"its clock is {ahead:+.0f} s from ours"
             log.error("the product service refuses our token: %s", why)
         log.warning("the product service responded %s %s", response.status, response.body[:200])
         raise ProductServiceUnavailable
@@ -201,7 +198,7 @@ class ProductClient:
         if timeout <= 0:
             raise requests.Timeout("the time of the request is over")
         # Not `Session.prepare_request`, which merges session settings that are never set here.
-        with self._of_thread.session.send(
+        with self._session_of(threading.get_ident()).send(
             request.prepare(), timeout=timeout, allow_redirects=False, stream=True
         ) as response:
             body = b""

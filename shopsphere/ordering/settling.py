@@ -8,6 +8,7 @@ import asyncio
 import logging
 import math
 from collections.abc import Iterable
+from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
 
@@ -32,32 +33,25 @@ Outcome = StrEnum("Outcome", "FAILED PLACED CANCELLED SHIPPED RELEASED UNDER_WAY
 """What settling did: the new status of the order, or why nothing changed."""
 
 
+@dataclass(frozen=True)
 class Settling:
     """Settles orders whose notes are at least `after_seconds` old by the storage's clock."""
 
-    def __init__(
-        self,
-        records: Records,
-        products: ProductClient,
-        metrics: OrderMetrics,
-        after_seconds: float,
-    ) -> None:
-        self._records = records
-        self._products = products
-        self._metrics = metrics
-        self._after_seconds = after_seconds
-        self._orders = Orders(records)
+    records: Records
+    products: ProductClient
+    metrics: OrderMetrics
+    after_seconds: float
 
     async def run(self, interval_seconds: float) -> None:
         """Settle now and at every interval until cancelled. No error stops this."""
         while True:
             [failure] = await asyncio.gather(self.settle_all(), return_exceptions=True)
             if failure:
-                self._metrics.unsettled.set(math.nan)
+                self.metrics.unsettled.set(math.nan)
             if isinstance(failure, Unavailable):
                 log.warning("storage unavailable; settling resumes when it is back")
             elif failure:
-                self._metrics.settling_errors.inc()
+                self.metrics.settling_errors.inc()
                 log.error(
                     "settling failed; it will run again in %g s", interval_seconds, exc_info=failure
                 )
@@ -72,15 +66,15 @@ class Settling:
                 REQUEST_ID.set(f"settle-{pending.order_pk}")
                 await self.settle(pending)
 
-        noted = await pending_commands(self._records)
-        self._metrics.unsettled.set(len(noted))
-        old = [pending for pending in noted if pending.is_older_than(self._after_seconds)]
+        noted = await pending_commands(self.records)
+        self.metrics.unsettled.set(len(noted))
+        old = [pending for pending in noted if pending.is_older_than(self.after_seconds)]
         results = await asyncio.gather(*map(settle, old), return_exceptions=True)
         for pending, result in zip(old, results, strict=True):
             if isinstance(result, Unavailable):
                 log.info("order %s cannot be settled yet: %s", pending.order_pk, result.code)
             elif result:
-                self._metrics.settling_errors.inc()
+                self.metrics.settling_errors.inc()
                 log.error("order %s cannot be settled", pending.order_pk, exc_info=result)
 
     async def settle(self, pending: PendingCommand) -> Order | None:
@@ -92,8 +86,8 @@ class Settling:
         order = await self.end(pending)
         if status_of(order) is ENDS_AS[pending.command]:
             await self.notify(pending.command, pending.order_pk, pending.product_pks)
-        if await self._records.remove_note(pending.text):
-            self._metrics.settled.labels(status_of(order).lower()).inc()
+        if await self.records.remove_note(pending.text):
+            self.metrics.settled.labels(status_of(order).lower()).inc()
             log.info("order %s was settled: it is %s", pending.order_pk, status_of(order))
         return order
 
@@ -103,8 +97,8 @@ class Settling:
         This needs no note: stock held for an unplaced order is released, and the product service is
         notified again of a cancelled or shipped order.
         """
-        noted = [each for each in await pending_commands(self._records) if each.order_pk == pk]
-        if not all(pending.is_older_than(self._after_seconds) for pending in noted):
+        noted = [each for each in await pending_commands(self.records) if each.order_pk == pk]
+        if not all(pending.is_older_than(self.after_seconds) for pending in noted):
             return Outcome.UNDER_WAY
         for pending in noted:
             await self.settle(pending)
@@ -120,12 +114,10 @@ class Settling:
     async def end(self, pending: PendingCommand) -> Order | None:
         """Give an order the status in which its command ends, if it can still get that, and enter
         it in its lists; return the order as it is now, if it was ever placed."""
-        status = ENDS_AS[pending.command]
-        is_placing = pending.command is Command.PLACE
-        rule = rules.fail if is_placing else partial(rules.end, status=status)
-        order = await self._records.change(rule, OrderRecord(pk=pending.order_pk))
+        rule = partial(rules.end, status=ENDS_AS[pending.command])
+        order = await self.records.change(rule, OrderRecord(pk=pending.order_pk))
         if order:
-            await self._orders.enter(order)
+            await Orders(self.records).enter(order)
         return order
 
     async def notify(self, command: Command, order_pk: str, product_pks: Iterable[str]) -> None:
@@ -137,14 +129,14 @@ class Settling:
         """
         some = asyncio.Semaphore(NOTIFIED_AT_ONCE)
         is_shipment = command is Command.SHIP
-        send = self._products.ship if is_shipment else self._products.release
+        send = self.products.ship if is_shipment else self.products.release
 
         async def notify_of(product_pk: str) -> None:
             try:
                 async with some:
                     await send(product_pk, order_pk)
             except (ReservationReleased, ReservationShipped) as refusal:
-                self._metrics.inconsistent.inc()
+                self.metrics.inconsistent.inc()
                 what = f"order {order_pk}, product {product_pk}: {refusal.detail}"
                 log.error("inconsistent: %s Run test_connection.py --audit.", what)
 

@@ -22,14 +22,6 @@ class _FirstIsKey:
         return command[1:2]
 
 
-class _ClusterPipeline(ClusterPipeline):
-    cluster_client: "ShopCluster"
-
-    async def execute(self, *args: Any, **options: Any) -> Any:
-        async with _turn(self.cluster_client.pipelines):
-            return await super().execute(*args, **options)
-
-
 class ShopCluster(RedisCluster):
     """A client of a Redis Cluster, with our errors.
 
@@ -41,7 +33,7 @@ class ShopCluster(RedisCluster):
         # Half of the connections are for pipelines, which may have to repeat commands one by one.
         super().__init__(**options, max_connections=2 * POOL["max_connections"])
         self._commands = asyncio.Semaphore(POOL["max_connections"])
-        self.pipelines = asyncio.Semaphore(POOL["max_connections"])
+        self._pipelines = asyncio.Semaphore(POOL["max_connections"])
         self.commands_parser = _FirstIsKey()  # type: ignore[assignment]  # types-redis
 
     async def aclose(self) -> None:
@@ -71,8 +63,10 @@ class ShopCluster(RedisCluster):
         with our_errors():
             return await self.send_raw(*args, **options)
 
-    def pipeline(self, transaction: object = None, shard_hint: object = None) -> ClusterPipeline:
-        return _ClusterPipeline(self)
+    @asynccontextmanager
+    async def pipeline(self, **_: object) -> AsyncIterator[ClusterPipeline]:  # type: ignore[override]  # it waits
+        async with _turn(self._pipelines), ClusterPipeline(self) as pipe:
+            yield pipe
 
 
 @asynccontextmanager
@@ -88,10 +82,9 @@ async def _turn(turns: asyncio.Semaphore) -> AsyncIterator[None]:
 
 
 def cluster_client(rest: str) -> ShopRedis:
-    nodes, _, login, options = parts_of(rest)
-    startup_nodes = [ClusterNode(host, port) for host, port in nodes]
-    cluster = ShopCluster(startup_nodes=startup_nodes, **CONNECTION | TCP | options | login)
-    for node in cluster.nodes_manager.startup_nodes.values():
-        try_options(node)
+    nodes, _, options = parts_of(rest)
+    startup_nodes = [ClusterNode(*node) for node in nodes]
+    cluster = ShopCluster(startup_nodes=startup_nodes, **CONNECTION | TCP | options)
+    try_options(next(iter(cluster.nodes_manager.startup_nodes.values())))
     # It takes the same commands, and the storage uses nothing else of a client.
     return cluster  # type: ignore[return-value]

@@ -5,25 +5,14 @@ import logging
 import ssl
 from collections.abc import Iterable
 
+from redis import exceptions
 from redis.asyncio import BlockingConnectionPool
 from redis.asyncio.sentinel import MasterNotFoundError
-from redis.exceptions import (
-    BusyLoadingError,
-    NoPermissionError,
-    RedisClusterException,
-    RedisError,
-    ResponseError,
-)
+from redis.exceptions import RedisClusterException, RedisError
 
 from shopsphere.redis_clients.client import ShopRedis
 from shopsphere.redis_clients.cluster import cluster_client
-from shopsphere.redis_clients.errors import (
-    NothingResponds,
-    came_of,
-    cannot_serve,
-    is_refusal,
-    our_errors,
-)
+from shopsphere.redis_clients.errors import NothingResponds, came_of, cannot_serve, our_errors
 from shopsphere.redis_clients.options import CONNECTION, POOL, TCP, try_options
 from shopsphere.redis_clients.sentinel import sentinel_client
 from shopsphere.settings import CannotStart, Settings
@@ -40,17 +29,13 @@ def _client(settings: Settings) -> ShopRedis:
             return sentinel_client(rest)
         if scheme == "redis+cluster":
             return cluster_client(rest)
-        tcp = {} if scheme == "unix" else TCP
-        pool: BlockingConnectionPool = BlockingConnectionPool.from_url(
-            url, **POOL, **CONNECTION, **tcp
-        )
-        try_options(pool)
-        return ShopRedis(connection_pool=pool)
+        options = POOL | CONNECTION | ({} if scheme == "unix" else TCP)
+        client = ShopRedis(BlockingConnectionPool.from_url(url, **options))
+        try_options(client.connection_pool)
+        return client
     except (ValueError, TypeError, RedisError, RedisClusterException):
-        raise CannotStart(
-            "REDIS_URL, or REDIS_HOST, is not a valid address, such as redis://localhost:6379/0, "
-            "or has an unknown option."
-        ) from None
+        text = "is not a valid address, such as redis://localhost:6379/0, or has an unknown option"
+        raise CannotStart(f"REDIS_URL, or REDIS_HOST, {text}.") from None
     except OSError as error:
         raise CannotStart(f"REDIS_URL names an unusable certificate or key: {error}.") from None
 
@@ -80,32 +65,25 @@ async def _serves(client: ShopRedis, probe: str) -> bool:
         # A PING would succeed even if Redis could not write.
         await client.send_raw("SET", probe, "1", "EX", "1")
     except (RedisError, RedisClusterException) as error:
-        if came_of(error, BusyLoadingError):
+        if came_of(error, exceptions.BusyLoadingError):
             return False
         if came_of(error, ssl.SSLError):
-            raise CannotStart(
-                f"Redis cannot be trusted ({error}). Check its certificate, and ssl_ca_certs in "
-                "REDIS_URL."
-            ) from error
-        if is_refusal(error):
-            raise CannotStart(
-                f"Redis is there but refuses us ({error}). Check REDIS_URL or REDIS_PASSWORD and "
-                "the permissions of that Redis user."
-            ) from error
-        if isinstance(error, MasterNotFoundError):
-            raise CannotStart(
-                "The Sentinels name no master that serves us. Wait until there is one, or check "
-                "the name in REDIS_URL."
-            ) from error
-        if is_there and cannot_serve(error):
+            reason = f"Redis cannot be trusted ({error}). Check its certificate and ssl_ca_certs."
+        elif came_of(error, exceptions.AuthenticationError, exceptions.NoPermissionError):
+            advice = "Check REDIS_URL or REDIS_PASSWORD, and the permissions of that Redis user."
+            reason = f"Redis is there but refuses us ({error}). {advice}"
+        elif isinstance(error, MasterNotFoundError):
+            reason = "The Sentinels name no master. Wait for one, or check the name in REDIS_URL."
+        elif is_there and cannot_serve(error):
             log.warning("Redis responds, but cannot write now: %s", error)
+            return True
         elif came_of(error, OSError) and not came_of(error, BrokenPipeError, ConnectionResetError):
             raise NothingResponds from error
         else:
-            raise CannotStart(
-                "What listens at REDIS_URL, or REDIS_HOST, REDIS_PORT, does not serve us: "
-                f"{error}. Is it Redis? Does it expect TLS (rediss://)? Has it reached maxclients?"
-            ) from error
+            advice = "Is it Redis? Does it expect TLS (rediss://)? Has it reached maxclients?"
+            what = "What listens at REDIS_URL, or REDIS_HOST, REDIS_PORT, does not serve us"
+            reason = f"{what}: {error}. {advice}"
+        raise CannotStart(reason) from error
     return True
 
 
@@ -119,12 +97,10 @@ async def require_rights(client: ShopRedis, commands: Iterable[str]) -> None:
         for command in commands:
             try:
                 await client.send_raw(*command.split())
-            except NoPermissionError:
+            except exceptions.NoPermissionError:
                 missing.append(command.split()[0])
-            except ResponseError:
+            except exceptions.ResponseError:
                 pass
     if missing:
-        raise CannotStart(
-            f"The Redis user may not run {', '.join(missing)}. Give it the rights that "
-            "docs/redis.md lists."
-        )
+        names = ", ".join(missing)
+        raise CannotStart(f"The Redis user may not run {names}. Give it what docs/redis.md lists.")

@@ -57,8 +57,3 @@ def came_of(error: BaseException | None, *kinds: type[Exception]) -> bool:
     while error and not isinstance(error, kinds):
         error = error.__cause__ or error.__context__
     return error is not None
-
-
-def is_refusal(error: Exception) -> bool:
-    """Return whether Redis refuses us."""
-    return came_of(error, exceptions.AuthenticationError, exceptions.NoPermissionError)

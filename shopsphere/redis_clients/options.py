@@ -1,7 +1,6 @@
 """Connection options for Redis, and the parsing of URLs for Sentinels or a Cluster."""
 
 from typing import Any
-from urllib.parse import unquote
 
 from redis.asyncio import ConnectionPool
 from redis.asyncio.cluster import ClusterNode
@@ -23,21 +22,18 @@ CONNECTION: dict[str, Any] = {
 TCP: dict[str, Any] = {"socket_keepalive": True, "socket_keepalive_options": TCP_OPTIONS}
 
 
-def parts_of(rest: str) -> tuple[list[tuple[str, int]], str, dict[str, Any], dict[str, Any]]:
-    """Return nodes, name, login and options of `user:password@host:port,host:port/name?options`.
+def parts_of(rest: str) -> tuple[list[tuple[str, int]], str, dict[str, Any]]:
+    """Return nodes, name and options of `user:password@host:port,host:port/name?options`.
 
-    The options are redis-py's, plus `ssl=true`.
+    The options are redis-py's, with user and password, plus `ssl=true`.
     """
     rest, _, query = rest.partition("?")
-    userinfo, _, address = rest.rpartition("@")
+    login, _, address = rest.rpartition("@")
     nodes, _, name = address.partition("/")
-    username, _, password = (unquote(part) for part in userinfo.partition(":"))
-    given = {"username": username, "password": password}
-    login: dict[str, Any] = {key: value for key, value in given.items() if value}
-    options: dict[str, Any] = dict(parse_url(f"redis://?{query}"))
+    options: dict[str, Any] = dict(parse_url(f"redis://{login}@?{query}"))
     options["ssl"] = options.get("ssl") == "true"
     split = [node.rpartition(":") for node in nodes.split(",")]
-    return [(host.strip("[]"), int(port)) for host, _, port in split], name, login, options
+    return [(host.strip("[]"), int(port)) for host, _, port in split], name, options
 
 
 def try_options(connects: ConnectionPool | ClusterNode) -> None:

@@ -3,14 +3,8 @@
 import asyncio
 from typing import Any
 
-from redis.asyncio import BlockingConnectionPool
+from redis.asyncio import BlockingConnectionPool, sentinel
 from redis.asyncio.retry import Retry
-from redis.asyncio.sentinel import (
-    Sentinel,
-    SentinelConnectionPool,
-    SentinelManagedConnection,
-    SentinelManagedSSLConnection,
-)
 from redis.backoff import NoBackoff
 
 from shopsphere.redis_clients.client import ShopRedis
@@ -18,7 +12,7 @@ from shopsphere.redis_clients.errors import came_of
 from shopsphere.redis_clients.options import CONNECTION, POOL, TCP, parts_of, try_options
 
 
-class _AsksSentinels(SentinelManagedConnection):
+class _AsksSentinels(sentinel.SentinelManagedConnection):
     """Asks for the master before repeating a command; redis-py 8.1 reconnects to the old one."""
 
     async def send_packed_command(self, *args: Any, **options: Any) -> None:
@@ -27,17 +21,17 @@ class _AsksSentinels(SentinelManagedConnection):
         await super().send_packed_command(*args, **options)
 
 
-class _AsksSentinelsTLS(_AsksSentinels, SentinelManagedSSLConnection): ...
+class _AsksSentinelsTLS(_AsksSentinels, sentinel.SentinelManagedSSLConnection): ...
 
 
-class _SentinelPool(SentinelConnectionPool, BlockingConnectionPool):
+class _SentinelPool(sentinel.SentinelConnectionPool, BlockingConnectionPool):
     """Connections to the current master; callers wait for a free one, as with a single Redis."""
 
 
 class ShopMaster(ShopRedis):
     """A client of the current master, with our errors."""
 
-    connection_pool: SentinelConnectionPool
+    connection_pool: sentinel.SentinelConnectionPool
 
     async def require_answer(self) -> None:
         """Return if a Sentinel responds; otherwise raise redis-py's error, if possible one that
@@ -59,18 +53,13 @@ def sentinel_client(rest: str) -> ShopRedis:
 
     From Redis 6 on, a Sentinel without a password accepts any, if a user is given.
     """
-    nodes, name, login, options = parts_of(rest)
+    nodes, name, options = parts_of(rest)
     if not name:
         raise ValueError("the name of the master is missing")
     once = CONNECTION | TCP | {"retry": Retry(NoBackoff(), 0)}
-    user = {"username": "default"} if login else {}
-    sentinels = Sentinel(nodes, sentinel_kwargs=once | options | user | login)
-    is_tls = options.pop("ssl")
-    pool = _SentinelPool(
-        name,
-        sentinels,
-        connection_class=_AsksSentinelsTLS if is_tls else _AsksSentinels,
-        **POOL | CONNECTION | TCP | options | login,
-    )
+    user = {"username": "default"} if "password" in options else {}
+    sentinels = sentinel.Sentinel(nodes, sentinel_kwargs=once | user | options)
+    options["connection_class"] = _AsksSentinelsTLS if options.pop("ssl") else _AsksSentinels
+    pool = _SentinelPool(name, sentinels, **POOL | CONNECTION | TCP | options)
     try_options(pool)
     return ShopMaster(connection_pool=pool)

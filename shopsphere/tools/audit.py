@@ -38,9 +38,7 @@ INSERT OR REPLACE INTO orders (product_id, pk, placed, shipped) VALUES
 (:product_id, :pk, :quantity * (:status = 'PLACED'), :quantity * (:status = 'SHIPPED'))
 """
 
-ADD_STOCK = """
-INSERT OR REPLACE INTO stocks VALUES (:pk, :received, :available, :reserved, :shipped)
-"""
+ADD_STOCK = "INSERT OR REPLACE INTO stocks VALUES (:pk, :received, :available, :reserved, :shipped)"
 
 ADD_RESERVATION = """
 INSERT INTO orders (product_id, pk, held) VALUES (:product_id, :order_id, :quantity)
@@ -118,8 +116,11 @@ class Shop:
             yield page or []
 
     def ask(self, method: str, url: str, **options: Json) -> tuple[Any, str]:
-        """Return the JSON of a success, or None for a 404, and the cursor if another page follows;
-        log in if that is required. Raise ShopUnavailable. The `options` are those of `requests`."""
+        """Return the JSON of a success, or None for a GET with a 404, and the cursor if another
+        page follows; log in if that is required. Raise ShopUnavailable.
+
+        The `options` are those of `requests`.
+        """
         try:
             response = self._http.request(method, url, timeout=TIMEOUT_SECONDS, **options)  # type: ignore[arg-type]  # dicts
         except requests.RequestException as error:
@@ -134,7 +135,7 @@ class Shop:
             cursor = response.headers["X-Cursor"] if response.links else ""
         except (ValueError, LookupError, TypeError) as error:
             raise ShopUnavailable(f"{said}, but not as a ShopSphere service does") from error
-        if response.status_code == 404:
+        if response.status_code == 404 and method == "GET":
             return None, ""
         if response.ok:
             return found, cursor

@@ -9,22 +9,17 @@ import shutil
 import sys
 from pathlib import Path
 
-from shopsphere.tools.processes import IS_WINDOWS, ROOT, run_to_end, say
+from shopsphere.tools.processes import IS_WINDOWS, ROOT, LauncherError, run_to_end, say
 
 VENV = ROOT / ".venv"
 PYTHON = VENV / "Scripts" / "python.exe" if IS_WINDOWS else VENV / "bin" / "python"
 ON_DEBIAN = "On Debian and Ubuntu: sudo apt install python{}.{}-venv".format(*sys.version_info)
 
 
-class LauncherError(Exception):
-    """ShopSphere cannot run; the message says why and what to do."""
-
-
 def set_up(requirements: str) -> Path:
     """Create `.venv` if needed, install the file's packages if it changed; return its Python."""
-    version = re.search(r"version\w* *= *(\d+)\.(\d+)", _read(VENV / "pyvenv.cfg"))
-    is_of_this_python = version and tuple(map(int, version.groups())) == sys.version_info[:2]
-    if not (PYTHON.exists() and is_of_this_python):
+    this_python = r"version\w* *= *{}\.{}\b".format(*sys.version_info)
+    if not (PYTHON.exists() and re.search(this_python, _read(VENV / "pyvenv.cfg"))):
         _make_venv()
     listed = {VENV / file.name: _read(file) for file in _included(ROOT / requirements)}
     if any(_read(installed) != lines for installed, lines in listed.items()):
@@ -69,7 +64,5 @@ def _install(requirements: str) -> None:
             advice = f"{ON_DEBIAN}. Elsewhere: delete .venv, then start again."
             raise LauncherError(f".venv has no pip, and it could not be added. {advice}")
         if re.search("NewConnectionError|name resolution|ConnectTimeout|getaddrinfo", text):
-            raise LauncherError(
-                "pip cannot reach the package index. Is there a network? Then try again."
-            )
+            raise LauncherError("pip cannot reach the package index. Is there a network?")
         raise LauncherError("pip failed:\n" + "\n".join(lines[-5:]))

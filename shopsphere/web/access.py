@@ -58,7 +58,7 @@ class Rule(SecurityBase):
         return self._needs_token or not is_open
 
     async def __call__(self, request: Request) -> object:
-        """Return the caller whom `guard` let the rule admit; None without a token."""
+        """Return the caller that `guard` admitted; None without a token."""
         return request.scope["shopsphere.caller"]
 
     def require(self, request: Request) -> None:

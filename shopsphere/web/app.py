@@ -5,7 +5,6 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from functools import partial
-from typing import TypeVar
 
 import uvicorn
 from fastapi import APIRouter, FastAPI
@@ -27,12 +26,11 @@ from shopsphere.web.error_responses import HANDLERS
 from shopsphere.web.layers import RequestLayer
 from shopsphere.web.openapi import correct_openapi
 from shopsphere.web.operations import OPERATIONS, operations
-from shopsphere.web.service import Service
+from shopsphere.web.service import Service, T
 from shopsphere.web.slow_clients import PROTOCOL
 
 log = logging.getLogger("shopsphere")
 
-T = TypeVar("T")
 Opening = Callable[[Service[T]], AbstractAsyncContextManager[T]]
 
 
@@ -85,11 +83,7 @@ def create_app(
         description=description,
         version=__version__,
         openapi_tags=[{"name": name, "description": text} for name, text in sections],
-        swagger_ui_parameters={
-            "defaultModelsExpandDepth": 0,
-            "displayRequestDuration": True,
-            "persistAuthorization": True,
-        },
+        swagger_ui_parameters={"defaultModelsExpandDepth": 0, "persistAuthorization": True},
         lifespan=lifespan,
         redirect_slashes=False,
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},

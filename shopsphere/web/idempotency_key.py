@@ -44,4 +44,4 @@ def show_replay(response: Response, is_replay: bool) -> None:
 REPLAY_HEADER = headers(
     {"Idempotent-Replayed": "`true` when a request with this Idempotency-Key counted before."}
 )
-"""For the `responses` of a route that takes a key."""
+"""For the successful response of a route that takes a key."""

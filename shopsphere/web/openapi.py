@@ -1,6 +1,5 @@
 """Corrects OpenAPI: 400 instead of FastAPI's 422, the responses common to all routes, padlocks."""
 
-import json
 from functools import cache
 from typing import Any
 
@@ -10,6 +9,7 @@ from fastapi.routing import APIRoute
 from shopsphere.domain import errors
 from shopsphere.web.access import Guard, Rule
 from shopsphere.web.error_responses import raises
+from shopsphere.web.idempotency_key import REPLAY_HEADER
 
 
 def correct_openapi(app: FastAPI) -> None:
@@ -26,8 +26,6 @@ def correct_openapi(app: FastAPI) -> None:
                 method = min(route.methods or ())
                 operation = document["paths"][route.path][method.lower()]
                 _correct(operation, route.app.rule, is_open)
-        if '"security"' not in json.dumps(document["paths"]):  # there is nothing to authorize for
-            document["components"].pop("securitySchemes", None)
         for unused in ("HTTPValidationError", "ValidationError"):
             document["components"]["schemas"].pop(unused, None)
         return document
@@ -48,6 +46,9 @@ def _correct(operation: dict[str, Any], rule: Rule | None, is_open: bool) -> Non
         common += [errors.StoreUnavailable, errors.RequestTimedOut]
     if rule:
         common += [errors.InvalidToken, errors.Forbidden]
+    if any(parameter["name"] == "idempotency-key" for parameter in parameters):
+        common.append(errors.IdempotencyKeyReused)
+        responses[min(responses)] |= REPLAY_HEADER
     if not (rule and rule.has_padlock(is_open)):
         operation.pop("security", None)
     operation["responses"] = dict(sorted(raises(*common, among=responses).items()))

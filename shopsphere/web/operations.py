@@ -36,9 +36,7 @@ async def health(request: Request) -> Health:
     """Responds while the process is running, even if its storage is unreachable."""
     service = service_of(request)
     return Health(
-        service=service.name,
-        storage=service.opened.storage,
-        fallback=service.opened.is_fallback,
+        service=service.name, storage=service.opened.storage, fallback=service.opened.is_fallback
     )
 
 
@@ -64,6 +62,5 @@ async def metrics(request: Request) -> Response:
     The order service also reports orders placed, refused and settled, and the commands pending at
     the last round of settling.
     """
-    return Response(
-        exposition(service_of(request).metrics.registry), media_type=prometheus.CONTENT_TYPE_LATEST
-    )
+    registry = service_of(request).metrics.registry
+    return Response(exposition(registry), media_type=prometheus.CONTENT_TYPE_LATEST)

@@ -4,14 +4,14 @@ import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from datetime import datetime
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Literal
 from urllib.parse import urlencode
 
 from fastapi import Query, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, BeforeValidator, Field, TypeAdapter, WithJsonSchema
 
-from shopsphere.domain.values import Page
+from shopsphere.domain.values import Page, S, T
 from shopsphere.records import END, Span
 from shopsphere.web.error_responses import Responses
 from shopsphere.web.examples import headers
@@ -22,8 +22,6 @@ STREAMED_AT_ONCE = 500
 """How many items of a whole list are read and held at a time."""
 AFTER = "Cursor from a page's `Link` or `X-Cursor`, or the `pk` of something in this list."
 
-T = TypeVar("T")
-S = TypeVar("S")
 ReadPage = Callable[[str | None, int], Awaitable[Page[T]]]
 
 
