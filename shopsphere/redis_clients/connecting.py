@@ -97,10 +97,9 @@ async def require_rights(client: ShopRedis, commands: Iterable[str]) -> None:
         for command in commands:
             try:
                 await client.send_raw(*command.split())
-            except exceptions.NoPermissionError:
-                missing.append(command.split()[0])
-            except exceptions.ResponseError:
-                pass
+            except exceptions.ResponseError as error:
+                if isinstance(error, exceptions.NoPermissionError):
+                    missing.append(command.split()[0])
     if missing:
         names = ", ".join(missing)
         raise CannotStart(f"The Redis user may not run {names}. Give it what docs/redis.md lists.")
