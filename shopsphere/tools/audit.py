@@ -97,7 +97,6 @@ class Shop:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self._may_sign_in = bool(settings.admin_email)
         self._http = session(RETRIES, settings.ca_file)
 
     def close(self) -> None:
@@ -105,11 +104,13 @@ class Shop:
         self._http.close()
 
     def _sign_in(self) -> None:
-        settings, self._may_sign_in = self.settings, False
-        password = settings.admin_password.get_secret_value()
-        account = {"email": settings.admin_email, "password": password}
-        found, _ = self.ask("POST", f"{settings.user_service_url}/login", json=account)
+        url = self.settings.user_service_url
+        password = self.settings.admin_password.get_secret_value()
+        account = {"email": self.settings.admin_email, "password": password}
+        found, _ = self.ask("POST", f"{url}/login", json=account)
         self._http.headers["Authorization"] = f"Bearer {found['access_token']}"
+        # Only the access token is needed; sessions left behind would displace those of people.
+        self._send("POST", f"{url}/logout", json={"refresh_token": found["refresh_token"]})
 
     def pages(self, url: str) -> Iterator[list[Json]]:
         """Yield a list in pages, or nothing if it does not exist."""
@@ -120,18 +121,17 @@ class Shop:
 
     def ask(self, method: str, url: str, **options: Json) -> tuple[Any, str]:
         """Return the JSON of a success, or None for a GET with a 404, and the cursor if another
-        page follows; log in if that is required. Raise ShopUnavailable.
+        page follows; log in if that is required, and again when the token has expired. Raise
+        ShopUnavailable.
 
         The `options` are those of `requests`.
         """
-        try:
-            response = self._http.request(method, url, timeout=TIMEOUT_SECONDS, **options)  # type: ignore[arg-type]  # dicts
-        except requests.RequestException as error:
-            raise ShopUnavailable(f"{url} does not respond ({reason_of(error)}).") from error
-        said = f"{url} responds with {response.status_code}"
-        if response.status_code == 401 and self._may_sign_in:
+        response = self._send(method, url, **options)
+        is_login = url == f"{self.settings.user_service_url}/login"
+        if response.status_code == 401 and self.settings.admin_email and not is_login:
             self._sign_in()
-            return self.ask(method, url, **options)
+            response = self._send(method, url, **options)
+        said = f"{url} responds with {response.status_code}"
         try:
             found = response.json()
             if response.ok:
@@ -144,6 +144,12 @@ class Shop:
         if response.status_code in (401, 403):
             detail = f"{detail} Set ADMIN_EMAIL and ADMIN_PASSWORD here as for the shop."
         raise ShopUnavailable(f"{said}: {detail}")
+
+    def _send(self, method: str, url: str, **options: Json) -> requests.Response:
+        try:
+            return self._http.request(method, url, timeout=TIMEOUT_SECONDS, **options)  # type: ignore[arg-type]  # dicts
+        except requests.RequestException as error:
+            raise ShopUnavailable(f"{url} does not respond ({reason_of(error)}).") from error
 
 
 class _Look(sqlite3.Connection):
