@@ -70,7 +70,9 @@ async def _serves(client: ShopRedis, probe: str) -> bool:
         if came_of(error, ssl.SSLError):
             reason = f"Redis cannot be trusted ({error}). Check its certificate and ssl_ca_certs."
         elif came_of(error, exceptions.AuthenticationError, exceptions.NoPermissionError):
-            advice = "Check REDIS_URL or REDIS_PASSWORD, and the permissions of that Redis user."
+            advice = (
+                "Check REDIS_URL, or REDIS_USERNAME and REDIS_PASSWORD, and that user's rights."
+            )
             reason = f"Redis is there but refuses us ({error}). {advice}"
         elif isinstance(error, MasterNotFoundError):
             reason = "The Sentinels name no master. Wait for one, or check the name in REDIS_URL."
