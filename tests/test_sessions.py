@@ -1,8 +1,6 @@
 """Sessions over HTTP, on each storage: what starts them, what ends them, and who else may try."""
 
-import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,7 +12,6 @@ from shopsphere.accounts.refresh_tokens import RefreshToken, RefreshTokens
 from shopsphere.domain import sessions
 from shopsphere.domain.pks import new_pk
 from shopsphere.domain.values import Role
-from shopsphere.tokens import Caller
 from tests.apps import CheckedClient, bearer, running
 from tests.people import CLOSED, SECRET, TOKENS
 
@@ -303,21 +300,3 @@ def test_the_longest_unused_of_fifty_sessions_ends(users: CheckedClient) -> None
     log_in(users)
     assert is_over(users, tokens[1])
     assert not any(is_over(users, each) for each in (tokens[0], *tokens[2:]))
-
-
-def test_many_refreshes_at_once_agree_and_never_outlive_a_logout(users: CheckedClient) -> None:
-    first = log_in(users)["refresh_token"]
-    with ThreadPoolExecutor(8) as tabs:
-        second = set(tabs.map(lambda _: refreshed(users, first), range(16)))
-        assert len(second) == 1
-        racing = [tabs.submit(refresh, users, each) for each in (first, *second) * 8]
-        time.sleep(0.01)
-        log_out(users, first)
-        given = {each.result().json().get("refresh_token") for each in racing} - {None}
-    assert all(is_over(users, each) for each in {first, *second, *given})
-
-
-def test_a_role_is_that_of_now(users: CheckedClient) -> None:
-    token = log_in(users, BOSS)["refresh_token"]
-    caller = TOKENS.read(refresh(users, token).json()["access_token"])
-    assert caller == Caller(token.split(".")[0], Role.ADMIN)
