@@ -11,10 +11,14 @@ from contextlib import contextmanager
 from functools import partial
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from shopsphere.domain import people
+from shopsphere.records import Records
 from tests.load import Answer, at_once, send
+from tests.people import users_in
 from tests.servers import MovableRedis, RedisServer, Service, wait_until
 
 ROUNDS = range(8)
@@ -159,6 +163,25 @@ def test_an_address_that_is_deleted_and_registered_at_once_has_one_user_or_none(
         assert [answer.status for answer in answers[5:]].count(201) <= 1
         must_be_over(services, {session["refresh_token"]} | given(answers[1:5]))
         must_be_usable(services, email, PASSWORD, OTHER)
+
+
+@pytest.mark.anyio
+async def test_a_deletion_does_not_free_an_address_that_was_taken_meanwhile(
+    records: Records, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    users, email, change = users_in(records), "ada@example.com", records.change
+    ada = await users.register(email, PASSWORD)
+
+    async def interrupted(rule: Any, *wanted: Any) -> object:
+        if getattr(rule, "func", rule) is people.give_up:
+            monkeypatch.undo()
+            await users.register(email, OTHER)
+        return await change(rule, *wanted)
+
+    monkeypatch.setattr(records, "change", interrupted)
+    await users.delete("a client", ada.pk, PASSWORD)
+    assert await users.find(email) is not None
+    await users.log_in("a client", email, OTHER)
 
 
 def test_a_killed_service_leaves_addresses_and_tokens_that_work(
