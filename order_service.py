@@ -23,10 +23,10 @@ from shopsphere.web.access import ADMINISTRATOR, Customer
 from shopsphere.web.app import create_app, serve
 from shopsphere.web.error_responses import raises
 from shopsphere.web.examples import ORDER_MADE_AT, ORDER_PK, PRODUCT_PK, USER_PK, example_of
-from shopsphere.web.idempotency_key import IdempotencyKey, show_replay
+from shopsphere.web.idempotency_key import OncePerKey
 from shopsphere.web.paging import COUNTED_LIST, PagingInTime, listing
 from shopsphere.web.schemas import PRICE_SEEN, Body, PkOrNone, Public, StrictPk, Timestamp
-from shopsphere.web.service import OWN, RequestDeadline, Service, path_of
+from shopsphere.web.service import OWN, RequestDeadline, Service
 from storage import open_storage
 
 log = logging.getLogger("shopsphere.order")
@@ -170,13 +170,7 @@ fulfilment = APIRouter(
     ),
 )
 async def place_order(
-    items: Items,
-    caller: Customer,
-    key: IdempotencyKey,
-    own: Own,
-    deadline: RequestDeadline,
-    request: Request,
-    response: Response,
+    items: Items, caller: Customer, once: OncePerKey, own: Own, deadline: RequestDeadline
 ) -> Order:
     """Order 1 to 50 products, all or none: units are reserved from the stock of each.
 
@@ -201,9 +195,8 @@ async def place_order(
     A key is kept for 24 hours from its last order, separately for each user.
     """
     ordered = [Item(each.product_id, each.quantity, each.unit_price) for each in items]
-    order, is_replay = await own.place(key, ordered, caller.user_pk, deadline)
-    response.headers["Location"] = path_of(request, f"/orders/{order.pk}")
-    show_replay(response, is_replay)
+    order, is_replay = await own.place(once.key, ordered, caller.user_pk, deadline)
+    once.respond(is_replay, f"/orders/{order.pk}")
     return order
 
 

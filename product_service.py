@@ -17,10 +17,10 @@ from shopsphere.web.access import ADMINISTRATOR, ADMINISTRATOR_OR_SERVICE, ORDER
 from shopsphere.web.app import create_app, serve
 from shopsphere.web.error_responses import raises
 from shopsphere.web.examples import ORDER_PK, PRODUCT_MADE_AT, PRODUCT_PK
-from shopsphere.web.idempotency_key import IdempotencyKey, show_replay
+from shopsphere.web.idempotency_key import OncePerKey
 from shopsphere.web.paging import COUNTED_LIST, LIST, AnyPaging, PagingByEntry, listing
 from shopsphere.web.schemas import PRICE_SEEN, Body, Name, PkOrNone, Public, StrictPk, Timestamp
-from shopsphere.web.service import OWN, Service, path_of, service_of
+from shopsphere.web.service import OWN, Service, service_of
 from storage import open_storage
 
 PORT = 8000
@@ -167,22 +167,15 @@ async def get_product(pk: Pk, request: Request) -> Product:
 
 
 @administration.post("", response_model=ProductPublic, status_code=201, tags=["catalogue"])
-async def create_product(
-    body: ProductCreate,
-    products: Catalogue,
-    key: IdempotencyKey,
-    request: Request,
-    response: Response,
-) -> Product:
+async def create_product(body: ProductCreate, products: Catalogue, once: OncePerKey) -> Product:
     """Add a product with its price and stock. Use the returned `pk` to order it.
 
     With an `Idempotency-Key`, repeats within 24 hours return the same product in its current state,
     with `Idempotent-Replayed: true`, or 404 if it was deleted. The same key with another product is
     refused with 422. Keys are separate for each user.
     """
-    product, is_replay = await products.create(body.name, body.price, body.quantity, key)
-    response.headers["Location"] = path_of(request, f"/products/{product.pk}")
-    show_replay(response, is_replay)
+    product, is_replay = await products.create(body.name, body.price, body.quantity, once.key)
+    once.respond(is_replay, f"/products/{product.pk}")
     return product
 
 
@@ -211,9 +204,7 @@ async def delete_product(pk: Pk, products: Catalogue) -> None:
     tags=["stock"],
     responses=raises(errors.StockTooLow(available=3), errors.StockLimit),
 )
-async def change_stock(
-    pk: Pk, body: StockChange, products: Catalogue, key: IdempotencyKey, response: Response
-) -> Product:
+async def change_stock(pk: Pk, body: StockChange, products: Catalogue, once: OncePerKey) -> Product:
     """Add units, or remove them if negative: never below zero or above 1,000,000,000 on hand.
 
     With an `Idempotency-Key`, the change counts once in 24 hours: repeats return the product in its
@@ -221,8 +212,8 @@ async def change_stock(
     with 422; after a refusal, the key is free again. Keys are separate for each user and product.
     """
     change = max(-MAX_ON_HAND - 1, min(body.change, MAX_ON_HAND + 1))
-    product, is_replay = await products.change_stock(pk, change, key)
-    show_replay(response, is_replay)
+    product, is_replay = await products.change_stock(pk, change, once.key)
+    once.respond(is_replay)
     return product
 
 

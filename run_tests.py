@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-import start_all_services  # noqa: F401  # it refuses another Python
+import start_all_services  # noqa: F401  # it refuses an unsupported Python
 from shopsphere.tools.installing import set_up
 from shopsphere.tools.processes import ROOT, LauncherError, say
 

@@ -1,6 +1,6 @@
 """Starts ShopSphere: sets up `.venv`, starts the three services, and ends them on Ctrl-C.
 
-Every Python version can parse this file, so an old one prints which it needs.
+Every Python version can parse this file, so an unsupported one prints which versions it needs.
 """
 
 import sys

@@ -198,8 +198,7 @@ def audit(settings: Settings, wants_repair: bool, is_sure: bool) -> Iterator[Lin
 
     def wait() -> None:
         seconds = settings.settle_after + 2 * settings.settle_interval
-        text = f"Something is off, or under way: looking again in {seconds:g} s."
-        print(text, file=sys.stderr, flush=True)
+        print(f"Something is off, or under way: looking again in {seconds:g} s.", file=sys.stderr)
         time.sleep(seconds)
 
     try:

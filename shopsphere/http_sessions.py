@@ -13,12 +13,6 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 
 from shopsphere.deadline import TCP_OPTIONS
 
-RETRIES = Retry(
-    status_forcelist=(502, 503, 504),
-    allowed_methods=None,  # every request of ours is safe to repeat
-    raise_on_status=False,
-)
-"""What is retried; `RETRIES.new(total=...)` sets how often."""
 NO_RETRY = Retry(0, read=False, raise_on_status=False)
 """Without `read=False`, requests reports a missing response as a ConnectionError."""
 
@@ -29,18 +23,16 @@ class _Once(io.RawIOBase):
     def __init__(self, raw: io.RawIOBase, connection: socket.socket) -> None:
         self._raw = raw
         self._connection = connection
-        self._timeout = connection.gettimeout()
-        self._started = time.monotonic()
+        self._ends = time.monotonic() + (connection.gettimeout() or 0)  # all requests have one
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int | None:
-        if self._timeout is not None:
-            left = self._timeout - (time.monotonic() - self._started)
-            if left <= 0:
-                raise TimeoutError("timed out")
-            self._connection.settimeout(left)
+        left = self._ends - time.monotonic()
+        if left <= 0:
+            raise TimeoutError("timed out")
+        self._connection.settimeout(left)
         return self._raw.readinto(buffer)
 
     def close(self) -> None:

@@ -50,9 +50,9 @@ def configure_logging(service: str, settings: Settings) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.addFilter(add_context)
     handler.setFormatter(json_formatter() if settings.log_format == "json" else TEXT_FORMATTER)
-    for name in ("shopsphere", "uvicorn.error"):
+    for name in ("shopsphere", "uvicorn.error", "uvicorn.access"):
         logger = logging.getLogger(name)
-        logger.handlers = [handler]
+        logger.handlers = [] if name == "uvicorn.access" else [handler]
         logger.propagate = False
         logger.setLevel(settings.log_level)
     for name in OTHERS:
@@ -62,9 +62,6 @@ def configure_logging(service: str, settings: Settings) -> None:
     # At DEBUG, websockets 17.4 logs all handshake headers here, including tokens. A failed start is
     # an ERROR, which is shown at every LOG_LEVEL.
     uvicorn.setLevel(min(max(uvicorn.level, logging.INFO), logging.ERROR))
-    access = logging.getLogger("uvicorn.access")
-    access.handlers = []
-    access.propagate = False
 
 
 def json_formatter() -> logging.Formatter:

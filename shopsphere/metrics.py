@@ -1,7 +1,9 @@
 """Prometheus metrics of this process, or of all workers of a service that share a folder."""
 
 import os
+import struct
 import sys
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
@@ -65,4 +67,6 @@ def exposition(registry: prometheus.CollectorRegistry) -> bytes:
     if METRICS_FOLDER in os.environ:
         registry = prometheus.CollectorRegistry()
         MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
-    return prometheus.generate_latest(registry)
+    while True:
+        with suppress(struct.error):  # prometheus_client 0.26 where a worker is making its file
+            return prometheus.generate_latest(registry)

@@ -6,13 +6,14 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
 
 import test_connection
 from shopsphere.domain.pks import new_pk
+from shopsphere.tools.audit import Shop
 from shopsphere.tools.security_hints import others_reach, security_hints
 from tests.apps import settings_of
 from tests.launching import BARE_PYTHON, copy_of_the_product, ready_copy, three_services
@@ -103,6 +104,15 @@ def test_the_exit_status_tells_whether_the_stock_adds_up(shop: Trio, main: Main)
     assert "Set ADMIN_EMAIL and ADMIN_PASSWORD here" in printed
     status, printed, _ = main("--audit", USER_SERVICE_URL=shop.product.url)
     assert (status, "/login responds with 404" in printed) == (1, True)
+
+
+def test_audits_displace_no_session_of_the_administrator(shop: Trio) -> None:
+    account = {"email": ADMIN["ADMIN_EMAIL"], "password": ADMIN["ADMIN_PASSWORD"]}
+    token = {"refresh_token": shop.user.post("/login", account).json()["refresh_token"]}
+    for _ in range(51):
+        with closing(Shop(settings_of(shop.user.environment))) as audited:
+            assert audited.ask("GET", f"{shop.order.url}/orders") == ([], "")
+    assert shop.user.post("/refresh", token).status_code == 200
 
 
 def test_what_it_cannot_do_is_said_in_a_line(shop: Trio, main: Main) -> None:

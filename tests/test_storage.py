@@ -298,7 +298,7 @@ async def test_a_slot_that_a_cluster_does_not_serve_disturbs_no_other_command() 
         return b"+OK\r\n"
 
     async with responding(respond) as port, asyncio.timeout(20):
-        client = cluster_client(f"127.0.0.1:{port}")
+        client = cluster_client(f"127.0.0.1:{port}?socket_timeout=10")
 
         async def get_by_pipeline(key: str) -> None:
             async with pipeline(client) as pipe:

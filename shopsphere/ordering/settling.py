@@ -52,9 +52,7 @@ class Settling:
                 log.warning("storage unavailable; settling resumes when it is back")
             elif failure:
                 self.metrics.settling_errors.inc()
-                log.error(
-                    "settling failed; it will run again in %g s", interval_seconds, exc_info=failure
-                )
+                log.error("settling failed; it will run again", exc_info=failure)
             await asyncio.sleep(interval_seconds)
 
     async def settle_all(self) -> None:

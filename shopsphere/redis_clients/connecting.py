@@ -70,7 +70,9 @@ async def _serves(client: ShopRedis, probe: str) -> bool:
         if came_of(error, ssl.SSLError):
             reason = f"Redis cannot be trusted ({error}). Check its certificate and ssl_ca_certs."
         elif came_of(error, exceptions.AuthenticationError, exceptions.NoPermissionError):
-            advice = "Check REDIS_URL or REDIS_PASSWORD, and the permissions of that Redis user."
+            advice = (
+                "Check REDIS_URL, or REDIS_USERNAME and REDIS_PASSWORD, and that user's rights."
+            )
             reason = f"Redis is there but refuses us ({error}). {advice}"
         elif isinstance(error, MasterNotFoundError):
             reason = "The Sentinels name no master. Wait for one, or check the name in REDIS_URL."
@@ -97,10 +99,9 @@ async def require_rights(client: ShopRedis, commands: Iterable[str]) -> None:
         for command in commands:
             try:
                 await client.send_raw(*command.split())
-            except exceptions.NoPermissionError:
-                missing.append(command.split()[0])
-            except exceptions.ResponseError:
-                pass
+            except exceptions.ResponseError as error:
+                if isinstance(error, exceptions.NoPermissionError):
+                    missing.append(command.split()[0])
     if missing:
         names = ", ".join(missing)
         raise CannotStart(f"The Redis user may not run {names}. Give it what docs/redis.md lists.")

@@ -13,13 +13,18 @@ from typing import Any, NamedTuple
 import requests
 from pydantic import BaseModel
 from tqdm import tqdm
+from urllib3 import Retry
 
-from shopsphere.http_sessions import RETRIES, reason_of, session
+from shopsphere.http_sessions import reason_of, session
 from shopsphere.records import StorageName
 from shopsphere.settings import Settings
 
 PAGE = 1000
 TIMEOUT_SECONDS = 30
+RETRIES = Retry(
+    4, connect=0, backoff_factor=0.2, status_forcelist=(502, 503, 504), raise_on_status=False
+)
+"""Of reads, but not where nothing listens: that is reported at once."""
 UNKNOWN = {"received": 0, "available": 0, "reserved": 0, "shipped": 0}
 BAR: dict[str, Any] = {"leave": False, "disable": None}
 """Progress bars disappear when done, and are shown on terminals only."""
@@ -92,21 +97,20 @@ class Shop:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self._may_sign_in = bool(settings.admin_email)
-        # connect=0: if nothing listens, the error is reported at once.
-        retries = RETRIES.new(total=4, connect=0, backoff_factor=0.2)
-        self._http = session(retries, settings.ca_file)
+        self._http = session(RETRIES, settings.ca_file)
 
     def close(self) -> None:
         """Close all connections."""
         self._http.close()
 
     def _sign_in(self) -> None:
-        settings, self._may_sign_in = self.settings, False
-        password = settings.admin_password.get_secret_value()
-        account = {"email": settings.admin_email, "password": password}
-        found, _ = self.ask("POST", f"{settings.user_service_url}/login", json=account)
+        url = self.settings.user_service_url
+        password = self.settings.admin_password.get_secret_value()
+        account = {"email": self.settings.admin_email, "password": password}
+        found, _ = self.ask("POST", f"{url}/login", json=account)
         self._http.headers["Authorization"] = f"Bearer {found['access_token']}"
+        # Only the access token is needed; sessions left behind would displace those of people.
+        self._send("POST", f"{url}/logout", json={"refresh_token": found["refresh_token"]})
 
     def pages(self, url: str) -> Iterator[list[Json]]:
         """Yield a list in pages, or nothing if it does not exist."""
@@ -117,32 +121,35 @@ class Shop:
 
     def ask(self, method: str, url: str, **options: Json) -> tuple[Any, str]:
         """Return the JSON of a success, or None for a GET with a 404, and the cursor if another
-        page follows; log in if that is required. Raise ShopUnavailable.
+        page follows; log in if that is required, and again when the token has expired. Raise
+        ShopUnavailable.
 
         The `options` are those of `requests`.
         """
-        try:
-            response = self._http.request(method, url, timeout=TIMEOUT_SECONDS, **options)  # type: ignore[arg-type]  # dicts
-        except requests.RequestException as error:
-            raise ShopUnavailable(f"{url} does not respond ({reason_of(error)}).") from error
-        said = f"{url} responds with {response.status_code}"
-        if response.status_code == 401 and self._may_sign_in:
+        response = self._send(method, url, **options)
+        is_login = url == f"{self.settings.user_service_url}/login"
+        if response.status_code == 401 and self.settings.admin_email and not is_login:
             self._sign_in()
-            return self.ask(method, url, **options)
+            response = self._send(method, url, **options)
+        said = f"{url} responds with {response.status_code}"
         try:
             found = response.json()
-            detail = None if response.ok else found["detail"]
-            cursor = response.headers["X-Cursor"] if response.links else ""
+            if response.ok:
+                return found, response.headers["X-Cursor"] if response.links else ""
+            detail = found["detail"]
         except (ValueError, LookupError, TypeError) as error:
             raise ShopUnavailable(f"{said}, but not as a ShopSphere service does") from error
         if response.status_code == 404 and method == "GET":
             return None, ""
-        if response.ok:
-            return found, cursor
-        hint = ""
         if response.status_code in (401, 403):
-            hint = " Set ADMIN_EMAIL and ADMIN_PASSWORD here as they are set for the shop."
-        raise ShopUnavailable(f"{said}: {detail}{hint}")
+            detail = f"{detail} Set ADMIN_EMAIL and ADMIN_PASSWORD here as for the shop."
+        raise ShopUnavailable(f"{said}: {detail}")
+
+    def _send(self, method: str, url: str, **options: Json) -> requests.Response:
+        try:
+            return self._http.request(method, url, timeout=TIMEOUT_SECONDS, **options)  # type: ignore[arg-type]  # dicts
+        except requests.RequestException as error:
+            raise ShopUnavailable(f"{url} does not respond ({reason_of(error)}).") from error
 
 
 class _Look(sqlite3.Connection):
@@ -187,11 +194,9 @@ class _Look(sqlite3.Connection):
         for page in self._shop.pages(f"{self._products_url}/{pk}/reservations"):
             self.executemany(ADD_RESERVATION, ({"product_id": pk, **each} for each in page))
 
-    def sums(self, pk: str) -> Row:
-        """Return the stock of a product and the sums over its orders."""
-        sums: Row
-        [sums] = self.execute(SUMS, (pk,))
-        return sums
+    def sums(self, pk: str) -> dict[str, int]:
+        """Return the stock of a product and the sums over its orders, by the names in SUMS."""
+        return dict(self.execute(SUMS, (pk,)).fetchone())
 
     def strays(self, pk: str) -> set[Stray]:
         """Return the strays of a product: orders whose placed and held units differ."""
@@ -230,7 +235,7 @@ def _found_twice(pk: str, first_look: _Look, second_look: _Look) -> Iterator[Fin
     """Yield the inconsistencies of a product that both looks found."""
     strays = sorted(first_look.strays(pk) & second_look.strays(pk))
     first, second = first_look.sums(pk), second_look.sums(pk)
-    _, received, available, reserved, shipped, *_ = second
+    _, received, available, reserved, shipped, *_ = second.values()
     if first["lost"] and second["lost"]:
         figures = f"available {available} + reserved {reserved} + shipped {shipped}"
         yield Finding(pk, f"received is {received}, {_by(second['lost'])} for {figures}")

@@ -33,8 +33,7 @@ def _make_venv() -> None:
     if not (importlib.util.find_spec("venv") and importlib.util.find_spec("ensurepip")):
         raise LauncherError(f"this Python has no venv module. {ON_DEBIAN}")
     say("making .venv")
-    shutil.rmtree(VENV, ignore_errors=True)
-    status, lines = run_to_end([sys.executable, "-m", "venv", str(VENV)])
+    status, lines = run_to_end([sys.executable, "-m", "venv", "--clear", str(VENV)])
     if status:  # the next start would take an incomplete one for complete
         shutil.rmtree(VENV, ignore_errors=True)
         raise LauncherError("making .venv failed:\n" + "\n".join(lines[-5:]))

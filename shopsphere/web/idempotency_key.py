@@ -4,6 +4,7 @@ Requests with the same key count once, separately for each user and route.
 """
 
 import hashlib
+from dataclasses import dataclass
 from typing import Annotated
 
 from fastapi import Depends, Header, Request, Response
@@ -16,12 +17,31 @@ MAX_LENGTH = 255
 KEY = "1 to 255 characters of your own, such as a UUID: this request counts once per key."
 
 
-async def _key(
-    request: Request, idempotency_key: Annotated[str | None, Header(description=KEY)] = None
-) -> str | None:
-    """Return a digest of route, user and key; None without a key."""
+@dataclass(frozen=True, slots=True)
+class Once:
+    """A request that counts once per key, and its response. `key` is a digest of route, user and
+    key; None without a key."""
+
+    key: str | None
+    request: Request
+    response: Response
+
+    def respond(self, is_replay: bool, path: str | None = None) -> None:
+        """Set `Idempotent-Replayed` if the request had counted before, and `Location` to the path
+        of what it made, below a proxy's prefix."""
+        if is_replay:
+            self.response.headers["Idempotent-Replayed"] = "true"
+        if path:
+            self.response.headers["Location"] = self.request.scope.get("root_path", "") + path
+
+
+async def _once(
+    request: Request,
+    response: Response,
+    idempotency_key: Annotated[str | None, Header(description=KEY)] = None,
+) -> Once:
     if idempotency_key is None:
-        return None
+        return Once(None, request, response)
     is_valid = 1 <= len(idempotency_key) <= MAX_LENGTH and idempotency_key.isprintable()
     if len(request.headers.getlist("idempotency-key")) > 1 or not is_valid:
         raise InvalidRequest(
@@ -29,17 +49,10 @@ async def _key(
         )
     caller: Caller | None = request.scope.get("shopsphere.caller")
     parts = request.scope["route"].path, caller.user_pk if caller else "", idempotency_key
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+    return Once(hashlib.sha256("\0".join(parts).encode()).hexdigest(), request, response)
 
 
-IdempotencyKey = Annotated[str | None, Depends(_key)]
-
-
-def show_replay(response: Response, is_replay: bool) -> None:
-    """Mark the response as a replay if the request had counted before."""
-    if is_replay:
-        response.headers["Idempotent-Replayed"] = "true"
-
+OncePerKey = Annotated[Once, Depends(_once)]
 
 REPLAY_HEADER = headers(
     {"Idempotent-Replayed": "`true` when a request with this Idempotency-Key counted before."}

@@ -59,7 +59,7 @@ class Paging(BaseModel):
 
 
 class ByEntry(Paging):
-    """The same of a list that can be read backwards."""
+    """Paging of a list that can be read backwards."""
 
     order: Literal["newest"] | None = Field(
         None, description="`newest`: newest first; `after` continues with older ones."
@@ -71,7 +71,7 @@ class ByEntry(Paging):
 
 
 class InTime(ByEntry):
-    """The same of a list whose entries have a time."""
+    """Paging of a list whose entries have a time."""
 
     since: Moment | None = Field(
         None, description="Orders that entered this list at this time or later."

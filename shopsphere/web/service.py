@@ -49,8 +49,3 @@ async def _deadline(request: Request) -> Deadline:
 
 
 RequestDeadline = Annotated[Deadline, Depends(_deadline)]
-
-
-def path_of(request: Request, path: str) -> str:
-    """Return a path of this service as its clients see it, below a proxy's prefix."""
-    return f"{request.scope.get('root_path', '')}{path}"
