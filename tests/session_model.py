@@ -66,10 +66,10 @@ SCENES = {
     "one storage": Scene(is_shared=True, logs_out=True, times=(30, 61)),
     "two storages": Scene(logs_out=True, times=(30, 61)),
     "a thief": Scene(tabs=1, has_thief=True, logs_out=True, times=(30, 61)),
-    "a clock": Scene(7, tabs=1, has_thief=True, times=(-1, -3600, 61, 15 * DAY)),
+    "a clock": Scene(6, tabs=1, has_thief=True, times=(-1, -3600, 61, 15 * DAY)),
     "a failover": Scene(tabs=1, has_thief=True, fails_over=True),
-    "a change": Scene(attempts=("change", "login")),
-    "a deletion": Scene(attempts=("deletion", "login")),
+    "a change": Scene(7, attempts=("change", "login")),
+    "a deletion": Scene(7, attempts=("deletion", "login")),
     "several": Scene(logs_out=True, times=(), attempts=("deletion", "change", "login")),
 }
 

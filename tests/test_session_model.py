@@ -41,10 +41,6 @@ def broken(
     return scene, Rules()._replace(**{name: instead})
 
 
-def is_next(it: Any) -> bool:
-    return bool(0 < it.number == it.newest - 1)
-
-
 def stored_hash(it: Any) -> str:
     return str(it.user.password_hash)
 
@@ -65,7 +61,7 @@ BROKEN = {
         "one storage", "refresh", number=lambda it: max(it.number, it.newest - 1)
     ),
     "a used token is replaced again": broken(
-        "two storages", "refresh", gives=lambda it: is_next(it) and it.newest + 1
+        "two storages", "refresh", gives=lambda it: 0 < it.number == it.newest - 1 and it.newest + 1
     ),
     "the newest token is replaced at once": broken(
         "two storages", "refresh", gives=lambda it: it.number == it.newest > 0 and it.newest + 1

@@ -1,20 +1,22 @@
-"""Races between two user services on one Redis, and what a killed service leaves behind.
+"""Races between two user services on one Redis.
 
 The services hash with different rounds, so a login at one renews what the other has hashed.
 """
 
 import random
-import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from shopsphere.domain import people
+from shopsphere.records import Records
 from tests.load import Answer, at_once, send
+from tests.people import users_in
 from tests.servers import MovableRedis, RedisServer, Service, wait_until
 
 ROUNDS = range(8)
@@ -161,30 +163,23 @@ def test_an_address_that_is_deleted_and_registered_at_once_has_one_user_or_none(
         must_be_usable(services, email, PASSWORD, OTHER)
 
 
-def test_a_killed_service_leaves_addresses_and_tokens_that_work(
-    redis_server: RedisServer, services: list[Service], tmp_path: Path
+@pytest.mark.anyio
+async def test_a_deletion_does_not_free_an_address_that_was_taken_meanwhile(
+    records: Records, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def live(doomed: Service, client: int) -> tuple[str, set[str]]:
-        """Return the address, and the token if it may not have ended, of the last account."""
-        for number in count():
-            email, tokens = f"killed{client}-{number}@example.com", set[str]()
-            if register(doomed, email).status:
-                session = log_in(doomed, email)
-                tokens = given([session])
-                if tokens and refresh(doomed, *tokens).status and number % 2:
-                    delete(doomed, session.body)
-                    tokens = set()
-            if doomed.process.poll() is not None:
-                break
-        return email, tokens
+    users, email, change = users_in(records), "ada@example.com", records.change
+    ada = await users.register(email, PASSWORD)
 
-    with users_on(redis_server, tmp_path, "4") as doomed:
-        threading.Timer(0.3, doomed.process.kill).start()
-        last = at_once(8, partial(live, doomed), range(8))
-    for email, tokens in last:
-        for token in tokens:
-            assert given([refresh(each, token) for each in services]) - {token}
-        must_be_usable(services, email, PASSWORD)
+    async def interrupted(rule: Any, *wanted: Any) -> object:
+        if getattr(rule, "func", rule) is people.give_up:
+            monkeypatch.undo()
+            await users.register(email, OTHER)
+        return await change(rule, *wanted)
+
+    monkeypatch.setattr(records, "change", interrupted)
+    await users.delete("a client", ada.pk, PASSWORD)
+    assert await users.find(email) is not None
+    await users.log_in("a client", email, OTHER)
 
 
 def test_a_token_outlives_an_outage_and_for_a_minute_a_lost_response(tmp_path: Path) -> None:
