@@ -30,8 +30,8 @@ DESCRIPTION = """
 User accounts, and the access tokens that all services accept.
 
 **To try it:** register, log in, copy the `access_token` from the response, press **Authorize** and
-paste it there. The same token works at the product service (port 8000) and the order service (port
-8002).
+paste it there. Where tokens are required, the same token works at the product service (port 8000)
+and the order service (port 8002).
 
 Before it expires, `POST /refresh` with the `refresh_token` returns new ones. `POST /logout` ends
 the session, `PATCH /me` with another password ends all of them, and `POST /me/delete` deletes the
@@ -62,7 +62,7 @@ class Deletion(Body):
     current_password: AnyPassword = Field(examples=["securepass123"])
 
 
-class RefreshToken(Body):
+class SessionToken(Body):
     refresh_token: str = Field(examples=[REFRESH_TOKEN])
 
 
@@ -79,7 +79,7 @@ class SessionPublic(Public):
     refresh_token: str = Field(examples=[REFRESH_TOKEN])
 
 
-class UserInNewSession(UserPublic, SessionPublic): ...
+class UserInNewSession(SessionPublic, UserPublic): ...
 
 
 async def _no_store(response: Response) -> None:
@@ -142,7 +142,7 @@ async def login(body: Login, users: AllUsers, client: Client) -> Session:
     dependencies=[NO_STORE],
 )
 @anyone
-async def refresh(body: RefreshToken, users: AllUsers) -> Session:
+async def refresh(body: SessionToken, users: AllUsers) -> Session:
     """Get a new access token and a new refresh token, which replaces the one you send.
 
     Repeats within 60 seconds return the same new refresh token. A token that is used again later
@@ -153,7 +153,7 @@ async def refresh(body: RefreshToken, users: AllUsers) -> Session:
 
 @accounts.post("/logout", status_code=204)
 @anyone
-async def logout(body: RefreshToken, users: AllUsers) -> None:
+async def logout(body: SessionToken, users: AllUsers) -> None:
     """End the session of a refresh token. Access tokens remain valid until they expire."""
     await users.log_out(body.refresh_token)
 

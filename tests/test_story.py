@@ -29,6 +29,16 @@ def whole_story(shop: Trio) -> Any:
     token = shop.user.post("/login", ACCOUNT).json()["access_token"]
     bearer = {"Authorization": f"Bearer {token}"}
     assert shop.user.get("/me", headers=bearer).json() == user
+    token = shop.user.post("/login", ACCOUNT).json()["refresh_token"]
+    token = shop.user.post("/refresh", {"refresh_token": token}).json()["refresh_token"]
+    assert shop.user.post("/logout", {"refresh_token": token}).status_code == 204
+    assert shop.user.post("/refresh", {"refresh_token": token}).status_code == 401
+    guest = {"email": "guest@example.com", "password": "for one day"}
+    shop.user.post("/register", guest)
+    asked = {"Authorization": f"Bearer {shop.user.post('/login', guest).json()['access_token']}"}
+    sure = {"current_password": guest["password"]}
+    assert shop.user.post("/me/delete", sure, headers=asked).status_code == 204
+    assert shop.user.post("/register", guest).status_code == 201
 
     lamp, chair, table = [shop.product.post("/products", LAMP).json()["pk"] for _ in range(3)]
     shop.product.request("PATCH", f"/products/{chair}", json={"name": "Chair"})

@@ -11,7 +11,7 @@ from shopsphere.accounts.passwords import Passwords
 from shopsphere.domain import sessions
 from shopsphere.domain.errors import EmailTaken, InvalidCredentials, StoreUnavailable, UserNotFound
 from shopsphere.domain.pks import new_pk
-from shopsphere.domain.records import Sessions, User
+from shopsphere.domain.records import Address, Sessions, User
 from shopsphere.domain.values import Role
 from shopsphere.records import Records
 from tests.moved_clock import MovedClock
@@ -105,6 +105,37 @@ async def test_renewing_a_hash_never_brings_an_old_password_back(
     with pytest.raises(InvalidCredentials):
         await users.log_in("a client", ANNA, "a password")
     await elsewhere.log_in("a client", ANNA, "the new one")
+
+
+@pytest.mark.parametrize("is_deletion", [True, False])
+async def test_a_password_that_changes_meanwhile_is_verified_again(
+    monkeypatch: pytest.MonkeyPatch, is_deletion: bool
+) -> None:
+    records = MemoryRecords()
+    user = await registered(records)
+    users, elsewhere = users_in(records), users_in(records)
+    verify = users._passwords.verify
+
+    async def verify_slowly(password: str, password_hash: str | None) -> bool:
+        verified = await verify(password, password_hash)
+        if verified:
+            await elsewhere.change_password("a client", user.pk, "a password", "the new one")
+        return verified
+
+    monkeypatch.setattr(users._passwords, "verify", verify_slowly)
+    change = partial(users.change_password, password="another one")
+    with pytest.raises(InvalidCredentials):
+        await (users.delete if is_deletion else change)("a client", user.pk, "a password")
+    await elsewhere.log_in("a client", ANNA, "the new one")
+
+
+async def test_a_deletion_leaves_nothing_of_a_user(records: Records) -> None:
+    user = await registered(records)
+    await users_in(records).delete("a client", user.pk, "a password")
+    left = Address(pk=f"@{ANNA}"), User(pk=user.pk), Sessions(pk=user.pk)
+    for each in left:
+        [found] = await records.read(each)
+        assert found.model_dump() == each.model_dump()
 
 
 async def test_an_email_whose_user_is_gone_can_be_registered(records: Records) -> None:

@@ -27,11 +27,11 @@ class RefreshTokens:
 
     def read(self, text: str) -> RefreshToken | None:
         """Return what a token says, or None if its MAC is wrong, which is checked first."""
-        said, _, mac = text.rpartition(".")
+        signed, _, mac = text.rpartition(".")
         given = mac.encode(errors="replace")
-        if not any(hmac.compare_digest(_mac(key, said).encode(), given) for key in self._keys):
+        if not any(hmac.compare_digest(_mac(key, signed).encode(), given) for key in self._keys):
             return None
-        user_pk, session_id, number = said.split(".")
+        user_pk, session_id, number = signed.split(".")
         return RefreshToken(user_pk, session_id, int(number))
 
 

@@ -13,6 +13,7 @@ from shopsphere.domain.errors import (
     EmailTaken,
     InvalidCredentials,
     InvalidRefreshToken,
+    RefreshTokenReused,
     UserNotFound,
 )
 from shopsphere.domain.pks import new_pk
@@ -64,7 +65,8 @@ class Users:
             User(pk=pk),
         )
         [address] = await self._records.read(_address(email))
-        gone_pk = "" if await self.find(email) else address.user_pk
+        [holder] = await self._records.read(User(pk=address.user_pk))
+        gone_pk = "" if holder.email else address.user_pk
         try:
             await self._records.change(
                 partial(people.claim, user_pk=pk, gone_pk=gone_pk), _address(email)
@@ -105,9 +107,9 @@ class Users:
                     return session
 
     async def refresh(self, text: str) -> Session:
-        """Return the session of a refresh token with a new one; raise InvalidRefreshToken.
+        """Exchange a refresh token for the next one and an access token.
 
-        A token that was used more than a minute ago ends its session.
+        Raise InvalidRefreshToken. A token that was used more than a minute ago ends its session.
         """
         token = self._refresh_tokens.read(text)
         if token is None:
@@ -118,10 +120,8 @@ class Users:
         )
         try:
             newest, role = await self._change(rule, user_pk)
-        except InvalidRefreshToken as error:
-            if error.is_reused:
-                text = "a refresh token of user %s was used again: its session has been ended"
-                log.warning(text, user_pk)
+        except RefreshTokenReused:
+            log.warning("user %s: a refresh token was used again; its session has ended", user_pk)
             raise
         return self._session(RefreshToken(user_pk, session_id, newest), role)
 
@@ -143,29 +143,36 @@ class Users:
         Raise UserNotFound, AccountIsConfigured, InvalidCredentials, which counts as a failed login,
         or TooManyLogins.
         """
-        while True:
-            user = await self._confirmed(client, user_pk, current)
-            new_hash = await self._passwords.hash(password)
-            if session := await self._start(user, new_hash, user.role, ends_others=True):
-                return user, session
+        async with self._throttle.attempt(client, (await self._own(user_pk)).email):
+            while True:
+                user = await self._verified(user_pk, current)
+                new_hash = await self._passwords.hash(password)
+                if session := await self._start(user, new_hash, user.role, ends_others=True):
+                    return user, session
 
     async def delete(self, client: str, user_pk: str, current: str) -> None:
         """Remove a user and all sessions, then free the address. Raise as `change_password`."""
-        while True:
-            user = await self._confirmed(client, user_pk, current)
-            if await self._delete(user_pk, user.password_hash):
-                break
+        email = (await self._own(user_pk)).email
+        async with self._throttle.attempt(client, email):
+            while True:
+                user = await self._verified(user_pk, current)
+                if await self._delete(user_pk, user.password_hash):
+                    break
         free = partial(people.give_up, user_pk=user_pk)
-        await self._records.change(free, _address(user.email))
+        await self._records.change(free, _address(email))
 
-    async def _confirmed(self, client: str, user_pk: str, password: str) -> User:
-        """Return a user whose password this is, unless the settings name that user."""
+    async def _own(self, user_pk: str) -> User:
+        """Return a user, unless the settings name that user."""
         user = await self.get(user_pk)
         if user.email == self._administrator:
             raise AccountIsConfigured
-        async with self._throttle.attempt(client, user.email):
-            if not await self.has_password(user, password):
-                raise InvalidCredentials("The current password is wrong.")
+        return user
+
+    async def _verified(self, user_pk: str, password: str) -> User:
+        """Return a user whose password this is."""
+        user = await self._own(user_pk)
+        if not await self.has_password(user, password):
+            raise InvalidCredentials("The current password is wrong.")
         return user
 
     async def make_administrator(self, user: User, password: str) -> None:

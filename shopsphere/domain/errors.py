@@ -64,16 +64,15 @@ class InvalidCredentials(ShopError, status=401, code="invalid_credentials"):
 
 
 class InvalidRefreshToken(ShopError, status=401, code="invalid_refresh_token"):
-    sentence = "The refresh token is not valid, or no longer. Log in again."
+    sentence = "The refresh token is invalid or has expired. Log in again."
 
-    def __init__(self, is_reused: bool = False) -> None:
-        """`is_reused`: it was used before, so its session has been ended."""
-        super().__init__()
-        self.is_reused = is_reused
+
+class RefreshTokenReused(InvalidRefreshToken):
+    """The refresh token was used before, so its session has been ended."""
 
 
 class AccountIsConfigured(ShopError, status=409, code="account_is_configured"):
-    sentence = "This account belongs to the settings ADMIN_EMAIL and ADMIN_PASSWORD. Change those."
+    sentence = "This account is managed by ADMIN_EMAIL and ADMIN_PASSWORD. Change those settings."
 
 
 class TooManyLogins(ShopError, status=429, code="too_many_logins"):

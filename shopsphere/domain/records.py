@@ -194,7 +194,8 @@ class Sessions(Record):
         """Store a session; the one unused longest goes if there are too many."""
         kept = self.all() | {session_id: (number, given)}
         if len(kept) > MAX_SESSIONS:
-            del kept[min(kept.keys() - {session_id}, key=lambda each: kept[each][1])]
+            others = kept.keys() - {session_id}
+            del kept[max(others, key=lambda each: abs(given - kept[each][1]))]
         self.sessions_json = _SESSIONS.dump_json(kept).decode()
 
     def remove(self, session_id: str) -> None:

@@ -5,7 +5,7 @@ A refresh token is used once and replaced by one with the next number (RFC 9700,
 
 from typing import NamedTuple
 
-from shopsphere.domain.errors import InvalidRefreshToken
+from shopsphere.domain.errors import InvalidRefreshToken, RefreshTokenReused
 from shopsphere.domain.records import CLOCK_SECONDS, Sessions, User
 from shopsphere.domain.values import Role
 
@@ -24,14 +24,18 @@ def start(
     now: float, user: User, sessions: Sessions, known_hash: str, new_hash: str, role: Role,
     session_id: str, ends_others: bool,
 ) -> bool:  # fmt: skip
-    """Start a session, and set the role and the hash of the password, if that is still the known
-    one; return whether it was. Another password ends all other sessions, a renewed hash none."""
-    if user.password_hash not in (known_hash, new_hash):
+    """Start a session, and set the hash of the password and the role, if the hash is still the
+    known one; return whether it was. Whatever changes a role must change the hash too.
+
+    `ends_others`: all other sessions end, as after a new password.
+    """
+    if session_id in sessions.all():
+        return True
+    if user.password_hash != known_hash:
         return False
     user.password_hash, user.role = new_hash, role
-    if session_id not in sessions.all():
-        sessions.sessions_json = "" if ends_others else sessions.sessions_json
-        sessions.put(session_id, 1, now)
+    sessions.sessions_json = "" if ends_others else sessions.sessions_json
+    sessions.put(session_id, 1, now)
     return True
 
 
@@ -46,14 +50,14 @@ def refresh(
     if not newest or abs(now - given) >= seconds:
         sessions.remove(session_id)
         return InvalidRefreshToken()
-    # A login is no rotation. A time in the future is over.
+    # A first token replaced nothing; a rotation in the future is not recent.
     was_rotated = newest > 1 and -2 * CLOCK_SECONDS <= now - given < GRACE_SECONDS
     if number > newest or (number == newest and not was_rotated):
         newest = number + 1
         sessions.put(session_id, newest, now)
     elif not was_rotated or number < newest - 1:
         sessions.remove(session_id)
-        return InvalidRefreshToken(is_reused=True)
+        return RefreshTokenReused()
     return Refreshed(newest, user.role)
 
 

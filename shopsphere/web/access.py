@@ -67,7 +67,7 @@ class Rule(SecurityBase):
         caller = None if token is None else service_of(request).tokens.read(token)
         request.scope["shopsphere.caller"] = caller  # for the log and the idempotency key too
         if caller is None:
-            if self._needs_token or not is_open:
+            if self.has_padlock(is_open):
                 raise InvalidToken
         elif caller.role not in self._roles and (Role.USER in self._roles or not is_open):
             raise Forbidden

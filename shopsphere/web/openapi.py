@@ -20,12 +20,15 @@ def correct_openapi(app: FastAPI) -> None:
     @cache
     def openapi() -> dict[str, Any]:
         document = generate()
-        is_open = not app.state.service.settings.auth_required
+        has_padlock, is_open = False, not app.state.service.settings.auth_required
         for route in app.routes:
             if isinstance(route, APIRoute) and isinstance(route.app, Guard):
                 method = min(route.methods or ())
                 operation = document["paths"][route.path][method.lower()]
                 _correct(operation, route.app.rule, is_open)
+                has_padlock |= "security" in operation
+        if not has_padlock:
+            document["components"].pop("securitySchemes", None)
         for unused in ("HTTPValidationError", "ValidationError"):
             document["components"]["schemas"].pop(unused, None)
         return document
