@@ -200,6 +200,9 @@ class Settings(BaseModel):
                 counted[secret] = _read(Path(file), f"{secret}_FILE").rstrip("\r\n")
                 if not counted[secret]:
                     raise CannotStart(f"{secret}_FILE names an empty file.")
+        for name in counted.keys() & {name.upper() for name in cls.model_fields}:
+            if not counted[name].encode(errors="replace").decode() == counted[name]:
+                raise CannotStart(f"{name} is not in UTF-8.")
         try:
             return cls.model_validate({name.lower(): text for name, text in counted.items()})
         except ValidationError as error:

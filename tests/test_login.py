@@ -13,6 +13,7 @@ from starlette.testclient import TestClient
 import user_service
 from shopsphere.accounts.failed_logins import client_of
 from shopsphere.accounts.passwords import HASHING_THREADS, Passwords
+from shopsphere.domain import people
 from shopsphere.domain.values import Role
 from shopsphere.tokens import Caller
 from tests.apps import bearer, settings_of
@@ -72,6 +73,10 @@ def test_a_client_without_an_address_is_warned_of(capsys: pytest.CaptureFixture[
         with TestClient(app, client=client) as users:  # type: ignore[arg-type]  # None works too
             users.post("/login", json={"email": EMAIL, "password": PASSWORD})
         assert ("a client has no address" in capsys.readouterr().err) == (client is None)
+
+
+def test_an_address_is_composed_once_more_in_lower_case() -> None:
+    assert people.checked_email("x\u1fbc\u0301@example.com") == "x\u1fb4@example.com"
 
 
 def test_an_address_is_kept_in_lower_case(users: TestClient) -> None:

@@ -282,6 +282,12 @@ def test_a_secret_and_its_file_are_not_both_set(
         Settings.load()
 
 
+def test_a_value_that_is_no_text_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JWT_SECRET", "\udcff" * 40)
+    with pytest.raises(CannotStart, match=r"^JWT_SECRET is not in UTF-8\.$"):
+        Settings.load()
+
+
 def test_a_user_of_redis_has_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REDIS_USERNAME", "a shop")
     monkeypatch.setenv("REDIS_PASSWORD", SECRET)

@@ -153,7 +153,7 @@ async def test_of_many_who_set_a_password_at_once_one_does(records: Records) -> 
     anna = await registered(records)
 
     passwords = [f"password {number}" for number in range(20)]
-    await asyncio.gather(*(users.make_administrator(anna, each) for each in passwords))
+    await asyncio.gather(*(users.make_administrator(ANNA, each) for each in passwords))
 
     changed = await users.get(anna.pk)
     assert (changed.email, changed.role) == (ANNA, Role.ADMIN)

@@ -33,4 +33,4 @@ async def ensure_administrator(settings: Settings, users: Users) -> None:
         elif user.role is Role.ADMIN and await users.has_password(user, password):
             return
         else:
-            await users.make_administrator(user, password)
+            await users.make_administrator(email, password)

@@ -103,7 +103,7 @@ class Users:
                 new_hash = user.password_hash
                 if self._passwords.is_outdated(new_hash):
                     new_hash = await self._passwords.hash(password)
-                if session := await self._start(user, new_hash, user.role, ends_others=False):
+                if session := await self._start(user, new_hash, ends_others=False):
                     return session
 
     async def refresh(self, text: str) -> Session:
@@ -147,7 +147,7 @@ class Users:
             while True:
                 user = await self._verified(user_pk, current)
                 new_hash = await self._passwords.hash(password)
-                if session := await self._start(user, new_hash, user.role, ends_others=True):
+                if session := await self._start(user, new_hash, ends_others=True):
                     return user, session
 
     async def delete(self, client: str, user_pk: str, current: str) -> None:
@@ -175,18 +175,20 @@ class Users:
             raise InvalidCredentials("The current password is wrong.")
         return user
 
-    async def make_administrator(self, user: User, password: str) -> None:
-        """Give a user this role and password, and end all sessions, in one step; do nothing if the
-        stored password is no longer that of `user`."""
-        new_hash = await self._passwords.hash(password)
-        await self._start(user, new_hash, Role.ADMIN, ends_others=True)
+    async def make_administrator(self, email: str, password: str) -> None:
+        """Give the user with this address the role and password, and end all sessions, in one step;
+        do nothing if there is no such user."""
+        new_hash = await self._passwords.hash(password)  # once, to be faster than other changes
+        while user := await self.find(email):
+            if await self._start(user, new_hash, ends_others=True, new_role=Role.ADMIN):
+                return
 
     async def _start(
-        self, user: User, new_hash: str, role: Role, ends_others: bool
+        self, user: User, new_hash: str, ends_others: bool, new_role: Role | None = None
     ) -> Session | None:
-        """Set the hash of a password and a role, and start a session, if the stored password is
+        """Set the hash of a password, perhaps the role, and start a session, if the stored hash is
         still that of `user`."""
-        session_id = new_pk()
+        session_id, role = new_pk(), new_role or user.role
         start = partial(sessions.start, session_id=session_id, ends_others=ends_others)
         rule = partial(start, known_hash=user.password_hash, new_hash=new_hash, role=role)
         if await self._change(rule, user.pk):

@@ -1,5 +1,7 @@
 """The rules of registration, email addresses and failed logins."""
 
+import unicodedata
+
 from email_validator import EmailNotValidError, validate_email
 
 from shopsphere.domain.errors import EmailTaken, ShopError, TooManyLogins
@@ -16,7 +18,7 @@ def checked_email(text: str) -> str:
         checked = validate_email(text.strip(), check_deliverability=False, test_environment=True)
     except EmailNotValidError:
         raise ValueError("must be an email address, such as user@example.com") from None
-    return checked.normalized.lower()
+    return unicodedata.normalize("NFC", checked.normalized.lower())
 
 
 def register(_: float, record: User, email: str, password_hash: str, role: Role) -> None:

@@ -200,8 +200,8 @@ class Sessions(Record):
 
     def remove(self, session_id: str) -> None:
         kept = self.all()
-        if kept.pop(session_id, None):
-            self.sessions_json = _SESSIONS.dump_json(kept).decode() if kept else ""
+        if kept.pop(session_id, None):  # the record stays: its version refuses late copies
+            self.sessions_json = _SESSIONS.dump_json(kept).decode()
 
 
 class FailedLogins(Record):
