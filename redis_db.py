@@ -10,6 +10,7 @@ import logging
 import secrets
 from collections import defaultdict, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from itertools import islice
 from typing import Any, NamedTuple, Self
 
@@ -315,7 +316,11 @@ class RedisRecords:
             now = 0.0 if must_read else loop.time() + clock_offset
             latest, outcomes = _rehearse(now, () if must_read else steps, seen)
             version = f"{self._process}{next(self._writes):x}"
-            changed = {key: latest[key] for key, each in seen.items() if latest[key] != each.record}
+            changed = {
+                key: latest[key]
+                for key, each in seen.items()
+                if latest[key] is not each.record and vars(latest[key]) != vars(each.record)
+            }
             commands = [
                 command
                 for number, (key, each) in enumerate(seen.items(), 1)
@@ -498,9 +503,18 @@ def _rehearse(
     return latest, outcomes
 
 
+@cache
+def _defaults(kind: type[Record]) -> Mapping[str, Any]:
+    return {name: field.default for name, field in kind.model_fields.items() if name != "pk"}
+
+
 def _fields(record: Record) -> dict[str, Any]:
-    """Return the fields that differ from their defaults; a record without any is not stored."""
-    return record.model_dump(exclude={"pk"}, exclude_defaults=True)
+    """Return the fields that differ from their defaults; a record without any is not stored.
+
+    `model_dump` would do the same in three times the time.
+    """
+    fields, defaults = record.__dict__, _defaults(type(record))
+    return {name: fields[name] for name in defaults if fields[name] != defaults[name]}
 
 
 def _commands(
