@@ -51,11 +51,7 @@ def unless_refused(it: Any) -> str:
 
 BROKEN = {
     "no grace": broken("two storages", "refresh", grace=0),
-    "grace a moment longer": broken("one storage", "refresh", grace=61),
     "grace for ever": broken("a thief", "refresh", grace=inf),
-    "old tokens work": broken(
-        "one storage", "refresh", number=lambda it: max(it.number, it.newest - 1)
-    ),
     "a used token is replaced again": broken(
         "two storages", "refresh", gives=lambda it: 0 < it.number == it.newest - 1 and it.newest + 1
     ),
@@ -70,9 +66,6 @@ BROKEN = {
     ),
     "reuse ends nothing": broken("a thief", "refresh", leaves=unless_refused),
     "the future is recent": broken("a clock", "refresh", now=lambda it: max(it.now, it.given)),
-    "the near future is over": broken(
-        "a clock", "refresh", now=lambda it: it.now - 2 * (it.now == it.given - 1)
-    ),
     "no limit of days": broken("a clock", "refresh", seconds=lambda _: inf),
     "a lost number is refused": broken(
         "a failover", "refresh", number=lambda it: it.number if it.number <= it.newest else -1

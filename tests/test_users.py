@@ -129,6 +129,13 @@ async def test_a_password_that_changes_meanwhile_is_verified_again(
     await elsewhere.log_in("a client", ANNA, "the new one")
 
 
+async def test_the_record_of_sessions_outlasts_them_so_that_no_late_copy_brings_one_back() -> None:
+    kept = Sessions(pk="a user")
+    kept.put("a session", 1, 0)
+    sessions.end(0, kept, "a session")
+    assert (kept.all(), kept == Sessions(pk="a user")) == ({}, False)  # defaults are not stored
+
+
 async def test_a_deletion_leaves_nothing_of_a_user(records: Records) -> None:
     user = await registered(records)
     await users_in(records).delete("a client", user.pk, "a password")
