@@ -201,7 +201,7 @@ class Settings(BaseModel):
                 if not counted[secret]:
                     raise CannotStart(f"{secret}_FILE names an empty file.")
         for name in counted.keys() & {name.upper() for name in cls.model_fields}:
-            if not counted[name].encode(errors="replace").decode() == counted[name]:
+            if counted[name].encode(errors="replace").decode() != counted[name]:
                 raise CannotStart(f"{name} is not in UTF-8.")
         try:
             return cls.model_validate({name.lower(): text for name, text in counted.items()})
@@ -275,10 +275,10 @@ def _variables() -> dict[str, str]:
                 where = f"{ENV_FILE.name}, line {line.original.line}"
                 raise CannotStart(f"{where}: must be NAME=value, a comment or empty.")
             kept[line.key] = line.value
+    both = [*kept.items(), *os.environ.items()]
+    given = [(name.upper(), text) for name, text in both if name and text]
     # Kubernetes sets REDIS_PORT=tcp://... in every pod if a Service is called redis.
-    ours = {name: text for name, text in os.environ.items() if not text.startswith("tcp://")}
-    both = [*kept.items(), *ours.items()]
-    return {name.upper(): text for name, text in both if name and text}
+    return {name: text for name, text in given if name != "REDIS_PORT" or text[:6] != "tcp://"}
 
 
 def _read(file: Path, name: str) -> str:

@@ -35,6 +35,7 @@ def env_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
         ("REDIS_PREFIX", "shop:", "letters, digits"),
         ("REDIS_PREFIX", "s" * 65, "1 to 64"),
         ("PRODUCT_SERVICE_URL", "http://localhost:eight", "http://host:port"),
+        ("PRODUCT_SERVICE_URL", "tcp://10.0.0.7:8000", "http://host:port"),
         ("PRODUCT_SERVICE_URL", "http://localhost:65536", "out of range"),
         ("PRODUCT_SERVICE_URL", "http://.shop:8000", "http://host:port"),
         ("USER_SERVICE_URL", "http://[::1:8001", "http://host:port"),
