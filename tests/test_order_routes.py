@@ -275,7 +275,7 @@ THIS_PRODUCT, THIS_ORDER = "THIS_PRODUCT".ljust(26, "_"), "THIS_ORDER".ljust(26,
 """What a misbehaving server replaces by the pks that it is asked for, which are as long."""
 ENDLESS, DRIPPING = b"...", b"..,"
 CONTINUE, TRAILER = b"HTTP/1.1 100 Continue\r\n\r\n", b"A: b\r\n"
-GOES_ON = {ENDLESS: b".", DRIPPING: b".", CONTINUE: CONTINUE, TRAILER: TRAILER}
+GOES_ON = {ENDLESS: b".", DRIPPING: b".", CONTINUE: CONTINUE * 2_000, TRAILER: TRAILER * 9_000}
 """What an answer with this end goes on with."""
 
 
