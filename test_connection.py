@@ -4,27 +4,20 @@ A tool, not a test: `python test_connection.py` prints a table and exits with 0 
 is running as it should, and with `--audit`, the stock adds up. `--json` prints one JSON object.
 """
 
+import shopsphere.packages  # noqa: F401  # those of .venv, if need be
+
+# isort: split
+
 import argparse
 import asyncio
 import json
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from importlib.util import find_spec
-from pathlib import Path
 from typing import NamedTuple
-
-from shopsphere.tools.installing import PYTHON, VENV
-
-if __name__ == "__main__" and not find_spec("aredis_om"):  # the packages are missing
-    if PYTHON.exists() and Path(sys.prefix).resolve() != VENV.resolve():
-        sys.exit(subprocess.run([str(PYTHON), *sys.argv]).returncode)
-    how = "python start_all_services.py, or pip install -r requirements.txt"
-    sys.exit(f"The packages of ShopSphere are not installed. Run: {how}")
 
 import redis
 import requests

@@ -9,10 +9,9 @@ import shutil
 import sys
 from pathlib import Path
 
-from shopsphere.tools.processes import IS_WINDOWS, ROOT, LauncherError, run_to_end, say
+from shopsphere import PYTHON, ROOT, VENV
+from shopsphere.tools.processes import LauncherError, run_to_end, say
 
-VENV = ROOT / ".venv"
-PYTHON = VENV / "Scripts" / "python.exe" if IS_WINDOWS else VENV / "bin" / "python"
 ON_DEBIAN = "On Debian and Ubuntu: sudo apt install python{}.{}-venv".format(*sys.version_info)
 
 

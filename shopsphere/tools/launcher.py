@@ -19,8 +19,9 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
-from shopsphere.tools.installing import PYTHON, set_up
-from shopsphere.tools.processes import IS_WINDOWS, ROOT, LauncherError, Program, run_to_end, say
+from shopsphere import PYTHON, ROOT
+from shopsphere.tools.installing import set_up
+from shopsphere.tools.processes import IS_WINDOWS, LauncherError, Program, run_to_end, say
 
 SERVICES = ("product", "user", "order")
 FIRST_PORT, LAST_PORT = 8000, 65535

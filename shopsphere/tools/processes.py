@@ -13,9 +13,9 @@ import threading
 import time
 from collections import deque
 from collections.abc import Mapping
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+from shopsphere import ROOT
+
 IS_WINDOWS = os.name == "nt"
 if isinstance(sys.stdout, io.TextIOWrapper):
     # A console of Windows lacks most characters: escape them, as Python does on stderr.
