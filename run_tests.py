@@ -16,7 +16,7 @@ def main(pytest_arguments: list[str]) -> None:
     try:
         python = set_up("requirements-dev.txt")
     except LauncherError as error:
-        sys.exit(f"The tests cannot run: {error}")
+        sys.exit(f"Error: {error}")
     failed = []
     for check in CHECKS:
         say(f"\n== {check}")
