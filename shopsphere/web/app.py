@@ -84,6 +84,7 @@ def create_app(
         title=f"ShopSphere {name}s",
         description=description,
         version=__version__,
+        servers=[{"url": "/"}],
         openapi_tags=[{"name": name, "description": text} for name, text in sections],
         swagger_ui_parameters={"defaultModelsExpandDepth": 0, "persistAuthorization": True},
         lifespan=lifespan,
