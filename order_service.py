@@ -1,5 +1,9 @@
 """The order service, port 8002: places orders, with stock reserved at the product service."""
 
+import shopsphere.packages  # noqa: F401  # those of .venv, if need be
+
+# isort: split
+
 import asyncio
 import logging
 from collections.abc import AsyncIterator

@@ -4,27 +4,20 @@ A tool, not a test: `python test_connection.py` prints a table and exits with 0 
 is running as it should, and with `--audit`, the stock adds up. `--json` prints one JSON object.
 """
 
+import shopsphere.packages  # noqa: F401  # those of .venv, if need be
+
+# isort: split
+
 import argparse
 import asyncio
 import json
-import os
-import subprocess
+import signal
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from importlib.util import find_spec
-from pathlib import Path
 from typing import NamedTuple
-
-from shopsphere.tools.installing import PYTHON, VENV
-
-if __name__ == "__main__" and not find_spec("aredis_om"):  # the packages are missing
-    if PYTHON.exists() and Path(sys.prefix).resolve() != VENV.resolve():
-        sys.exit(subprocess.run([str(PYTHON), *sys.argv]).returncode)
-    how = "python start_all_services.py, or pip install -r requirements.txt"
-    sys.exit(f"The packages of ShopSphere are not installed. Run: {how}")
 
 import redis
 import requests
@@ -37,6 +30,7 @@ from shopsphere.redis_clients.errors import NothingResponds
 from shopsphere.settings import CannotStart, Settings
 from shopsphere.tokens import Tokens
 from shopsphere.tools.audit import Finding, Health, Report, Shop, ShopUnavailable, compare
+from shopsphere.tools.processes import say
 from shopsphere.tools.security_hints import security_hints
 
 TIMEOUT_SECONDS = 5
@@ -258,7 +252,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         """Yield the lines; unless JSON is wanted, print each as soon as it is known."""
         for line in lines:
             if not options.json:
-                print(line, flush=True)
+                say(str(line))
             yield line
 
     table = {"lines": list(told(check(settings)))}
@@ -271,13 +265,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         is_good = is_good and table["audit"][-1].is_good
     if options.json:
         rows = {place: [line._asdict() for line in lines] for place, lines in table.items()}
-        print(json.dumps({"ok": is_good, **rows}, indent=2))
+        say(json.dumps({"ok": is_good, **rows}, indent=2))
     return 0 if is_good else 1
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except (BrokenPipeError, KeyboardInterrupt):  # `| head` has ended, or Ctrl-C
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
+    for number in (signal.SIGINT, signal.SIGTERM):  # the latter also as nobody reads our output
+        signal.signal(number, lambda *_: sys.exit(1))
+    sys.exit(main())
