@@ -7,7 +7,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,16 +19,13 @@ LANGUAGES = {"bash", "json", "jsonl", "text"}
 """What a block can be in, that it is run, compared with the answer, or looked at word by word."""
 
 ONLY_SHOWN = {"shell", "yaml", "mermaid", "redis"}
-"""What is not run: it needs other machines or programs, or is a drawing."""
+"""What is not run: it starts what goes on, needs other machines or programs, or is a drawing."""
 
 PROGRAMS = ("python", "uvicorn", "curl", "redis-cli")
 """With what a command between the lines begins."""
 
 PRODUCT_PK = "01M8706QWZPAFXJVYTP6GM7GVS"
 """The product of the examples."""
-
-A_TOKEN = "TOKEN=$("
-"""With what a block begins whose commands belong together."""
 
 BY_CHANCE = {
     *("pk", "product_id", "order_id", "created_at", "access_token", "refresh_token"),
@@ -38,20 +35,23 @@ BY_CHANCE = {
 
 EXCEPTED = {
     "python start_all_services.py": "test_launcher starts it",
-    ".\\start_all_services.ps1": "test_powershell reads it",
+    "powershell -ExecutionPolicy Bypass -File start_all_services.ps1": "test_powershell reads it",
+    "curl.exe": "is for Windows",
     "python product_service.py": "a test of test_docs starts it",
-    "python review_service.py": "a test of test_docs starts it",
     "python run_tests.py": "it is what runs this",
-    "python -m venv .venv": "makes what the next two need",
     "source .venv/bin/activate": "belongs to the line before",
-    "pip install -r requirements.txt": "downloads packages",
+    "uv sync": "downloads packages",
+    "docker compose up": "downloads images",
 }
-"""The commands that are not run as they are printed, and why."""
+"""The commands between the lines that are not run as they are printed, and why."""
+
+BETWEEN = "\x1e"
+"""What stands in the output between that of one block and the next."""
 
 
 @dataclass
 class Step:
-    """A command as a page shows it, and the answers shown below it, by their language."""
+    """A block of commands, and the answers shown below it, by their language."""
 
     command: str
     answers: dict[str, str] = field(default_factory=dict)
@@ -67,17 +67,15 @@ def blocks(page: Path) -> list[tuple[str, str]]:
 
 
 def steps(page: Path) -> list[Step]:
-    """Return the commands in the blocks of a page; what a block answers, its first command does."""
+    """Return the blocks of a page that are run."""
     found: list[Step] = []
-    asked = Step("")
+    asked = None
     for language, text in blocks(page):
-        if language == "bash":
-            lines = re.sub(r"(?m)(^|\s+)#.*$", "", text).replace("\\\n", "\0").splitlines()
-            commands = [line.replace("\0", "\\\n") for line in lines if line]
-            asked, *others = map(Step, [text] if text.startswith(A_TOKEN) else commands)
-            found += [asked, *others]
+        if language in ("bash", "shell"):
+            asked = Step(text)
+            found += [asked] if language == "bash" else []
         elif language in LANGUAGES and not (is_drawing(text) or is_settings(text)):
-            assert asked.command, f"{page.name} shows an answer before there is a command"
+            assert asked, f"{page.name} shows an answer before there is a command"
             assert language not in asked.answers, f"two answers to {asked.command}"
             asked.answers[language] = text
     return found
@@ -107,21 +105,21 @@ def in_the_text() -> list[str]:
     return sorted({span for page in PAGES for span in spans(page) if is_command(span)})
 
 
-def commands() -> list[str]:
-    """Return the commands of all pages, each once."""
-    return sorted({*in_the_text(), *(step.command for page in PAGES for step in steps(page))})
-
-
 def is_excepted(printed: str) -> bool:
     return printed in EXCEPTED
 
 
+def as_script(commands: Iterable[str]) -> str:
+    """Return blocks as pasted one after another, which print BETWEEN between their outputs."""
+    return f"printf '{BETWEEN}'\n".join(commands)
+
+
 def run(command: str, environment: dict[str, str]) -> str:
-    """Run a command as pasted, and return what it printed; fail when it says that it failed."""
+    """Run commands as pasted, and return what they printed; fail when one says that it failed."""
     folders = [Path(sys.executable).parent, Path(redis_executable()).parent]
     path = os.pathsep.join([*map(str, folders), os.environ["PATH"]])
     return subprocess.run(
-        ["sh", "-c", command],
+        ["sh", "-ec", command],
         cwd=ROOT,
         env={**os.environ, **environment, "no_proxy": "*", "PATH": path},
         stdout=subprocess.PIPE,
@@ -131,13 +129,12 @@ def run(command: str, environment: dict[str, str]) -> str:
     ).stdout
 
 
-def moved(text: str, trio: Trio, redis: RedisServer, pks: Sequence[str]) -> str:
-    """Return a text of a page as it is for this shop and these products, of which pages name the
-    first and the last."""
+def moved(text: str, trio: Trio, redis: RedisServer, pk: str) -> str:
+    """Return a text of a page as it is for this shop and this product."""
     for service in trio.services:
         text = text.replace(f":{PORTS[service.name]}", f":{service.port}")
     text = text.replace("localhost:6379", f"localhost:{redis.port}")
-    return text.replace("abc123", pks[0]).replace("xyz789", pks[-1])
+    return text.replace("abc123", pk)
 
 
 def without_chance(answer: object) -> object:

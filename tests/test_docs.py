@@ -31,9 +31,11 @@ from tests.apps import BUILD, openapi_of, resolve, settings_of
 from tests.launching import PORTS, Started, copy_of_the_product, needs_fixed_ports, three_services
 from tests.servers import ROOT, RedisServer, Service, Trio, free_port, wait_until
 
-OPERATING_PAGE, EXTENDING_PAGE = ROOT / "docs" / "operating.md", ROOT / "docs" / "extending.md"
-README_PAGE = ROOT / "README.md"
-OPERATING, EXTENDING, README = map(pages.read, (OPERATING_PAGE, EXTENDING_PAGE, README_PAGE))
+API, EXTENDING, OPERATING, SETTINGS, STARTING = (
+    pages.read(ROOT / "docs" / f"{page}.md")
+    for page in ("api", "extending", "operating", "settings", "starting")
+)
+EXTENDING_PAGE, README_PAGE = ROOT / "docs" / "extending.md", ROOT / "README.md"
 ON_PATH = {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
 """With it, `uvicorn` and `python` are those of the running environment."""
 WORDS_OF_OTHERS = {
@@ -42,9 +44,9 @@ WORDS_OF_OTHERS = {
     *("parentbased_always_on", "parentbased_traceidratio", "traceparent", "environmentfile"),
     *("limits", "libpass", "a_code", "remote_addr"),  # packages, one of many codes, of nginx
 }
+LAPTOP = {"name": "Laptop", "price": 999.99, "quantity": 10}
 MEASURE = "python -m benchmarks"
-NOT_RUN_HERE = ("uvicorn ", pages.A_TOKEN, MEASURE)
-MEASURING = [command for command in pages.commands() if command.startswith(MEASURE)]
+MEASURING = [command for command in pages.in_the_text() if command.startswith(MEASURE)]
 SOURCES = (
     *("*.py", "*.ps1", "*.yaml", "shopsphere/**/*.py", "benchmarks/*.py", "benchmarks/*.lua"),
     "tests/redis_groups.py",
@@ -77,40 +79,34 @@ def trio(own_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> I
 @on_posix
 @with_curl
 @pytest.mark.parametrize(
-    "page", sorted({*pages.PAGES} - {EXTENDING_PAGE}), ids=lambda page: page.name
+    "page",
+    [page for page in pages.PAGES if page != EXTENDING_PAGE and pages.steps(page)],
+    ids=lambda page: page.name,
 )
 def test_what_a_page_shows_is_what_happens(page: Path, trio: Trio, own_server: RedisServer) -> None:
     own_server.client.flushall()
-    own_server.client.config_set("appendonly", "no" if page == README_PAGE else "yes")
-    lamp = {"name": "Lamp", "price": 5, "quantity": 10}
-    pks, made = [trio.product.post("/products", lamp).json()["pk"]], list[str]()
-    for step in pages.steps(page):
-        if step.command.startswith("uvicorn "):
-            assert_starts_a_service(step.command)
-        if pages.is_excepted(step.command) or step.command.startswith(NOT_RUN_HERE):
-            assert not step.answers
-            continue
-        printed = pages.run(
-            pages.moved(step.command, trio, own_server, pks), trio.order.environment
-        )
-        if f"POST http://localhost:{PORTS['product']}/products " in step.command:
-            made.append(json.loads(printed)["pk"])
-            pks = made
+    pk = trio.product.post("/products", LAPTOP).json()["pk"]
+    steps = pages.steps(page)
+    script = pages.as_script(step.command for step in steps)
+    moved = pages.moved(script, trio, own_server, pk)
+    printed = pages.run(moved, trio.order.environment).split(pages.BETWEEN)
+    for step, said in zip(steps, printed, strict=True):
         for language, answer in step.answers.items():
-            shown = pages.moved(answer, trio, own_server, pks)
+            shown = pages.moved(answer, trio, own_server, pk)
             if language == "json":
-                said, expected = (pages.without_chance(json.loads(it)) for it in (printed, shown))
-                assert said == expected
+                got, expected = (pages.without_chance(json.loads(it)) for it in (said, shown))
+                assert got == expected
             elif language == "text":
-                assert pages.without_numbers(printed).endswith(pages.without_numbers(shown))
+                assert pages.without_numbers(said).endswith(pages.without_numbers(shown))
             else:
                 assert_logged(shown.splitlines(), trio)
 
 
-def assert_starts_a_service(command: str) -> None:
-    """Fail unless uvicorn knows all its options, and the app is there."""
-    context = uvicorn.main.make_context("uvicorn", shlex.split(command)[1:])
-    assert import_from_string(context.params["app"])
+def test_uvicorn_knows_every_option_shown_and_each_app_is_there() -> None:
+    all_blocks = "".join(text for page in pages.PAGES for _, text in pages.blocks(page))
+    for arguments in re.findall(r"(?m)^ *uvicorn (.*)$", all_blocks):
+        context = uvicorn.main.make_context("uvicorn", shlex.split(arguments))
+        assert import_from_string(context.params["app"])
 
 
 def assert_logged(lines: list[str], trio: Trio) -> None:
@@ -129,8 +125,7 @@ def logged_line(service: Service, request_id: str) -> dict[str, object]:
 
 @on_posix
 def test_the_line_for_several_workers_starts_them(own_server: RedisServer, tmp_path: Path) -> None:
-    commands = [step.command for step in pages.steps(OPERATING_PAGE)]
-    [line] = [command for command in commands if command.startswith("uvicorn ")]
+    [line] = re.findall(r"(?m)^uvicorn .*$", OPERATING)
     [option] = re.findall(r"`(--log-config [^`]+)`", OPERATING)
     command = shlex.split(f"{sys.executable} -m {line.replace('8002', str(free_port()))} {option}")
     on_redis = {"USE_REDIS": "required", "REDIS_PORT": str(own_server.port), "LOG_FORMAT": "json"}
@@ -159,7 +154,7 @@ COMPLETED = {
 def test_a_command_in_the_text_runs(
     command: str, trio: Trio, own_server: RedisServer, tmp_path: Path
 ) -> None:
-    whole = pages.moved(command, trio, own_server, [pages.PRODUCT_PK])
+    whole = pages.moved(command, trio, own_server, pages.PRODUCT_PK)
     if command in COMPLETED:
         whole = COMPLETED[command].format(folder=tmp_path, port=own_server.port)
     printed = pages.run(whole, trio.order.environment)
@@ -213,13 +208,12 @@ def test_the_fourth_service_is_one_of_the_family(tmp_path: Path) -> None:
     port = str(free_port())
     [code] = re.findall(r"```python\n(.*?)```", EXTENDING, re.DOTALL)
     (copy / "review_service.py").write_text(code.replace("8003", port), encoding="utf-8")
-    start, *others = pages.steps(EXTENDING_PAGE)
-    command = [sys.executable, *shlex.split(start.command)[1:]]
-    with Started(command, copy, tmp_path / "log") as service:
+    steps = pages.steps(EXTENDING_PAGE)
+    with Started([sys.executable, "review_service.py"], copy, tmp_path / "log") as service:
         url = f"http://127.0.0.1:{port}"
         assert service.wait_for_answer(url).json()["service"] == "review"
-        assert [len(step.answers) for step in others] == [1, 1, 1]
-        for step in others:
+        assert [len(step.answers) for step in steps] == [1, 1, 1]
+        for step in steps:
             answer = json.loads(pages.run(step.command.replace("8003", port), {}))
             assert answer == json.loads(step.answers["json"])
         document = requests.get(f"{url}/openapi.json", timeout=10).json()
@@ -229,14 +223,13 @@ def test_the_fourth_service_is_one_of_the_family(tmp_path: Path) -> None:
 
 @on_posix
 @with_curl
-def test_the_administrator_of_a_closed_shop_puts_products_in(
+def test_in_a_closed_shop_the_administrator_adds_products_and_customers_order_them(
     own_server: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    blocks = [text for _, text in pages.blocks(README_PAGE)]
-    [command] = [text for text in blocks if "$TOKEN" in text]
-    [settings] = [text for text in blocks if text.startswith("AUTH_REQUIRED")]
-    chosen = dict(re.findall(r"(?m)^(\w+)=(\S+)", settings)) | {"JWT_SECRET": "a secret " * 8}
-    chosen["ADMIN_PASSWORD"] = "a-long-password"
+    settings, closing = [text for _, text in pages.blocks(README_PAGE) if "you@example" in text]
+    steps = [step for step in pages.steps(README_PAGE) if re.search(r"ada@|\$ORDER", step.command)]
+    password = "a-long-secret-of-32-bytes-or-more"
+    chosen = dict(re.findall(r"(?m)^(\w+)=(\S+)", settings.replace("...", password)))
     with three_services(tmp_path, USE_REDIS="false", **chosen) as shop:
         urls = (shop.product.url, shop.user.url)
         refused = pages.run(f"python -m shopsphere.tools.demo {' '.join(urls)}", {})
@@ -246,9 +239,11 @@ def test_the_administrator_of_a_closed_shop_puts_products_in(
             monkeypatch.setenv(variable, value)
         assert demo.add_products(*urls).startswith("--demo added 12 products")
         assert demo.add_products(*urls) == "The shop has products already, so --demo adds none."
-        moved = pages.moved(command, shop, own_server, [""]).replace("...", "a-long-password")
-        product = json.loads(pages.run(moved, {}))
-        assert product == shop.product.get(f"/products/{product['pk']}").json()
+        script = pages.as_script([closing, *(step.command for step in steps)])
+        moved = pages.moved(script, shop, own_server, "").replace("...", password)
+        cancelled = json.loads(pages.run(moved, {}).split(pages.BETWEEN)[-1])
+        shown = json.loads(steps[-1].answers["json"])
+        assert pages.without_chance(cancelled) == pages.without_chance(shown)
 
 
 @needs_fixed_ports
@@ -265,7 +260,7 @@ def test_each_service_starts_without_the_others(line: str, tmp_path: Path) -> No
     with ExitStack() as stack:
         for name in ("order", "user", "product"):  # who needs another comes first
             command = line.format(name=name, port=PORTS[name])
-            assert command in README or command.startswith("python")
+            assert command in STARTING or command.startswith("python")
             log = tmp_path / f"{name}.log"
             service = Started(shlex.split(command), copy, log, USE_REDIS="false", **ON_PATH)
             running.append(stack.enter_context(service))
@@ -384,14 +379,14 @@ def is_address(url: str) -> bool:
     return True
 
 
-# --- the tables of the README --------------------------------------------------------------------
+# --- the tables ----------------------------------------------------------------------------------
 
 
 def test_the_endpoint_tables_list_exactly_what_each_service_has() -> None:
     in_every_service = {"GET /", "GET /ready", "GET /metrics"}
-    assert all(f"`{route}`" in README for route in in_every_service)
+    assert all(f"`{route}`" in API for route in in_every_service)
     shown: dict[int, list[str]] = {}
-    for first, *_ in rows_of(README, "The endpoints"):
+    for first, *_ in rows_of(API, "The endpoints"):
         if port := re.search(r", :(\d+)", first):
             in_this_table = shown.setdefault(int(port[1]), [])
         elif call := re.match(r"`([A-Z]+ /[^\s?`]*)", first):
@@ -415,7 +410,7 @@ def test_the_example_of_a_settings_file_lists_every_setting_with_its_default() -
 
 def test_the_settings_table_lists_every_setting_with_its_default() -> None:
     shown: dict[str, str] = {}
-    for names, defaults, _ in rows_of(README, "Settings"):
+    for names, defaults, _ in rows_of(SETTINGS, "All settings"):
         if not names.startswith("`"):
             continue
         variables = re.findall(r"`(\w+)`", names)
