@@ -3,12 +3,12 @@
 Each of it is run or checked by a test, in a page that is new as well; what is not, is named here.
 """
 
+import json
 import os
 import re
 import subprocess
 import sys
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.launching import PORTS
@@ -35,26 +35,13 @@ BY_CHANCE = {
 
 EXCEPTED = {
     "python start_all_services.py": "test_launcher starts it",
-    "powershell -ExecutionPolicy Bypass -File start_all_services.ps1": "test_powershell reads it",
-    "curl.exe": "is for Windows",
     "python product_service.py": "a test of test_docs starts it",
     "python run_tests.py": "it is what runs this",
-    "source .venv/bin/activate": "belongs to the line before",
-    "uv sync": "downloads packages",
-    "docker compose up": "downloads images",
 }
 """The commands between the lines that are not run as they are printed, and why."""
 
 BETWEEN = "\x1e"
 """What stands in the output between that of one block and the next."""
-
-
-@dataclass
-class Step:
-    """A block of commands, and the answers shown below it, by their language."""
-
-    command: str
-    answers: dict[str, str] = field(default_factory=dict)
 
 
 def read(page: Path) -> str:
@@ -66,18 +53,17 @@ def blocks(page: Path) -> list[tuple[str, str]]:
     return re.findall(r"(?ms)^ *```([^\n]*)\n(.*?)^ *```$", read(page))
 
 
-def steps(page: Path) -> list[Step]:
-    """Return the blocks of a page that are run."""
-    found: list[Step] = []
-    asked = None
+def steps(page: Path) -> list[tuple[str, dict[str, str]]]:
+    """Return the blocks of a page that are run, and the answers shown below, by their language."""
+    found: list[tuple[str, dict[str, str]]] = []
+    answers: dict[str, str] = {}
     for language, text in blocks(page):
         if language in ("bash", "shell"):
-            asked = Step(text)
-            found += [asked] if language == "bash" else []
+            answers = {}
+            found += [(text, answers)] if language == "bash" else []
         elif language in LANGUAGES and not (is_drawing(text) or is_settings(text)):
-            assert asked, f"{page.name} shows an answer before there is a command"
-            assert language not in asked.answers, f"two answers to {asked.command}"
-            asked.answers[language] = text
+            assert language not in answers, f"two answers to one block: {text}"
+            answers[language] = text
     return found
 
 
@@ -105,13 +91,9 @@ def in_the_text() -> list[str]:
     return sorted({span for page in PAGES for span in spans(page) if is_command(span)})
 
 
-def is_excepted(printed: str) -> bool:
-    return printed in EXCEPTED
-
-
-def as_script(commands: Iterable[str]) -> str:
-    """Return blocks as pasted one after another, which print BETWEEN between their outputs."""
-    return f"printf '{BETWEEN}'\n".join(commands)
+def run_all(blocks: Iterable[str], environment: dict[str, str]) -> list[str]:
+    """Run blocks in one shell, as pasted one after another, and return what each printed."""
+    return run(f"printf '{BETWEEN}'\n".join(blocks), environment).split(BETWEEN)
 
 
 def run(command: str, environment: dict[str, str]) -> str:
@@ -135,6 +117,11 @@ def moved(text: str, trio: Trio, redis: RedisServer, pk: str) -> str:
         text = text.replace(f":{PORTS[service.name]}", f":{service.port}")
     text = text.replace("localhost:6379", f"localhost:{redis.port}")
     return text.replace("abc123", pk)
+
+
+def are_alike(answer: str, shown: str) -> bool:
+    """Tell whether two answers in JSON differ in nothing but what differs from run to run."""
+    return without_chance(json.loads(answer)) == without_chance(json.loads(shown))
 
 
 def without_chance(answer: object) -> object:

@@ -11,6 +11,8 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
+from functools import partial
+from operator import itemgetter
 from pathlib import Path
 
 import certifi
@@ -40,6 +42,17 @@ ON_PATH = {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH'
 """With it, `uvicorn` and `python` are those of the running environment."""
 WORDS_OF_OTHERS = {
     *("kill", "job", "min_over_time", "histogram_quantile"),  # a shell's and Prometheus's
+    *(
+        "curl",
+        "powershell",
+        "executionpolicy",
+        "bypass",
+        "exe",
+        "uv",
+        "docker",
+        "scripts",
+        "activate",
+    ),
     *("brand", "review_service", "reviews"),  # what the reader is to add
     *("parentbased_always_on", "parentbased_traceidratio", "traceparent", "environmentfile"),
     *("limits", "libpass", "a_code", "remote_addr"),  # packages, one of many codes, of nginx
@@ -86,20 +99,18 @@ def trio(own_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> I
 def test_what_a_page_shows_is_what_happens(page: Path, trio: Trio, own_server: RedisServer) -> None:
     own_server.client.flushall()
     pk = trio.product.post("/products", LAPTOP).json()["pk"]
-    steps = pages.steps(page)
-    script = pages.as_script(step.command for step in steps)
-    moved = pages.moved(script, trio, own_server, pk)
-    printed = pages.run(moved, trio.order.environment).split(pages.BETWEEN)
-    for step, said in zip(steps, printed, strict=True):
-        for language, answer in step.answers.items():
-            shown = pages.moved(answer, trio, own_server, pk)
-            if language == "json":
-                got, expected = (pages.without_chance(json.loads(it)) for it in (said, shown))
-                assert got == expected
-            elif language == "text":
-                assert pages.without_numbers(said).endswith(pages.without_numbers(shown))
-            else:
-                assert_logged(shown.splitlines(), trio)
+    moved = partial(pages.moved, trio=trio, redis=own_server, pk=pk)
+    commands, answers = zip(*pages.steps(page), strict=True)
+    printed = pages.run_all(map(moved, commands), trio.order.environment)
+    for said, shown in zip(printed, answers, strict=True):
+        if "json" in shown:
+            assert pages.are_alike(said, shown["json"])
+        if "text" in shown:
+            expected = pages.without_numbers(moved(shown["text"]))
+            assert pages.without_numbers(said).endswith(expected)
+        for line in shown.get("jsonl", "").splitlines():
+            service, request_id = itemgetter("service", "request_id")(json.loads(line))
+            assert pages.are_alike(logged_line(getattr(trio, service), request_id), line)
 
 
 def test_uvicorn_knows_every_option_shown_and_each_app_is_there() -> None:
@@ -109,18 +120,10 @@ def test_uvicorn_knows_every_option_shown_and_each_app_is_there() -> None:
         assert import_from_string(context.params["app"])
 
 
-def assert_logged(lines: list[str], trio: Trio) -> None:
-    """Fail unless each service logged its line as it is shown."""
-    for shown in map(json.loads, lines):
-        logged = logged_line(getattr(trio, shown["service"]), shown["request_id"])
-        assert pages.without_chance(logged) == pages.without_chance(shown)
-
-
-def logged_line(service: Service, request_id: str) -> dict[str, object]:
+def logged_line(service: Service, request_id: str) -> str:
     wait_until(lambda: request_id in service.log.read_text())
     [line] = (line for line in service.log.read_text().splitlines() if request_id in line)
-    logged: dict[str, object] = json.loads(line)
-    return logged
+    return line
 
 
 @on_posix
@@ -149,7 +152,7 @@ COMPLETED = {
 @on_posix
 @pytest.mark.parametrize(
     "command",
-    [each for each in pages.in_the_text() if each not in MEASURING and not pages.is_excepted(each)],
+    sorted({*pages.in_the_text()} - {*MEASURING, *pages.EXCEPTED}),
 )
 def test_a_command_in_the_text_runs(
     command: str, trio: Trio, own_server: RedisServer, tmp_path: Path
@@ -172,22 +175,16 @@ def test_a_measurement_in_the_text_is_known(command: str, monkeypatch: pytest.Mo
         assert import_from_string(f"{module}:main")
 
 
-def rows_of(page: str, heading: str) -> list[list[str]]:
-    """Return the cells of the tables under a heading of a page."""
-    section = page.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
-    rows = re.findall(r"(?m)^\| (.*) \|$", section)
-    return [[cell.strip() for cell in row.split(" | ")] for row in rows]
-
-
 def names_in(heading: str) -> list[str]:
-    """Return the names in the first column of the table under a heading of `operating`."""
-    firsts = [first for first, *_ in rows_of(OPERATING, heading)]
+    """Return the names in the first column of the tables under a heading of `operating`."""
+    section = OPERATING.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+    firsts = re.findall(r"(?m)^\| (.*?) \| ", section)
     return [name for first in firsts for name in re.findall(r"`([^`]+)`", first)]
 
 
 def test_every_field_of_a_log_line_is_explained(trio: Trio) -> None:
     trio.order.get("/orders", headers={"X-Request-ID": "explained"})
-    assert set(logged_line(trio.order, "explained")) == set(names_in("Logs"))
+    assert set(json.loads(logged_line(trio.order, "explained"))) == set(names_in("Logs"))
 
 
 def test_every_metric_is_explained_and_alerts_ask_for_those_there_are(trio: Trio) -> None:
@@ -208,14 +205,13 @@ def test_the_fourth_service_is_one_of_the_family(tmp_path: Path) -> None:
     port = str(free_port())
     [code] = re.findall(r"```python\n(.*?)```", EXTENDING, re.DOTALL)
     (copy / "review_service.py").write_text(code.replace("8003", port), encoding="utf-8")
-    steps = pages.steps(EXTENDING_PAGE)
+    commands, answers = zip(*pages.steps(EXTENDING_PAGE), strict=True)
     with Started([sys.executable, "review_service.py"], copy, tmp_path / "log") as service:
         url = f"http://127.0.0.1:{port}"
         assert service.wait_for_answer(url).json()["service"] == "review"
-        assert [len(step.answers) for step in steps] == [1, 1, 1]
-        for step in steps:
-            answer = json.loads(pages.run(step.command.replace("8003", port), {}))
-            assert answer == json.loads(step.answers["json"])
+        printed = pages.run_all((each.replace("8003", port) for each in commands), {})
+        assert len(printed) == 3
+        assert [*map(json.loads, printed)] == [json.loads(each["json"]) for each in answers]
         document = requests.get(f"{url}/openapi.json", timeout=10).json()
         assert "400" in document["paths"]["/reviews"]["post"]["responses"]
         assert 'route="/reviews",status="201"' in requests.get(f"{url}/metrics", timeout=10).text
@@ -227,7 +223,7 @@ def test_in_a_closed_shop_the_administrator_adds_products_and_customers_order_th
     own_server: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings, closing = [text for _, text in pages.blocks(README_PAGE) if "you@example" in text]
-    steps = [step for step in pages.steps(README_PAGE) if re.search(r"ada@|\$ORDER", step.command)]
+    walkthrough = [step for step in pages.steps(README_PAGE) if re.search(r"ada@|\$ORDER", step[0])]
     password = "a-long-secret-of-32-bytes-or-more"
     chosen = dict(re.findall(r"(?m)^(\w+)=(\S+)", settings.replace("...", password)))
     with three_services(tmp_path, USE_REDIS="false", **chosen) as shop:
@@ -239,11 +235,11 @@ def test_in_a_closed_shop_the_administrator_adds_products_and_customers_order_th
             monkeypatch.setenv(variable, value)
         assert demo.add_products(*urls).startswith("--demo added 12 products")
         assert demo.add_products(*urls) == "The shop has products already, so --demo adds none."
-        script = pages.as_script([closing, *(step.command for step in steps)])
-        moved = pages.moved(script, shop, own_server, "").replace("...", password)
-        cancelled = json.loads(pages.run(moved, {}).split(pages.BETWEEN)[-1])
-        shown = json.loads(steps[-1].answers["json"])
-        assert pages.without_chance(cancelled) == pages.without_chance(shown)
+        blocks = [closing.replace("...", password), *(command for command, _ in walkthrough)]
+        *_, cancelled = pages.run_all(
+            (pages.moved(each, shop, own_server, "") for each in blocks), {}
+        )
+        assert pages.are_alike(cancelled, walkthrough[-1][1]["json"])
 
 
 @needs_fixed_ports
@@ -289,8 +285,16 @@ def test_a_block_is_in_a_language_that_is_run_or_compared() -> None:
 
 def test_a_page_links_only_to_what_is_there() -> None:
     for page in pages.PAGES:
-        links = re.findall(r"\]\(([^)#:]+)\)", pages.read(page))
-        assert [link for link in links if not (page.parent / link).exists()] == [], page
+        for link, heading in re.findall(r"\]\(([^)#:]*)#?([^):]*)\)", pages.read(page)):
+            target = page.parent / link if link else page
+            assert target.exists(), (page, link)
+            assert not heading or heading in headings(target), (page, link, heading)
+
+
+def headings(page: Path) -> list[str]:
+    """Return the headings of a page as links name them."""
+    found = re.findall(r"(?m)^##+ (.*)$", pages.read(page).lower())
+    return [re.sub(r"[^\w -]", "", heading).replace(" ", "-") for heading in found]
 
 
 def test_all_that_is_in_code_type_is_there(redis_server: RedisServer) -> None:
@@ -303,10 +307,8 @@ def test_all_that_is_in_code_type_is_there(redis_server: RedisServer) -> None:
 def test_settings_in_a_block_are_accepted_together() -> None:
     all_blocks = [text for page in pages.PAGES for _, text in pages.blocks(page)]
     for text in filter(pages.is_settings, all_blocks):
-        settings = [line for line in text.splitlines() if not line.startswith("#")]
-        lines = [re.split(r"[= ]+", line, maxsplit=2) for line in settings]
-        given = {name: "dots" * 8 if value == "..." else value for name, value, *_ in lines}
-        assert is_accepted(**given), text
+        given = re.findall(r"(?m)^(\w+)=(\S*)", text.replace("=...", f"={'dots' * 8}"))
+        assert is_accepted(**dict(given)), text
 
 
 def words_of_drawings(page: Path) -> list[str]:
@@ -317,7 +319,7 @@ def words_of_drawings(page: Path) -> list[str]:
 
 def is_there(span: str, known: set[str]) -> bool:
     """Tell whether a span is right; the first that it looks like decides."""
-    if pages.is_command(span) or pages.is_excepted(span):
+    if pages.is_command(span) or span in pages.EXCEPTED:
         return True  # test_docs runs the one, `pages` names the other
     if route := re.fullmatch(r"([A-Z]{3,}) (/[^\s?]*)(?:\?(\S*))?(?: \{(.*)\})?", span):
         return is_route(*route.groups(""))
@@ -385,16 +387,12 @@ def is_address(url: str) -> bool:
 def test_the_endpoint_tables_list_exactly_what_each_service_has() -> None:
     in_every_service = {"GET /", "GET /ready", "GET /metrics"}
     assert all(f"`{route}`" in API for route in in_every_service)
-    shown: dict[int, list[str]] = {}
-    for first, *_ in rows_of(API, "The endpoints"):
-        if port := re.search(r", :(\d+)", first):
-            in_this_table = shown.setdefault(int(port[1]), [])
-        elif call := re.match(r"`([A-Z]+ /[^\s?`]*)", first):
-            in_this_table.append(call[1])
-    for name, port_number in PORTS.items():
+    for name, port in PORTS.items():
         paths = openapi_of(name)["paths"]
         routes = {f"{method.upper()} {path}" for path in paths for method in paths[path]}
-        assert sorted([*shown[port_number], *in_every_service]) == sorted(routes)
+        table = API.partition(f", :{port} |")[2].partition("\n\n")[0]
+        shown = re.findall(r"(?m)^\| `([A-Z]+ /[^\s?`]*)", table)
+        assert sorted([*shown, *in_every_service]) == sorted(routes)
 
 
 def example_of_settings() -> dict[str, str]:
@@ -409,14 +407,5 @@ def test_the_example_of_a_settings_file_lists_every_setting_with_its_default() -
 
 
 def test_the_settings_table_lists_every_setting_with_its_default() -> None:
-    shown: dict[str, str] = {}
-    for names, defaults, _ in rows_of(SETTINGS, "All settings"):
-        if not names.startswith("`"):
-            continue
-        variables = re.findall(r"`(\w+)`", names)
-        values = [value.strip("`") for value in defaults.split(", ")]
-        # A list of addresses leaves the host away where it is the one before.
-        values = [re.sub(r"^(?=:\d+$)", "http://127.0.0.1", value) for value in values]
-        values *= len(variables) if values == ["empty"] else 1
-        shown |= zip(variables, ("" if v == "empty" else v for v in values), strict=True)
-    assert shown == example_of_settings()
+    rows = re.findall(r"(?m)^\| `([A-Z_]+)` \| (?:`(.*?)`|empty) \|", SETTINGS)
+    assert dict(rows) == example_of_settings()
