@@ -42,17 +42,8 @@ ON_PATH = {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH'
 """With it, `uvicorn` and `python` are those of the running environment."""
 WORDS_OF_OTHERS = {
     *("kill", "job", "min_over_time", "histogram_quantile"),  # a shell's and Prometheus's
-    *(
-        "curl",
-        "powershell",
-        "executionpolicy",
-        "bypass",
-        "exe",
-        "uv",
-        "docker",
-        "scripts",
-        "activate",
-    ),
+    *("curl", "exe", "powershell", "executionpolicy", "bypass", "scripts", "activate"),  # shells
+    *("uv", "docker"),
     *("brand", "review_service", "reviews"),  # what the reader is to add
     *("parentbased_always_on", "parentbased_traceidratio", "traceparent", "environmentfile"),
     *("limits", "libpass", "a_code", "remote_addr"),  # packages, one of many codes, of nginx
