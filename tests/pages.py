@@ -24,9 +24,6 @@ ONLY_SHOWN = {"shell", "yaml", "mermaid", "redis"}
 PROGRAMS = ("python", "uvicorn", "curl", "redis-cli")
 """With what a command between the lines begins."""
 
-PRODUCT_PK = "01M8706QWZPAFXJVYTP6GM7GVS"
-"""The product of the examples."""
-
 BY_CHANCE = {
     *("pk", "product_id", "order_id", "created_at", "access_token", "refresh_token"),
     *("timestamp", "duration_ms"),
@@ -76,9 +73,9 @@ def is_settings(text: str) -> bool:
 
 
 def spans(page: Path) -> list[str]:
-    """Return what stands in code type between the lines of a page, each once."""
+    """Return what stands in code type between the lines of a page."""
     prose = re.sub(r"(?ms)^ *```.*?^ *```$", "", read(page))
-    return list(dict.fromkeys(" ".join(span.split()) for span in re.findall(r"`([^`]+)`", prose)))
+    return [" ".join(span.split()) for span in re.findall(r"`([^`]+)`", prose)]
 
 
 def is_command(span: str) -> bool:
@@ -86,9 +83,9 @@ def is_command(span: str) -> bool:
     return first in PROGRAMS and bool(rest)
 
 
-def in_the_text() -> list[str]:
-    """Return the commands between the lines of all pages, each once."""
-    return sorted({span for page in PAGES for span in spans(page) if is_command(span)})
+def in_the_text() -> set[str]:
+    """Return the commands between the lines of all pages."""
+    return {span for page in PAGES for span in spans(page) if is_command(span)}
 
 
 def run_all(blocks: Iterable[str], environment: dict[str, str]) -> list[str]:
