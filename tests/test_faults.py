@@ -55,7 +55,8 @@ class FaultyShop(Shop):
         return float(line.split()[1])
 
     def wait_until_settled(self) -> None:
-        wait_until(lambda: self.metric("orders_unsettled") == 0, SETTLED, "all is settled")
+        notes = "shopsphere:notes:{notes}"
+        wait_until(lambda: not self.redis.client.exists(notes), SETTLED, "all is settled")
 
     def stop(self) -> None:
         super().stop()
