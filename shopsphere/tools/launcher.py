@@ -178,8 +178,7 @@ def run(python: Path, options: Namespace) -> None:
             for program in [*redis, *services]:
                 program.is_starting = False
             if options.demo:
-                product, user, _ = options.urls.values()
-                run_to_end([str(python), "-m", "shopsphere.tools.demo", product, user])
+                run_to_end([str(python), "-m", "shopsphere.tools.demo", options.urls["product"]])
         while not stop.wait(0.2):
             for program in [*redis, *services]:
                 program.require_alive()
