@@ -56,9 +56,8 @@ with_curl = pytest.mark.skipif(not shutil.which("curl"), reason="there is no cur
 @pytest.fixture(scope="module")
 def own_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
     """A Redis that keeps its data."""
-    with RedisServer(
-        tmp_path_factory.mktemp("redis"), "--appendonly", "yes", "--save", "3600 1"
-    ) as server:
+    with RedisServer(tmp_path_factory.mktemp("redis"), "--appendonly", "yes") as server:
+        server.client.config_set("save", "3600 1")
         yield server
 
 
