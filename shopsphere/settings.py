@@ -64,15 +64,6 @@ def _host(host: str) -> str:
     return host
 
 
-def _redis_url(url: SecretStr) -> SecretStr:
-    schemes = r"(rediss?|unix|redis\+sentinel|redis\+cluster)://"
-    if url and not re.match(schemes, url.get_secret_value()):
-        raise ValueError(
-            "must start with redis://, rediss://, unix://, redis+sentinel:// or redis+cluster://"
-        )
-    return url
-
-
 def _prefix(prefix: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9_.:-]{1,64}", prefix) or prefix.strip(":") != prefix:
         raise ValueError("must be 1 to 64 letters, digits, '_', '.', '-' or inner ':'")
@@ -89,9 +80,8 @@ ORIGIN = (
 def _origins(text: str) -> str:
     if not all(re.fullmatch(ORIGIN, part.strip()) for part in text.split(",") if part.strip()):
         raise ValueError(
-            "must be '*', or origins as browsers send them, comma-separated, such as "
-            "https://shop.example or https://*.shop.example: in lower case, without a default "
-            "port, a path or credentials"
+            "must be * or a list of origins such as https://shop.example,https://*.shop.example, "
+            "in lower case, without default port, path or credentials"
         )
     return text
 
@@ -138,7 +128,7 @@ class Settings(BaseModel):
     redis_port: int = Field(default=6379, ge=1, le=65535)
     redis_username: str = ""
     redis_password: SecretStr = SecretStr("")
-    redis_url: Annotated[SecretStr, AfterValidator(_redis_url)] = SecretStr("")
+    redis_url: SecretStr = SecretStr("")
     redis_prefix: Annotated[str, AfterValidator(_prefix)] = "shopsphere"
     product_service_url: ServiceUrl = "http://127.0.0.1:8000"
     user_service_url: ServiceUrl = "http://127.0.0.1:8001"
@@ -169,13 +159,9 @@ class Settings(BaseModel):
     @field_validator("jwt_secret", "jwt_secret_old")
     @classmethod
     def _own_secret(cls, secret: SecretStr, info: ValidationInfo) -> SecretStr:
-        if info.field_name == "jwt_secret_old" and not secret:
-            return secret
-        is_short = len(secret.get_secret_value().encode()) < MIN_SECRET_BYTES
-        if info.data.get("auth_required") and is_short:
-            raise ValueError(
-                "must be a secret of your own, of 32 bytes or more, where AUTH_REQUIRED is true"
-            )
+        is_short = secret and len(secret.get_secret_value().encode()) < MIN_SECRET_BYTES
+        if is_short and info.data.get("auth_required"):
+            raise ValueError("must be a secret of 32 bytes or more where AUTH_REQUIRED is true")
         return secret
 
     @field_validator("admin_password")
@@ -227,11 +213,9 @@ class Settings(BaseModel):
     @property
     def redis_address(self) -> str:
         """The address of Redis, without any password."""
-        url = self.redis_url.get_secret_value()
-        if not url:
-            return f"{self.redis_host}:{self.redis_port}"
-        scheme, _, rest = url.partition("://")
-        return f"{scheme}://{rest.partition('?')[0].rpartition('@')[2]}"
+        scheme, _, rest = self.redis_full_url.partition("://")
+        address = f"{scheme}://{rest.partition('?')[0].rpartition('@')[2]}"
+        return address.removeprefix("redis://")
 
     @property
     def redis_full_url(self) -> str:
@@ -254,12 +238,11 @@ class Settings(BaseModel):
 
 def settings_error(error: ValidationError) -> str:
     """Return one line that names each wrong variable and its valid values."""
-    return " ".join(
-        f"{each['loc'][0]} ".upper()
-        + in_plain_words(each["type"], each["msg"])
-        + ". Set it in the environment or in .env; see .env.example."
+    wrong = [
+        f"{each['loc'][0]} ".upper() + in_plain_words(each["type"], each["msg"])
         for each in error.errors()
-    )
+    ]
+    return f"{'. '.join(wrong)}. See .env.example."
 
 
 def _variables() -> dict[str, str]:
