@@ -225,18 +225,15 @@ def _agrees(strays: Sequence[Finding]) -> bool:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the table, and the audit if wanted; return 0 if all is well, 2 for wrong settings,
     otherwise 1."""
-    parser = argparse.ArgumentParser(description="Check that everything is running.")
-    looks = "after a difference it looks again in 40 s (SETTLE_AFTER + 2 * SETTLE_INTERVAL)"
-    parser.add_argument(
-        "--audit", action="store_true", help=f"check that the stock adds up; {looks}"
-    )
-    repair = "also release stock that is held for no order, after asking"
-    parser.add_argument("--repair", action="store_true", help=repair)
+    wait = "Differences are checked again after 40 s (SETTLE_AFTER + 2 * SETTLE_INTERVAL)."
+    parser = argparse.ArgumentParser(description="Check that everything is running.", epilog=wait)
+    parser.add_argument("--audit", action="store_true", help="check that the stock adds up")
+    parser.add_argument("--repair", action="store_true", help="and release units held for no order")
     parser.add_argument("--yes", action="store_true", help="repair without asking")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead")
     options = parser.parse_args(arguments)
     if options.json and options.repair and not options.yes:
-        parser.error("--repair asks before it does anything: with --json, add --yes")
+        parser.error("--repair asks for confirmation: with --json, add --yes")
     try:
         settings = Settings.load()
     except CannotStart as error:

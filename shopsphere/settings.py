@@ -10,24 +10,14 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 from urllib.parse import quote, urlsplit
 
+import pydantic
 from dotenv.parser import parse_stream
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    SecretStr,
-    ValidationError,
-    ValidationInfo,
-    field_validator,
-)
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, SecretStr, field_validator
 
+from shopsphere import ROOT
 from shopsphere.domain.people import MAX_PASSWORD_LENGTH, MIN_PASSWORD_LENGTH, checked_email
 
-ENV_FILE = Path(
-    os.environ.get("SHOPSPHERE_ENV_FILE") or Path(__file__).resolve().parent.parent / ".env"
-)
+ENV_FILE = Path(os.environ.get("SHOPSPHERE_ENV_FILE") or ROOT / ".env")
 MIN_SECRET_BYTES = 32
 
 
@@ -79,10 +69,8 @@ ORIGIN = (
 
 def _origins(text: str) -> str:
     if not all(re.fullmatch(ORIGIN, part.strip()) for part in text.split(",") if part.strip()):
-        raise ValueError(
-            "must be * or a list of origins such as https://shop.example,https://*.shop.example, "
-            "in lower case, without default port, path or credentials"
-        )
+        example = "https://shop.example,https://*.shop.example"
+        raise ValueError(f"must be * or origins as browsers send them, such as {example}")
     return text
 
 
@@ -121,7 +109,7 @@ Seconds = Annotated[float, Field(gt=0, le=3600, allow_inf_nan=False)]
 class Settings(BaseModel):
     """The settings of a service. Use `Settings.load()` to get them."""
 
-    model_config = ConfigDict(validate_default=True)
+    model_config = pydantic.ConfigDict(validate_default=True)
 
     use_redis: Annotated[Literal["true", "false", "required"], BeforeValidator(str.lower)] = "true"
     redis_host: Annotated[str, AfterValidator(_host)] = "localhost"
@@ -158,7 +146,7 @@ class Settings(BaseModel):
 
     @field_validator("jwt_secret", "jwt_secret_old")
     @classmethod
-    def _own_secret(cls, secret: SecretStr, info: ValidationInfo) -> SecretStr:
+    def _own_secret(cls, secret: SecretStr, info: pydantic.ValidationInfo) -> SecretStr:
         is_short = secret and len(secret.get_secret_value().encode()) < MIN_SECRET_BYTES
         if is_short and info.data.get("auth_required"):
             raise ValueError("must be a secret of 32 bytes or more where AUTH_REQUIRED is true")
@@ -166,7 +154,7 @@ class Settings(BaseModel):
 
     @field_validator("admin_password")
     @classmethod
-    def _whole_administrator(cls, password: SecretStr, info: ValidationInfo) -> SecretStr:
+    def _whole_administrator(cls, password: SecretStr, info: pydantic.ValidationInfo) -> SecretStr:
         if "admin_email" in info.data and bool(password) != bool(info.data["admin_email"]):
             raise ValueError("must be set where ADMIN_EMAIL is, and only there")
         if password and not MIN_PASSWORD_LENGTH <= len(password) <= MAX_PASSWORD_LENGTH:
@@ -191,7 +179,7 @@ class Settings(BaseModel):
                 raise CannotStart(f"{name} is not in UTF-8.")
         try:
             return cls.model_validate({name.lower(): text for name, text in counted.items()})
-        except ValidationError as error:
+        except pydantic.ValidationError as error:
             raise CannotStart(settings_error(error)) from None
 
     @classmethod
@@ -236,7 +224,7 @@ class Settings(BaseModel):
         return [part.strip() for part in self.cors_origins.split(",") if part.strip()]
 
 
-def settings_error(error: ValidationError) -> str:
+def settings_error(error: pydantic.ValidationError) -> str:
     """Return one line that names each wrong variable and its valid values."""
     wrong = [
         f"{each['loc'][0]} ".upper() + in_plain_words(each["type"], each["msg"])

@@ -77,10 +77,9 @@ async def _serves(client: ShopRedis, probe: str) -> bool:
                 error, BrokenPipeError, ConnectionResetError
             ):
                 raise NothingResponds from error
-        advice = (
-            "REDIS_URL, or REDIS_HOST, REDIS_USERNAME and REDIS_PASSWORD, rediss://, maxclients"
-        )
-        raise CannotStart(f"Redis is there but refuses us ({error}). Check {advice}.") from error
+        reason = f"Redis is there but refuses us ({error})"
+        advice = "REDIS_URL (rediss:// for TLS), or REDIS_HOST, user and REDIS_PASSWORD; maxclients"
+        raise CannotStart(f"{reason}. Check {advice}.") from error
     return True
 
 

@@ -11,10 +11,9 @@ from pathlib import Path
 from uuid import uuid4
 
 from shopsphere.settings import Settings
-from shopsphere.tools.audit import Json, Shop, ShopUnavailable
+from shopsphere.tools.audit import Shop, ShopUnavailable
 
-FILE = Path(__file__).with_name("demo_products.json")
-PRODUCTS: list[Json] = json.loads(FILE.read_text(encoding="utf-8"))
+PRODUCTS = json.loads(Path(__file__).with_name("demo_products.json").read_text(encoding="utf-8"))
 
 
 def add_products(product_url: str) -> str:
