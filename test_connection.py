@@ -107,7 +107,7 @@ def _durability_lines(servers: Sequence[Mapping[str, object]]) -> Iterator[Line]
         return Line(name, *(("ok", safe) if is_safe else ("warning", danger)))
 
     keeps_all = all(server.get("aof_enabled") for server in servers)
-    danger = "appendonly is off: changes since the last snapshot are lost if Redis crashes"
+    danger = "appendonly is off: changes not yet in a snapshot are lost if Redis crashes"
     if any(server.get("save") == "" for server in servers):
         danger = "appendonly and snapshots are off: all data is lost when Redis stops"
     yield line("persistence", keeps_all, "appendonly is on", danger)

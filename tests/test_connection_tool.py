@@ -227,7 +227,7 @@ def test_one_part_of_redis_that_can_lose_orders_is_a_warning(own_redis: RedisSer
         (
             ("maxmemory-policy", "allkeys-lru", ""),
             ("maxmemory", "1gb", "a full Redis discards data: set maxmemory-policy noeviction"),
-            ("appendonly", "no", "appendonly is off: changes since the last snapshot are lost if"),
+            ("appendonly", "no", "appendonly is off: changes not yet in a snapshot are lost if"),
             ("min-replicas-to-write", "0", "min-replicas-to-write is 0: a failover can lose"),
         )
     ):
