@@ -167,7 +167,7 @@ fulfilment = APIRouter(
         errors.InsufficientQuantity(product_pk=PRODUCT_PK),
         errors.PriceChanged(product_pk=PRODUCT_PK),
         errors.ProductNotFound(product_id=PRODUCT_PK),
-        errors.RequestInProgress,
+        errors.RequestInProgress(retry_after=2),
         errors.ProductServiceUnavailable,
         errors.StorageMismatch,
         errors.OrderGivenUp,

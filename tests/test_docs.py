@@ -17,6 +17,7 @@ import certifi
 import pytest
 import requests
 import uvicorn
+from opentelemetry.sdk import environment_variables as opentelemetry_variables
 from redis.asyncio.connection import SSLConnection
 from uvicorn.importer import import_from_string
 
@@ -38,6 +39,7 @@ ON_PATH = {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH'
 WORDS_OF_OTHERS = {
     *("kill", "job", "min_over_time", "histogram_quantile"),  # a shell's and Prometheus's
     *("brand", "review_service", "reviews"),  # what the reader is to add
+    *("parentbased_always_on", "parentbased_traceidratio", "traceparent", "environmentfile"),
     *("limits", "libpass", "a_code", "remote_addr"),  # packages, one of many codes, of nginx
 }
 MEASURE = "python -m benchmarks"
@@ -286,9 +288,9 @@ def test_each_service_starts_without_the_others(line: str, tmp_path: Path) -> No
 
 def test_a_block_is_in_a_language_that_is_run_or_compared() -> None:
     for page in pages.PAGES:
-        tested_elsewhere = {"extending.md": {"python"}, "redis.md": {"redis"}}.get(page.name, set())
+        shown = pages.ONLY_SHOWN | {"extending.md": {"python"}}.get(page.name, set())
         found = {language for language, _ in pages.blocks(page)}
-        assert found <= pages.LANGUAGES | tested_elsewhere, page
+        assert found <= pages.LANGUAGES | shown, page
 
 
 def test_a_page_links_only_to_what_is_there() -> None:
@@ -316,7 +318,7 @@ def test_settings_in_a_block_are_accepted_together() -> None:
 def words_of_drawings(page: Path) -> list[str]:
     """Return the states, modules, ports and routes that stand in the drawings of a page."""
     text = "\n".join(text for _, text in pages.blocks(page) if pages.is_drawing(text))
-    return re.findall(r"[A-Z]{3,} /\w+|\b[A-Z]{5,}\b|\w+_\w+|\b[89]\d{3}\b", text)
+    return re.findall(r"[A-Z]{3,} /[\w/{}]+|\b[A-Z]{5,}\b|\w+_\w+|\b[89]\d{3}\b", text)
 
 
 def is_there(span: str, known: set[str]) -> bool:
@@ -346,7 +348,7 @@ def words_of_the_project(server: RedisServer) -> set[str]:
         *(str(openapi_of(service)) for service in BUILD),
         *(str(option.opts) for option in uvicorn.main.params),
         str([server.client.config_get(), server.client.command()]),
-        str([inspect.signature(SSLConnection), dir(signal)]),
+        str([inspect.signature(SSLConnection), dir(signal), dir(opentelemetry_variables)]),
     ]
     return words_in(" ".join(texts))
 
