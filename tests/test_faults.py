@@ -159,7 +159,7 @@ def test_a_cancellation_that_redis_lost_is_an_inconsistency_that_no_note_waits_f
         assert f"inconsistent: order {order}, product {product}" in shop.order_log()
         assert shop.metric("orders_inconsistent_total") == counted + 1
         shop.wait_until_settled()
-        assert shop.findings() == ["shipped is 0, 3 too few for its SHIPPED orders"]
+        assert shop.findings() == ["shipped is 0, but its SHIPPED orders are of 3"]
     finally:
         shop.redis.client.flushall()
 
