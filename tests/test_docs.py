@@ -37,18 +37,25 @@ ON_PATH = {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH'
 """With it, `uvicorn` and `python` are those of the running environment."""
 WORDS_OF_OTHERS = {
     *("kill", "job", "min_over_time", "histogram_quantile"),  # a shell's and Prometheus's
+    *("systemctl", "edit"),  # systemd's
     *("brand", "review_service", "reviews"),  # what the reader is to add
-    *("limits", "libpass", "a_code", "remote_addr"),  # packages, one of many codes, of nginx
+    *("limits", "libpass", "a_code"),  # packages, one of many codes
 }
 MEASURE = "python -m benchmarks"
 NOT_RUN_HERE = ("uvicorn ", pages.A_TOKEN, MEASURE)
 MEASURING = [command for command in pages.commands() if command.startswith(MEASURE)]
 SOURCES = (
     *("*.py", "*.ps1", "*.yaml", "shopsphere/**/*.py", "benchmarks/*.py", "benchmarks/*.lua"),
-    "tests/redis_groups.py",
+    *("tests/redis_groups.py", "docs/deploying/*", "Dockerfile"),
     ".env.example",
 )
-"""Where a name has to stand: in the product, its benchmarks or settings, or what Sentinels get."""
+"""Where a name has to stand: in the product, its benchmarks or settings, or what others get."""
+TESTED_ELSEWHERE = {
+    "extending.md": {"python"},
+    "redis.md": {"redis"},
+    "deploying.md": {"sh", "yaml"},
+}
+"""The languages of other blocks, which other tests run or compare."""
 on_posix = pytest.mark.skipif(os.name == "nt", reason="runs commands in a shell of POSIX")
 with_curl = pytest.mark.skipif(not shutil.which("curl"), reason="there is no curl here to run")
 
@@ -285,9 +292,8 @@ def test_each_service_starts_without_the_others(line: str, tmp_path: Path) -> No
 
 def test_a_block_is_in_a_language_that_is_run_or_compared() -> None:
     for page in pages.PAGES:
-        tested_elsewhere = {"extending.md": {"python"}, "redis.md": {"redis"}}.get(page.name, set())
         found = {language for language, _ in pages.blocks(page)}
-        assert found <= pages.LANGUAGES | tested_elsewhere, page
+        assert found <= pages.LANGUAGES | TESTED_ELSEWHERE.get(page.name, set()), page
 
 
 def test_a_page_links_only_to_what_is_there() -> None:
@@ -343,7 +349,7 @@ def words_of_the_project(server: RedisServer) -> set[str]:
         *(file.read_text(encoding="utf-8") for file in files),
         *(file.name for place in ("*", "docs/*", "tests/*") for file in ROOT.glob(place)),
         *(str(openapi_of(service)) for service in BUILD),
-        *(str(option.opts) for option in uvicorn.main.params),
+        *(f"{option.opts} UVICORN_{option.name}" for option in uvicorn.main.params),
         str([server.client.config_get(), server.client.command()]),
         str([inspect.signature(SSLConnection), dir(signal)]),
     ]
