@@ -18,7 +18,7 @@ PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 LANGUAGES = {"bash", "json", "jsonl", "text"}
 """What a block can be in, that it is run, compared with the answer, or looked at word by word."""
 
-ONLY_SHOWN = {"shell", "yaml", "mermaid", "redis"}
+ONLY_SHOWN = {"shell", "sh", "yaml", "mermaid", "redis"}
 """What is not run: it starts what goes on, needs other machines or programs, or is a drawing."""
 
 PROGRAMS = ("python", "uvicorn", "curl", "redis-cli")
@@ -55,7 +55,7 @@ def steps(page: Path) -> list[tuple[str, dict[str, str]]]:
     found: list[tuple[str, dict[str, str]]] = []
     answers: dict[str, str] = {}
     for language, text in blocks(page):
-        if language in ("bash", "shell"):
+        if language in ("bash", "shell", "sh"):
             answers = {}
             found += [(text, answers)] if language == "bash" else []
         elif language in LANGUAGES and not (is_drawing(text) or is_settings(text)):

@@ -48,17 +48,17 @@ WORDS_OF_OTHERS = {
     *("brand", "review_service", "reviews"),  # what the reader is to add
     *("aof_rewrite_in_progress", "appendonlydir", "environmentfile"),  # Redis's and systemd's
     *("parentbased_always_on", "parentbased_traceidratio", "traceparent"),  # OpenTelemetry's
-    *("limits", "libpass", "a_code", "remote_addr"),  # packages, one of many codes, of nginx
+    *("limits", "libpass", "a_code", "systemctl", "edit"),  # packages, one of many codes, systemd's
 }
 LAPTOP = {"name": "Laptop", "price": 999.99, "quantity": 10}
 MEASURE = "python -m benchmarks"
 MEASURING = {command for command in pages.in_the_text() if command.startswith(MEASURE)}
 SOURCES = (
     *("*.py", "*.ps1", "*.yaml", "shopsphere/**/*.py", "benchmarks/*.py", "benchmarks/*.lua"),
-    *("docs/*.yml", "tests/redis_groups.py"),
+    *("docs/*.yml", "tests/redis_groups.py", "docs/deploying/*", "Dockerfile"),
     ".env.example",
 )
-"""Where a name has to stand: in the product, its benchmarks or settings, or what Sentinels get."""
+"""Where a name has to stand: in the product, its benchmarks or settings, or what others get."""
 on_posix = pytest.mark.skipif(os.name == "nt", reason="runs commands in a shell of POSIX")
 with_curl = pytest.mark.skipif(not shutil.which("curl"), reason="there is no curl here to run")
 
@@ -336,7 +336,7 @@ def words_of_the_project(server: RedisServer) -> set[str]:
         *(file.read_text(encoding="utf-8") for file in files),
         *(file.name for place in ("*", "docs/*", "tests/*") for file in ROOT.glob(place)),
         *(str(openapi_of(service)) for service in BUILD),
-        *(str(option.opts) for option in uvicorn.main.params),
+        *(f"{option.opts} UVICORN_{option.name}" for option in uvicorn.main.params),
         str([server.client.config_get(), server.client.command()]),
         str([inspect.signature(SSLConnection), dir(signal), dir(opentelemetry_variables)]),
     ]
