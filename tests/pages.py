@@ -18,8 +18,8 @@ PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 LANGUAGES = {"bash", "json", "jsonl", "text"}
 """What a block can be in, that it is run, compared with the answer, or looked at word by word."""
 
-ONLY_SHOWN = {"shell", "sh", "yaml", "mermaid", "redis"}
-"""What is not run: it starts what goes on, needs other machines or programs, or is a drawing."""
+ONLY_SHOWN = {"shell", "sh", "yaml", "mermaid", "redis", "python"}
+"""What its own tests run, or nothing does: it goes on, needs other programs, or is a drawing."""
 
 PROGRAMS = ("python", "uvicorn", "curl", "redis-cli")
 """With what a command between the lines begins."""
