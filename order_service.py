@@ -1,5 +1,9 @@
 """The order service, port 8002: places orders, with stock reserved at the product service."""
 
+import shopsphere.packages  # noqa: F401  # those of .venv, if need be
+
+# isort: split
+
 import asyncio
 import logging
 from collections.abc import AsyncIterator
@@ -163,7 +167,7 @@ fulfilment = APIRouter(
         errors.InsufficientQuantity(product_pk=PRODUCT_PK),
         errors.PriceChanged(product_pk=PRODUCT_PK),
         errors.ProductNotFound(product_id=PRODUCT_PK),
-        errors.RequestInProgress,
+        errors.RequestInProgress(retry_after=2),
         errors.ProductServiceUnavailable,
         errors.StorageMismatch,
         errors.OrderGivenUp,

@@ -1,5 +1,9 @@
 """The product service, port 8000: owns the catalogue and the stock."""
 
+import shopsphere.packages  # noqa: F401  # those of .venv, if need be
+
+# isort: split
+
 from contextlib import nullcontext
 from functools import partial
 from typing import Annotated, Self

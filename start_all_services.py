@@ -7,8 +7,9 @@ import sys
 
 if not (3, 11) <= sys.version_info < (3, 15):
     sys.exit(
-        "ShopSphere cannot run: it needs Python 3.11 to 3.14, and this is %d.%d. Get one from "
-        "https://www.python.org/downloads/ and start it with that." % sys.version_info[:2]
+        "ShopSphere needs Python 3.11 to 3.14, and this is Python %d.%d. "
+        "Install another from https://www.python.org/downloads/ and use that."
+        % sys.version_info[:2]
     )
 
 if __name__ == "__main__":

@@ -1,5 +1,9 @@
 """The user service, port 8001: registration, login and the caller's own account."""
 
+import shopsphere.packages  # noqa: F401  # those of .venv, if need be
+
+# isort: split
+
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager

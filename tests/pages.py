@@ -18,6 +18,9 @@ PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 LANGUAGES = {"bash", "json", "jsonl", "text"}
 """What a block can be in, that it is run, compared with the answer, or looked at word by word."""
 
+ONLY_SHOWN = {"shell", "yaml", "mermaid", "redis"}
+"""What is not run: it needs other machines or programs, or is a drawing."""
+
 PROGRAMS = ("python", "uvicorn", "curl", "redis-cli")
 """With what a command between the lines begins."""
 
@@ -81,7 +84,7 @@ def steps(page: Path) -> list[Step]:
 
 
 def is_drawing(text: str) -> bool:
-    return re.search(r"-->|<--|\+--", text) is not None
+    return re.search(r"-->|<--|\+--|├─", text) is not None
 
 
 def is_settings(text: str) -> bool:

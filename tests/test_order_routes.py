@@ -4,7 +4,7 @@ import json
 import re
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,6 @@ import pytest
 
 from shopsphere.domain.pks import is_pk, new_pk
 from tests.apps import JWT_SECRET, CheckedClient, refusal, running
-from tests.network import Line
 from tests.people import CUSTOMER, PEOPLE
 from tests.proxy import Behave, Connection, Proxy, well
 from tests.servers import RedisServer, Service, wait_until
@@ -444,13 +443,12 @@ def test_a_reservation_says_whose_it_is_where_and_until_when() -> None:
     assert began + 5 <= claims["exp"] <= ended + 15
 
 
-def test_a_503_before_the_order_was_noted_names_no_order(redis_server: RedisServer) -> None:
+def test_a_503_before_the_order_was_noted_names_no_order(own_redis: RedisServer) -> None:
     with (
         misbehaving(None) as (url, asked),
-        closing(Line(redis_server.port)) as line,
-        order_service(url, use_redis="required", redis_port=line.port) as orders,
+        order_service(url, use_redis="required", redis_port=own_redis.port) as orders,
     ):
-        line.cut_after(b"place 0")
+        own_redis.client.config_set("maxmemory", 1)  # reads go on, writes are refused
         response = orders.post("/order", json={"product_id": new_pk(), "quantity": 2})
     assert refusal(response) == (503, "storage_unavailable")
     assert "order_id" not in response.json()

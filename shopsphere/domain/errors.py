@@ -37,7 +37,7 @@ class InvalidRequest(ShopError, status=400, code="invalid_request"):
     """The request itself is wrong; each error names the `field` to change."""
 
     def __init__(self, *errors: tuple[str, str]) -> None:
-        errors = errors or (("quantity", "is required"),)  # an example for the documentation
+        errors = errors or (("body", "is required"),)  # an example for the documentation
         field, message = errors[0]
         listed = [{"field": field, "message": message} for field, message in errors]
         super().__init__(f"The request is not valid: {field} {message}.", errors=listed)

@@ -13,6 +13,7 @@ from functools import lru_cache, partial
 from typing import NamedTuple, NoReturn, Self
 
 import requests
+from opentelemetry import propagate
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from urllib3.exceptions import HTTPError
 
@@ -173,6 +174,7 @@ class ProductClient:
             "X-Request-ID": REQUEST_ID.get(),
             "Authorization": f"Bearer {self._token(expires)}",
         }
+        propagate.inject(headers)
         url = f"{self._url}/products/{product_pk}/reservations/{path}"
         request = requests.Request(method, url, headers, json=body)
         response: _Response | None = None

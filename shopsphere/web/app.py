@@ -28,6 +28,7 @@ from shopsphere.web.openapi import correct_openapi
 from shopsphere.web.operations import OPERATIONS, operations
 from shopsphere.web.service import Service, T
 from shopsphere.web.slow_clients import PROTOCOL
+from shopsphere.web.tracing import TELEMETRY, set_defaults
 
 log = logging.getLogger("shopsphere")
 
@@ -55,6 +56,7 @@ def create_app(
         configure_logging(name, settings)
     except CannotStart as error:
         settings, problem = Settings.model_construct(), error
+    set_defaults(name)
     tokens = Tokens(settings.jwt_secrets, settings.jwt_expires_minutes)
     service = Service[T](name, settings, tokens)
 
@@ -82,11 +84,12 @@ def create_app(
         title=f"ShopSphere {name}s",
         description=description,
         version=__version__,
+        servers=[{"url": "/"}],
         openapi_tags=[{"name": name, "description": text} for name, text in sections],
         swagger_ui_parameters={"defaultModelsExpandDepth": 0, "persistAuthorization": True},
         lifespan=lifespan,
         redirect_slashes=False,
-        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
+        telemetry=TELEMETRY,
         exception_handlers=HANDLERS,
     )
     app.state.service = service

@@ -12,6 +12,7 @@ from starlette.responses import JSONResponse
 from shopsphere.deadline import Deadline
 from shopsphere.domain import errors
 from shopsphere.settings import in_plain_words
+from shopsphere.web.examples import headers
 
 Responses = dict[int | str, dict[str, Any]]
 Kind = type[errors.ShopError] | errors.ShopError
@@ -23,6 +24,10 @@ FRAMEWORK_ERRORS = {
     "There was an error parsing the body": errors.InvalidRequest(UNREADABLE),
 }
 """The details of starlette 1.10 and FastAPI 0.165, and what we say instead."""
+
+ERROR_HEADERS = headers(
+    {"Retry-After": "Seconds to wait before a retry.", "WWW-Authenticate": "`Bearer`."}
+)
 
 
 class FieldError(BaseModel):
@@ -64,15 +69,18 @@ def _body(error: errors.ShopError) -> dict[str, object]:
 
 def raises(*kinds: Kind, among: Responses | None = None) -> Responses:
     """Return these errors as OpenAPI responses, for the `responses` of a route, added to `among` if
-    given."""
+    given. A status lists all of its codes, and shows the first as an example."""
     responses: Responses = {} if among is None else among
     for kind in kinds:
-        content = {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorBody"}}}
-        response = responses.setdefault(str(kind.status), {"content": content})
-        examples = response["content"]["application/json"].setdefault("examples", {})
         example = kind if isinstance(kind, errors.ShopError) else kind()
-        examples[kind.code] = {"value": _body(example)}
-        response["description"] = " or ".join(f"`{code}`" for code in examples)
+        schema = {"$ref": "#/components/schemas/ErrorBody"}
+        first = {"description": "", "content": {"application/json": {"schema": schema}}}
+        response = responses.setdefault(str(kind.status), first)
+        response["content"]["application/json"].setdefault("example", _body(example))
+        codes = filter(None, response["description"].split(" or "))
+        response["description"] = " or ".join(dict.fromkeys([*codes, f"`{kind.code}`"]))
+        ours = {name: ERROR_HEADERS[name] for name in example.headers}
+        response["headers"] = response.get("headers", {}) | ours
     return responses
 
 

@@ -55,6 +55,7 @@ async def _once(
 OncePerKey = Annotated[Once, Depends(_once)]
 
 REPLAY_HEADER = headers(
-    {"Idempotent-Replayed": "`true` when a request with this Idempotency-Key counted before."}
+    {"Idempotent-Replayed": "`true` if a request with this Idempotency-Key succeeded before."}
 )
+LOCATION = headers({"Location": "The path of what was created."})
 """For the successful response of a route that takes a key."""

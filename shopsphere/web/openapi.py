@@ -8,13 +8,16 @@ from fastapi.routing import APIRoute
 
 from shopsphere.domain import errors
 from shopsphere.web.access import Guard, Rule
-from shopsphere.web.error_responses import raises
-from shopsphere.web.idempotency_key import REPLAY_HEADER
+from shopsphere.web.error_responses import Kind, raises
+from shopsphere.web.examples import headers
+from shopsphere.web.idempotency_key import LOCATION, REPLAY_HEADER
+
+REQUEST_ID_HEADER = headers({"X-Request-ID": "The id of this request, as the log has it."})
 
 
 def correct_openapi(app: FastAPI) -> None:
-    """Replace FastAPI's 422 by our 400 in OpenAPI, add what is common to all routes, and show
-    padlocks only where an access token is needed."""
+    """Replace FastAPI's 422 by our 400 in OpenAPI, add what is common to all routes, show padlocks
+    only where an access token is needed, and name operations as their functions."""
     generate = app.openapi
 
     @cache
@@ -25,8 +28,9 @@ def correct_openapi(app: FastAPI) -> None:
             if isinstance(route, APIRoute) and isinstance(route.app, Guard):
                 method = min(route.methods or ())
                 operation = document["paths"][route.path][method.lower()]
+                operation["operationId"] = route.name
                 _correct(operation, route.app.rule, is_open)
-                has_padlock |= "security" in operation
+                has_padlock |= bool(operation["security"])
         if not has_padlock:
             document["components"].pop("securitySchemes", None)
         for unused in ("HTTPValidationError", "ValidationError"):
@@ -42,16 +46,21 @@ def _correct(operation: dict[str, Any], rule: Rule | None, is_open: bool) -> Non
         parameter["schema"] |= parameter["schema"].pop("anyOf", [{}])[0]
     if "HTTPValidationError" in str(responses.get("422")):
         del responses["422"]
-    common: list[type[errors.ShopError]] = [errors.BodyTooLarge]
-    if operation["tags"] != ["operations"]:  # which ignore their query
-        common.append(errors.InvalidRequest)
+    common: list[Kind] = []
+    if "requestBody" in operation:
+        common += [errors.InvalidRequest, errors.BodyTooLarge]
+    elif operation["tags"] != ["operations"]:  # which ignore their query
+        common.append(errors.InvalidRequest(("page", "is not a parameter here")))
     if "503" in responses:  # a route's own 503 replaces that of its router
         common += [errors.StoreUnavailable, errors.RequestTimedOut]
     if rule:
         common += [errors.InvalidToken, errors.Forbidden]
     if any(parameter["name"] == "idempotency-key" for parameter in parameters):
         common.append(errors.IdempotencyKeyReused)
-        responses[min(responses)] |= REPLAY_HEADER
+        success = min(responses)
+        responses[success]["headers"] = REPLAY_HEADER | (LOCATION if success == "201" else {})
     if not (rule and rule.has_padlock(is_open)):
-        operation.pop("security", None)
+        operation["security"] = []
     operation["responses"] = dict(sorted(raises(*common, among=responses).items()))
+    for response in responses.values():
+        response["headers"] = {**response.get("headers", {}), **REQUEST_ID_HEADER}

@@ -7,6 +7,7 @@ from fastapi.responses import PlainTextResponse
 from pydantic import BaseModel, Field
 
 from shopsphere import __version__
+from shopsphere.domain.errors import StoreUnavailable
 from shopsphere.metrics import exposition, prometheus
 from shopsphere.records import StorageName
 from shopsphere.web.access import METRICS_READER, anyone
@@ -14,6 +15,7 @@ from shopsphere.web.error_responses import ErrorBody
 from shopsphere.web.service import service_of
 
 OPERATIONS = {"operations": "Health checks and metrics."}
+UNAVAILABLE = f"`{StoreUnavailable.code}`"
 METRICS_EXAMPLE = 'http_requests_total{method="GET",route="/",status="200"} 3.0'
 
 
@@ -40,7 +42,7 @@ async def health(request: Request) -> Health:
     )
 
 
-@operations.get("/ready", responses={503: {"model": ErrorBody}})
+@operations.get("/ready", responses={503: {"model": ErrorBody, "description": UNAVAILABLE}})
 @anyone
 async def ready(request: Request) -> Health:
     """200 while the storage responds, 503 otherwise. Other services are not checked."""

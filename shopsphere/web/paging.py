@@ -88,12 +88,16 @@ AnyPaging = Annotated[Paging, Query()]
 PagingByEntry = Annotated[ByEntry, Query()]
 PagingInTime = Annotated[InTime, Query()]
 
-LINK = {
-    "Link": 'The next page, `<path>; rel="next"`, while there is more.',
-    "X-Cursor": "The cursor of the last entry, to continue from later.",
+LINK = headers(
+    {
+        "Link": 'The next page, `<path>; rel="next"`, while there is more.',
+        "X-Cursor": "The cursor of the last entry, to continue from later.",
+    }
+)
+LIST: Responses = {200: {"headers": LINK}}
+COUNTED_LIST: Responses = {
+    200: {"headers": LINK | headers({"X-Total-Count": "The length of the list."})}
 }
-LIST: Responses = {200: headers(LINK)}
-COUNTED_LIST: Responses = {200: headers({**LINK, "X-Total-Count": "The length of the list."})}
 """For the `responses` of a route that lists."""
 
 
