@@ -40,20 +40,19 @@ ON_PATH = {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH'
 WORDS_OF_OTHERS = {
     *("kill", "process_", "histogram_quantile"),  # a shell's and Prometheus's
     *("brand", "review_service", "reviews"),  # what the reader is to add
-    *("aof_rewrite_in_progress", "appendonlydir"),  # Redis's
-    *("systemctl", "edit", "environmentfile"),  # systemd's
+    *("aof_rewrite_in_progress", "appendonlydir", "environmentfile"),  # Redis's and systemd's
     *("parentbased_always_on", "parentbased_traceidratio", "traceparent"),  # OpenTelemetry's
-    *("limits", "libpass", "a_code"),  # packages, one of many codes
+    *("limits", "libpass", "a_code", "systemctl", "edit"),  # packages, one of many codes, systemd's
 }
 MEASURE = "python -m benchmarks"
 NOT_RUN_HERE = ("uvicorn ", pages.A_TOKEN, MEASURE)
 MEASURING = [command for command in pages.commands() if command.startswith(MEASURE)]
 SOURCES = (
     *("*.py", "*.ps1", "*.yaml", "shopsphere/**/*.py", "benchmarks/*.py", "benchmarks/*.lua"),
-    *("docs/*.yml", "docs/deploying/*", "Dockerfile", "tests/redis_groups.py"),
+    *("docs/*.yml", "tests/redis_groups.py", "docs/deploying/*", "Dockerfile"),
     ".env.example",
 )
-"""Where a name has to stand: in the product, its benchmarks or settings, or what Sentinels get."""
+"""Where a name has to stand: in the product, its benchmarks or settings, or what others get."""
 on_posix = pytest.mark.skipif(os.name == "nt", reason="runs commands in a shell of POSIX")
 with_curl = pytest.mark.skipif(not shutil.which("curl"), reason="there is no curl here to run")
 

@@ -1,4 +1,4 @@
-"""Corrects OpenAPI: 400 instead of FastAPI's 422, the responses common to all routes, padlocks."""
+"""Corrects the OpenAPI document: 400 instead of FastAPI's 422, common responses, padlocks."""
 
 from functools import cache
 from typing import Any
@@ -12,12 +12,15 @@ from shopsphere.web.error_responses import Kind, raises
 from shopsphere.web.examples import headers
 from shopsphere.web.idempotency_key import LOCATION, REPLAY_HEADER
 
-REQUEST_ID_HEADER = headers({"X-Request-ID": "The id of this request, as the log has it."})
+REQUEST_ID_HEADER = headers({"X-Request-ID": "The id of this request in the log."})
 
 
 def correct_openapi(app: FastAPI) -> None:
-    """Replace FastAPI's 422 by our 400 in OpenAPI, add what is common to all routes, show padlocks
-    only where an access token is needed, and name operations as their functions."""
+    """Replace FastAPI's 422 with our 400, add the responses that all routes share, and show
+    padlocks only where an access token is needed.
+
+    The first paragraph of a route's docstring is its summary, its function's name the operationId.
+    """
     generate = app.openapi
 
     @cache
@@ -29,7 +32,7 @@ def correct_openapi(app: FastAPI) -> None:
                 method = min(route.methods or ())
                 operation = document["paths"][route.path][method.lower()]
                 operation["operationId"] = route.name
-                _correct(operation, route.app.rule, is_open)
+                _correct(operation, route.app.rule, is_open, document["components"]["schemas"])
                 has_padlock |= bool(operation["security"])
         if not has_padlock:
             document["components"].pop("securitySchemes", None)
@@ -40,7 +43,11 @@ def correct_openapi(app: FastAPI) -> None:
     app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way to extend it
 
 
-def _correct(operation: dict[str, Any], rule: Rule | None, is_open: bool) -> None:
+def _correct(
+    operation: dict[str, Any], rule: Rule | None, is_open: bool, schemas: dict[str, Any]
+) -> None:
+    summary, _, operation["description"] = operation["description"].partition("\n\n")
+    operation["summary"] = summary.rstrip(".")
     responses, parameters = operation["responses"], operation.get("parameters", ())
     for parameter in parameters:  # optional parameters, which FastAPI calls nullable
         parameter["schema"] |= parameter["schema"].pop("anyOf", [{}])[0]
@@ -48,10 +55,13 @@ def _correct(operation: dict[str, Any], rule: Rule | None, is_open: bool) -> Non
         del responses["422"]
     common: list[Kind] = []
     if "requestBody" in operation:
-        common += [errors.InvalidRequest, errors.BodyTooLarge]
+        body = operation["requestBody"]["content"]["application/json"]["schema"]
+        reference = body.get("$ref") or body["anyOf"][0]["$ref"]
+        field, *_ = schemas[reference.rpartition("/")[2]].get("required", ["body"])
+        common += [errors.InvalidRequest((field, "is required")), errors.BodyTooLarge]
     elif operation["tags"] != ["operations"]:  # which ignore their query
-        common.append(errors.InvalidRequest(("page", "is not a parameter here")))
-    if "503" in responses:  # a route's own 503 replaces that of its router
+        common.append(errors.InvalidRequest)
+    if operation["tags"] != ["operations"] or "503" in responses:
         common += [errors.StoreUnavailable, errors.RequestTimedOut]
     if rule:
         common += [errors.InvalidToken, errors.Forbidden]

@@ -1,4 +1,4 @@
-"""Traces, by FastAPI's own OpenTelemetry, which FASTAPI_OTEL_AUTO_CONFIGURE=true turns on."""
+"""Traces from FastAPI's OpenTelemetry support, enabled by FASTAPI_OTEL_AUTO_CONFIGURE=true."""
 
 import os
 
@@ -13,7 +13,7 @@ def _is_probe(scope: Scope) -> bool:
 
 
 TELEMETRY: TelemetryConfig = {
-    "metrics": False,  # Prometheus's are at /metrics
+    "metrics": False,  # Prometheus reads those at /metrics
     "logs": False,
     "operation_spans": False,
     "exclude": _is_probe,
@@ -22,9 +22,9 @@ TELEMETRY: TelemetryConfig = {
 
 
 def set_defaults(service: str) -> None:
-    """Set the defaults of OpenTelemetry's variables, which its packages read when a service starts.
+    """Set defaults for OpenTelemetry's variables, which its packages read when a service starts.
 
-    Its own timeout of 10 s would delay the end of a service whose collector does not respond.
+    Its own timeout of 10 s would delay stopping a service whose collector does not respond.
     """
     os.environ.setdefault("OTEL_SERVICE_NAME", f"shopsphere-{service}")
     os.environ.setdefault("OTEL_EXPORTER_OTLP_TIMEOUT", "2")
