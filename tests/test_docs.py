@@ -45,7 +45,7 @@ ON_PATH = {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH'
 WORDS_OF_OTHERS = {
     *("kill", "process_", "histogram_quantile"),  # a shell's and Prometheus's
     *("curl", "exe", "powershell", "executionpolicy", "bypass", "scripts", "activate"),  # shells
-    *("uv", "docker"),
+    *("uv", "docker", "bash"),
     *("brand", "review_service", "reviews"),  # what the reader is to add
     *("aof_rewrite_in_progress", "appendonlydir", "environmentfile"),  # Redis's and systemd's
     *("parentbased_always_on", "parentbased_traceidratio", "traceparent"),  # OpenTelemetry's
