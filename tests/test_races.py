@@ -57,31 +57,6 @@ def test_five_hundred_orders_on_a_hundred_units_sell_exactly_a_hundred(shop: Sho
     assert sorted(shop.orders_of(product)) == placed
 
 
-def test_a_thousand_baskets_on_twenty_products_sell_every_unit_or_name_what_was_short(
-    shop: Shop,
-) -> None:
-    products = [shop.new_product(50) for _ in range(20)]
-    choose = random.Random(20)
-    baskets = [
-        {pk: choose.randint(1, 2) for pk in choose.sample(products, choose.randint(1, 4))}
-        for _ in range(1000)
-    ]
-    answers = at_once(64, shop.place_basket, baskets)
-    sold: Counter[str] = Counter()
-    for basket, answer in zip(baskets, answers, strict=True):
-        if answer.status == 201:
-            items = answer.body["items"]
-            assert [(each["product_id"], each["quantity"]) for each in items] == [*basket.items()]
-            sold.update(basket)
-        else:
-            assert (answer.status, answer.code) == (400, "insufficient_quantity")
-            assert answer.body["available"] < basket[answer.body["product_id"]]
-    assert sold.total() > 900
-    for pk in products:
-        assert shop.stock(pk) == (50, 50 - sold[pk], sold[pk], 0)
-        assert sold[pk] == 50 or shop.place(pk, 50 - sold[pk]).status == 201
-
-
 def test_fifty_requests_at_once_with_one_key_make_one_order_and_fifty_more_replay_it(
     shop: Shop,
 ) -> None:

@@ -273,28 +273,6 @@ def test_a_failover_takes_back_exactly_what_the_replica_had_not_heard(
     shop.wait_until_exact(EXACT_SECONDS)
 
 
-def test_with_min_replicas_to_write_a_master_alone_acknowledges_nothing(
-    watched_redis: WatchedRedis, watched_shop: Shop
-) -> None:
-    shop = watched_shop
-    product = shop.new_product(1000)
-    for server in watched_redis.pair:
-        server.client.config_set("min-replicas-to-write", 1)
-    wait_until(lambda: shop.place(product).status == 201, why="the replica counts as a good one")
-    watched_redis.cut_replica()
-    assert shop.place(product).code == "storage_unavailable"
-    assert shop.stock(product) == (1000, 999, 1, 0)
-
-    watched_redis.fail_over()
-    wait_until(lambda: status(shop.product, f"/products/{product}") == 200, why="reads are served")
-    assert shop.stock(product) == (1000, 999, 1, 0)
-    assert shop.place(product).status == 503
-
-    watched_redis.heal()
-    shop.placed(product)
-    shop.wait_until_exact(EXACT_SECONDS)
-
-
 def test_who_finds_no_connection_free_waits_and_who_lost_one_asks_the_sentinels_again(
     watched_redis: WatchedRedis,
 ) -> None:
