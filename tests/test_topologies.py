@@ -16,7 +16,6 @@ import test_connection
 from redis_db import RedisRecords
 from shopsphere.catalogue.products import Products
 from shopsphere.domain.errors import StoreUnavailable
-from shopsphere.domain.pks import new_pk
 from shopsphere.redis_clients import connecting
 from shopsphere.redis_clients.errors import NothingResponds
 from shopsphere.settings import CannotStart, Settings
@@ -149,23 +148,6 @@ def test_a_lost_cluster_node_stops_all_if_all_slots_are_wanted_otherwise_what_li
     shop.wait_until_exact(EXACT_SECONDS)
     unlucky.assert_served()
     lucky.assert_served()
-
-
-def test_a_slot_that_moves_to_a_new_node_is_never_500(cluster: RedisCluster, shop: Shop) -> None:
-    here = shop.new_product(10)
-    slot, source = key_slot(product_key(here).encode()), cluster.node_of(product_key(here))
-    target = cluster.add_node()
-    wait_until(cluster.is_whole, 30, "all know the new node")
-    cluster.begin_to_move(slot, source, target)
-    missing = next(pk for pk in iter(new_pk, "") if key_slot(product_key(pk).encode()) == slot)
-    assert status(shop.product, f"/products/{here}") == 200
-    assert shop.place(here).status == 503
-    assert status(shop.product, f"/products/{missing}") == 503
-
-    cluster.move(source, target, *source.client.execute_command("CLUSTER GETKEYSINSLOT", slot, 99))
-    cluster.has_moved(slot, target)
-    assert status(shop.product, f"/products/{here}") == 200
-    shop.placed(here)
 
 
 def test_a_search_misses_no_product_while_the_index_moves_key_by_key(
