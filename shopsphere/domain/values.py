@@ -24,7 +24,7 @@ MAX_ORDER_QUANTITY = 1_000_000
 
 
 class Role(StrEnum):
-    """What a token may be used for. SERVICE tokens belong to no person."""
+    """What a token may be used for. SERVICE tokens do not belong to a person."""
 
     USER = "user"
     ADMIN = "admin"
@@ -74,8 +74,8 @@ class Item:
 
 
 def by_product(items: Iterable[Item]) -> list[Item]:
-    """Return the items in the order in which stock is reserved. It is the same for all orders, so
-    of two that compete for the last units of the same products, one gets them all."""
+    """Return the items sorted by product, the order in which stock is reserved. As it is the same
+    for all orders, one of two that compete for the same last units gets them all."""
     return sorted(items, key=lambda item: item.product_pk)
 
 

@@ -119,11 +119,11 @@ class Settling:
         return order
 
     async def notify(self, command: Command, order_pk: str, product_pks: Iterable[str]) -> None:
-        """Ship or release what an order holds of these products, as its command ends; return when
-        all calls are delivered.
+        """Ship or release the units that an order holds of these products, depending on its
+        command; return when all calls have succeeded.
 
         A definite refusal means that one of the two services lost data in a failover: it is logged
-        for the audit and counts as delivered. Raise Unavailable for any other failure.
+        for the audit and counts as a success. Raise Unavailable for any other failure.
         """
         some = asyncio.Semaphore(NOTIFIED_AT_ONCE)
         is_shipment = command is Command.SHIP
