@@ -50,6 +50,8 @@ class RequestMetrics:
         self._seconds = prometheus.Histogram(
             "http_request_duration_seconds", "Response time.", labels, registry=registry
         )
+        if METRICS_FOLDER not in os.environ:  # of several workers, one would report only itself
+            prometheus.ProcessCollector(registry=registry)
         self._known: dict[tuple[str, str, int], tuple[Any, Any]] = {}
 
     def count(self, method: str, route: str, status: int, seconds: float) -> None:

@@ -18,7 +18,7 @@ PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 LANGUAGES = {"bash", "json", "jsonl", "text"}
 """What a block can be in, that it is run, compared with the answer, or looked at word by word."""
 
-ONLY_SHOWN = {"shell", "yaml", "mermaid", "redis"}
+ONLY_SHOWN = {"shell", "sh", "yaml", "mermaid", "redis"}
 """What is not run: it needs other machines or programs, or is a drawing."""
 
 PROGRAMS = ("python", "uvicorn", "curl", "redis-cli")

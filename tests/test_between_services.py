@@ -54,7 +54,7 @@ def test_services_trust_each_other_by_a_certificate_of_their_own(
     assert "CA_FILE" in distrusting.log.read_text()
     for ca_file, state in ((certificate, "ok"), ("", "failed")):
         settings = settings_of({}, product_service_url=products.url, ca_file=ca_file)
-        line = test_connection.look_at("product", settings).line
+        line = test_connection.look_at("product", settings)[0]
         assert (line.state, "TLS failed, check CA_FILE" in line.text) == (state, state == "failed")
 
 

@@ -301,6 +301,7 @@ async def test_an_order_is_settled_by_hand_unless_its_request_may_be_at_work(
 ) -> None:
     product = await shop.add(5)
     await shop.dies_at("place", None, product)
+    await shop.service().settle()
     [pk] = await shop.noted()
     settle_order = shop.service().settling.settle_order
     assert await settle_order(pk, product) == "under_way"

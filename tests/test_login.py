@@ -212,30 +212,3 @@ def test_who_logs_in_holds_nobody_up(users: TestClient, monkeypatch: pytest.Monk
         assert users.get("/ready").status_code == 200
         is_served.set()
     assert login.result().status_code == 200
-
-
-def change_password(users: TestClient, token: str, current: str, new: str) -> Response:
-    body = {"current_password": current, "password": new}
-    return users.patch("/me", json=body, headers=bearer(token))
-
-
-def token_of(users: TestClient) -> str:
-    return str(log_in(users).json()["access_token"])
-
-
-def test_a_new_password_replaces_the_old_one_for_who_knows_that(users: TestClient) -> None:
-    token, new = token_of(users), "my next password"
-    wrong = change_password(users, token, "wrong", new)
-    assert (wrong.status_code, wrong.json()["code"]) == (401, "invalid_credentials")
-    assert log_in(users, new).status_code == 401
-    answer = change_password(users, token, PASSWORD, new)
-    me = users.get("/me", headers=bearer(token))
-    assert (answer.status_code, answer.json()) == (200, {**answer.json(), **me.json()})
-    assert statuses([log_in(users), log_in(users, new)]) == [401, 200]
-
-
-def test_guessing_the_current_password_counts_as_failed_logins(users: TestClient) -> None:
-    token = token_of(users)
-    answers = [change_password(users, token, "wrong", "my next password") for _ in range(4)]
-    assert statuses(answers) == [401, 401, 401, 429]
-    assert log_in(users).status_code == 429

@@ -4,35 +4,16 @@ The services hash with different rounds, so a login at one renews what the other
 """
 
 import random
-from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
-from typing import Any
 
 import pytest
 
-from shopsphere.domain import people
-from shopsphere.records import Records
 from tests.load import Answer, at_once, send
-from tests.people import users_in
-from tests.servers import MovableRedis, RedisServer, Service, wait_until
+from tests.servers import RedisServer, Service
 
 ROUNDS = range(8)
 PASSWORD, OTHER = "the first password", "the second password"
-
-
-@contextmanager
-def users_on(redis: RedisServer, folder: Path, rounds: str) -> Iterator[Service]:
-    """Run a user service that hashes with so many rounds."""
-    settings = {"BCRYPT_ROUNDS": rounds, "LOGIN_LIMIT": "10000/minute", "LOG_LEVEL": "WARNING"}
-    settings |= {"USE_REDIS": "required", "REDIS_PORT": str(redis.port)}
-    service = Service("user", folder / f"{rounds}.log", 0, **settings)
-    try:
-        yield service.start()
-    finally:
-        service.stop()
 
 
 @pytest.fixture(scope="module")
@@ -41,8 +22,16 @@ def services(
 ) -> Iterator[list[Service]]:
     redis_server.client.flushall()
     folder = tmp_path_factory.mktemp("users")
-    with users_on(redis_server, folder, "4") as one, users_on(redis_server, folder, "5") as other:
-        yield [one, other]
+    settings = {"USE_REDIS": "required", "REDIS_PORT": str(redis_server.port)}
+    settings |= {"LOGIN_LIMIT": "10000/minute", "LOG_LEVEL": "WARNING"}
+    services = [
+        Service("user", folder / rounds, 0, BCRYPT_ROUNDS=rounds, **settings) for rounds in "45"
+    ]
+    try:
+        yield [service.start() for service in services]
+    finally:
+        for service in services:
+            service.stop()
 
 
 def post(service: Service, path: str, token: str | None = None, **body: str) -> Answer:
@@ -106,17 +95,6 @@ def session_of(services: list[Service], email: str) -> dict[str, str]:
     return session
 
 
-def test_refreshes_of_one_token_give_the_same_one_beside_logins(services: list[Service]) -> None:
-    for number in ROUNDS:
-        token = session_of(services, email := f"refresh{number}@example.com")["refresh_token"]
-        refreshes = [partial(refresh, each, token) for each in services * 6]
-        answers = race(*refreshes, *(partial(log_in, each, email) for each in services))
-        assert {answer.status for answer in answers} == {200}
-        [newest] = given(answers[:12])
-        assert given([refresh(each, newest) for each in services]) == {newest} != {token}
-        assert len(given([refresh(services[0], each) for each in given(answers[12:])])) == 2
-
-
 @pytest.mark.parametrize("ending", [log_out, change, delete])
 def test_nothing_that_races_the_end_of_a_session_outlives_it(
     services: list[Service], ending: Callable[[Service, dict[str, str]], Answer]
@@ -137,16 +115,6 @@ def test_nothing_that_races_the_end_of_a_session_outlives_it(
             must_be_usable(services, email, PASSWORD, OTHER)
 
 
-def test_of_many_who_register_one_address_one_has_it(services: list[Service]) -> None:
-    passwords = [f"password {number}" for number in range(8)]
-    for number in ROUNDS:
-        email = f"many{number}@example.com"
-        many = zip(services * 4, passwords, strict=True)
-        answers = race(*(partial(register, service, email, each) for service, each in many))
-        assert Counter(answer.status for answer in answers) == {201: 1, 400: 7}
-        must_be_usable(services, email, *passwords)
-
-
 def test_an_address_that_is_deleted_and_registered_at_once_has_one_user_or_none(
     services: list[Service],
 ) -> None:
@@ -161,41 +129,3 @@ def test_an_address_that_is_deleted_and_registered_at_once_has_one_user_or_none(
         assert [answer.status for answer in answers[5:]].count(201) <= 1
         must_be_over(services, {session["refresh_token"]} | given(answers[1:5]))
         must_be_usable(services, email, PASSWORD, OTHER)
-
-
-@pytest.mark.anyio
-async def test_a_deletion_does_not_free_an_address_that_was_taken_meanwhile(
-    records: Records, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    users, email, change = users_in(records), "ada@example.com", records.change
-    ada = await users.register(email, PASSWORD)
-
-    async def interrupted(rule: Any, *wanted: Any) -> object:
-        if getattr(rule, "func", rule) is people.give_up:
-            monkeypatch.undo()
-            await users.register(email, OTHER)
-        return await change(rule, *wanted)
-
-    monkeypatch.setattr(records, "change", interrupted)
-    await users.delete("a client", ada.pk, PASSWORD)
-    assert await users.find(email) is not None
-    await users.log_in("a client", email, OTHER)
-
-
-def test_a_token_outlives_an_outage_and_for_a_minute_a_lost_response(tmp_path: Path) -> None:
-    with (
-        MovableRedis(tmp_path, "--appendonly", "yes") as redis,
-        users_on(redis, tmp_path, "4") as users,
-    ):
-        token = session_of([users, users], "outage@example.com")["refresh_token"]
-        [unheard] = given([refresh(users, token)])
-        redis.stop()
-        assert refresh(users, token).status == 503
-        redis.start()
-        wait_until(lambda: refresh(users, token).status == 200)
-        redis.move_clock(45)
-        assert given([refresh(users, token)]) == {unheard}
-        redis.move_clock(16)
-        must_be_over([users], {token})
-        must_be_over([users], {unheard})
-        must_be_usable([users, users], "outage@example.com", PASSWORD)

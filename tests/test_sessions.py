@@ -10,7 +10,6 @@ from starlette.testclient import TestClient
 
 from shopsphere.accounts.refresh_tokens import RefreshToken, RefreshTokens
 from shopsphere.domain import sessions
-from shopsphere.domain.pks import new_pk
 from shopsphere.domain.values import Role
 from tests.apps import CheckedClient, bearer, running
 from tests.people import CLOSED, SECRET, TOKENS
@@ -90,14 +89,6 @@ def test_a_session_goes_on_by_refreshing(
         token = response.json()["refresh_token"]
 
 
-def test_two_tabs_and_a_lost_response_get_the_same_token(users: CheckedClient) -> None:
-    first = log_in(users)["refresh_token"]
-    second = refreshed(users, first)
-    assert refreshed(users, first) == second  # another tab, or a repeat
-    assert refreshed(users, second) == second  # a tab that already has the new one
-    assert refreshed(users, first) == second
-
-
 def test_a_token_that_is_used_again_later_ends_its_session_and_no_other(
     users: CheckedClient, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -112,43 +103,20 @@ def test_a_token_that_is_used_again_later_ends_its_session_and_no_other(
     assert first not in logged
 
 
-def test_a_token_two_rotations_old_ends_its_session_at_once(
-    users: CheckedClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    first = log_in(users)["refresh_token"]
-    second = refreshed(users, first)
-    with after(61, monkeypatch):
-        third = refreshed(users, second)
-    assert third not in (first, second)
-    assert is_over(users, first)
-    assert is_over(users, third)
-
-
-@pytest.mark.parametrize(("days", "lasts"), [(6, True), (7.01, False), (-7.01, False)])
-def test_a_session_that_is_not_used_ends(
-    monkeypatch: pytest.MonkeyPatch, days: float, lasts: bool
-) -> None:
+def test_a_session_that_is_not_used_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     with running("user", {"USE_REDIS": "false", "SESSION_DAYS": "7"}) as users:
         users.post("/register", json=ADA)
-        token = log_in(users)["refresh_token"]
-        with after(days * 86_400, monkeypatch):
-            assert is_over(users, token) is not lasts
+        for days, is_too_long in ((6, False), (7.01, True), (-7.01, True)):
+            token = log_in(users)["refresh_token"]
+            with after(days * 86_400, monkeypatch):
+                assert is_over(users, token) is is_too_long
 
 
 def test_a_logout_takes_any_text_and_ends_one_session(users: CheckedClient) -> None:
     ended, other = log_in(users), log_in(users)
     used = ended["refresh_token"]
     newest = refreshed(users, used)
-    for text in (
-        "",
-        "x",
-        "a.b.c.d",
-        "\x00",
-        "ü.\u2028.1.x",
-        newest[:-1],
-        newest + "0",
-        "." * 10_000,
-    ):
+    for text in ("", "a.b.c.d", "\0", "ü.\u2028.1.x", newest[:-1], newest + "0", "." * 10_000):
         log_out(users, text)
     assert refreshed(users, newest) == newest
     log_out(users, used)
@@ -281,18 +249,6 @@ def test_tokens_that_nobody_gave_are_refused_and_end_nothing(users: CheckedClien
         assert users.post("/refresh", json={"refresh_token": no_text}).status_code == 400
     assert users.get("/me", headers=bearer(token)).status_code == 401
     assert refreshed(users, token)
-
-
-def test_a_good_mac_for_what_is_not_there_gives_nothing(users: CheckedClient) -> None:
-    tokens, pk = RefreshTokens([SECRET]), log_in(users)["refresh_token"].split(".")[0]
-    for user_pk, session_id in ((new_pk(), new_pk()), (pk, new_pk())):
-        assert is_over(users, tokens.write(RefreshToken(user_pk, session_id, 1)))
-
-
-def test_a_number_that_a_failover_lost_goes_on(users: CheckedClient) -> None:
-    user_pk, session_id, _, _ = log_in(users)["refresh_token"].split(".")
-    lost = RefreshTokens([SECRET]).write(RefreshToken(user_pk, session_id, 7))
-    assert refreshed(users, lost).split(".")[2] == "8"
 
 
 def test_the_longest_unused_of_fifty_sessions_ends(users: CheckedClient) -> None:

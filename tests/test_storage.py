@@ -164,7 +164,7 @@ def test_gunicorn_serves_memory_with_one_worker_only(
 async def test_a_redis_that_is_required_and_not_there_stops_the_start() -> None:
     nowhere = f"127.0.0.1:{free_port()}"
     line = await refusal(use_redis="required", redis_url=f"redis://:{SECRET}@{nowhere}")
-    assert f"USE_REDIS=required, but no Redis responds at redis://{nowhere}" in line
+    assert f"USE_REDIS=required, but no Redis responds at {nowhere}" in line
 
 
 async def test_a_redis_that_is_loading_is_waited_for(caplog: pytest.LogCaptureFixture) -> None:
@@ -238,6 +238,8 @@ async def test_a_redis_that_refuses_us_stops_the_start(own_redis: RedisServer) -
         "redis+cluster://localhost",
         "redis+cluster://localhost:6379?db=1",
         "redis+cluster://localhost:6379?ssl=true&ssl_ca_certs=/no/such/file",
+        "http://localhost:6379",
+        "localhost:6379",
         "redis+sentinel://localhost:26379",
         "redis+sentinel://localhost:26379/name?no_such_option=1",
     ],

@@ -73,7 +73,8 @@ def collector() -> Iterator[Collector]:
 
 
 @pytest.fixture
-def cleanup() -> Iterator[ExitStack]:
+def cleanup(monkeypatch: pytest.MonkeyPatch) -> Iterator[ExitStack]:
+    monkeypatch.delenv("OTEL_SERVICE_NAME", raising=False)  # of apps in this process
     with ExitStack() as stack:
         yield stack
 

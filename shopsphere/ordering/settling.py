@@ -65,8 +65,8 @@ class Settling:
                 await self.settle(pending)
 
         noted = await pending_commands(self.records)
-        self.metrics.unsettled.set(len(noted))
         old = [pending for pending in noted if pending.is_older_than(self.after_seconds)]
+        self.metrics.unsettled.set(len(old))
         results = await asyncio.gather(*map(settle, old), return_exceptions=True)
         for pending, result in zip(old, results, strict=True):
             if isinstance(result, Unavailable):

