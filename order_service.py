@@ -7,7 +7,7 @@ import shopsphere.packages  # noqa: F401  # so that `python order_service.py` fi
 import asyncio
 import logging
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from functools import partial
 from typing import Annotated, Any, Literal
 
@@ -56,9 +56,7 @@ TAGS = {
 
 
 class OrderItem(Body):
-    product_id: str = Field(
-        examples=["abc123"], description="Replace `abc123` with the `pk` of a product."
-    )
+    product_id: str = Field(examples=["abc123"], description="The `pk` of a product.")
     quantity: int = Field(ge=1, le=MAX_ORDER_QUANTITY, examples=[2])
     unit_price: Cents | None = Field(None, examples=[999.99], description=PRICE_SEEN)
 
@@ -100,9 +98,7 @@ Items = Annotated[
 
 
 class Settle(Body):
-    product_id: StrictPk = Field(
-        examples=[PRODUCT_PK], description="The `pk` of the ordered product."
-    )
+    product_id: StrictPk = Field(examples=[PRODUCT_PK], description="The `pk` of the product.")
 
 
 class Settled(BaseModel):
@@ -146,9 +142,8 @@ ORDERS = TypeAdapter(list[OrderPublic])
 
 
 Own = Annotated[Checkout, OWN]
-OF_AN_ORDER = "The `pk` of an order."
-Pk = Annotated[PkOrNone, Path(description=OF_AN_ORDER)]
-SettledPk = Annotated[StrictPk, Path(description=OF_AN_ORDER)]
+Pk = Annotated[PkOrNone, Path(description="The `pk` of an order.")]
+SettledPk = Annotated[StrictPk, Path(description="The `pk` of an order.")]
 
 ordering = APIRouter(tags=["orders"])
 fulfilment = APIRouter(prefix="/orders/{pk}", tags=["fulfilment"], dependencies=[ADMINISTRATOR])
@@ -287,7 +282,7 @@ async def _ordering(service: Service[Checkout]) -> AsyncIterator[Checkout]:
     if settings.settle_after <= settings.order_timeout:
         log.warning("SETTLE_AFTER must exceed ORDER_TIMEOUT, or slow orders will fail")
 
-    with ProductClient(settings, opened.storage, service.tokens) as products:
+    with closing(ProductClient(settings, opened.storage, service.tokens)) as products:
         settling = Settling(opened.records, products, metrics, settings.settle_after)
         lease_seconds = settings.order_timeout + LEASE_MARGIN_SECONDS
         checkout = Checkout(opened.records, products, settling, metrics, lease_seconds)

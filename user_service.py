@@ -159,7 +159,10 @@ async def logout(body: SessionToken, users: AllUsers) -> None:
 
 @own.get("/me", response_model=UserPublic, responses=raises(errors.UserNotFound))
 async def get_me(caller: SignedIn, users: AllUsers) -> User:
-    """Get your account."""
+    """Get your account.
+
+    This is the account that the access token was issued for.
+    """
     return await users.get(caller.user_pk)
 
 

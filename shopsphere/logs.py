@@ -69,7 +69,7 @@ def configure_logging(service: str, settings: Settings) -> None:
     # Python's logging HOWTO).
     logging._srcfile = None
     handler = logging.StreamHandler(sys.stderr)
-    handler.addFilter(_OncePerMinute("opentelemetry"))  # which repeats that no collector responds
+    handler.addFilter(_OncePerMinute("opentelemetry"))  # which repeats each failed export
     handler.addFilter(add_context)
     handler.setFormatter(json_formatter() if settings.log_format == "json" else TEXT_FORMATTER)
     for name in ("shopsphere", "uvicorn.error", "uvicorn.access"):

@@ -74,7 +74,7 @@ def test_clocks_that_differ_are_named_in_the_log(
     orders = started(services, Service("order", tmp_path / "order.log", 0, **in_memory, **urls))
     assert order_of(orders, products) == 503
     difference = (
-        f"refuses our token: its clock is [{'+' if seconds > 0 else '-'}](9[789]|10[012]) s"
+        f"rejects our token: its clock is [{'+' if seconds > 0 else '-'}](9[789]|10[012]) s"
     )
     assert re.search(difference, orders.log.read_text())
     assert ("issued in the future" in products.log.read_text()) == (seconds < 0)

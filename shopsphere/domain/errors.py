@@ -88,7 +88,7 @@ class InvalidToken(ShopError, status=401, code="invalid_token"):
 
 
 class Forbidden(ShopError, status=403, code="forbidden"):
-    sentence = "You do not have permission to do this. Log in with an account that has."
+    sentence = "You do not have permission to do this. Use an account that does."
 
 
 class UserNotFound(ShopError, status=404, code="user_not_found"):
@@ -152,7 +152,7 @@ class ReservationReleased(ShopError, status=409, code="reservation_released"):
 
 
 class ReservationConflict(ShopError, status=409, code="reservation_conflict"):
-    sentence = "This order has already reserved another quantity. Repeat the same quantity."
+    sentence = "This order has already reserved a different quantity. Send that quantity."
 
 
 class ReservationShipped(ShopError, status=409, code="reservation_shipped"):

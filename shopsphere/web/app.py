@@ -32,8 +32,6 @@ from shopsphere.web.tracing import TELEMETRY, set_defaults
 
 log = logging.getLogger("shopsphere")
 
-Opening = Callable[[Service[T]], AbstractAsyncContextManager[T]]
-
 
 def create_app(
     name: str,
@@ -41,7 +39,7 @@ def create_app(
     tags: Mapping[str, str],
     routers: Iterable[APIRouter],
     open_storage: Callable[[Settings], Awaitable[Opened]],
-    opening: Opening[T],
+    opening: Callable[[Service[T]], AbstractAsyncContextManager[T]],
     settings: Settings | None = None,
 ) -> FastAPI:
     """Return the app of a service.
@@ -84,13 +82,12 @@ def create_app(
             )  # by default, listing orders causes scans of a big shop in memory
             yield {"head_seconds": settings.order_timeout}  # for `slow_clients`
 
-    sections = {**tags, **OPERATIONS}.items()
     app = FastAPIOffline(
         title=f"ShopSphere {name}s",
         description=description.format_map(vars(settings)),
         version=__version__,
         servers=[{"url": "/"}],
-        openapi_tags=[{"name": name, "description": text} for name, text in sections],
+        openapi_tags=[{"name": n, "description": t} for n, t in {**tags, **OPERATIONS}.items()],
         swagger_ui_parameters={"defaultModelsExpandDepth": 0, "persistAuthorization": True},
         lifespan=lifespan,
         redirect_slashes=False,

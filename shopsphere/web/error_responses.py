@@ -16,12 +16,11 @@ from shopsphere.web.examples import headers
 
 Responses = dict[int | str, dict[str, Any]]
 Kind = type[errors.ShopError] | errors.ShopError
-UNREADABLE = ("body", "must be JSON in UTF-8")
 FRAMEWORK_ERRORS = {
     "Not Found": errors.NoSuchPath(),
     "Method Not Allowed": errors.MethodNotAllowed(),
     "Content Too Large": errors.BodyTooLarge(),
-    "There was an error parsing the body": errors.InvalidRequest(UNREADABLE),
+    "There was an error parsing the body": errors.InvalidRequest(("body", "must be JSON in UTF-8")),
 }
 """Errors of starlette 1.10 and FastAPI 0.165 by their detail, and the ones sent instead."""
 

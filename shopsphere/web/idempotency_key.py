@@ -40,7 +40,7 @@ class Once:
 async def _once(
     request: Request,
     response: Response,
-    idempotency_key: Annotated[str | None, Header(description=KEY)] = None,
+    idempotency_key: Annotated[str | None, Header(alias="Idempotency-Key", description=KEY)] = None,
 ) -> Once:
     if idempotency_key is None:
         return Once(None, request, response)

@@ -65,7 +65,7 @@ def _correct(
         common += [errors.StoreUnavailable, errors.RequestTimedOut]
     if rule:
         common += [errors.InvalidToken, errors.Forbidden]
-    if any(parameter["name"] == "idempotency-key" for parameter in parameters):
+    if any(parameter["name"] == "Idempotency-Key" for parameter in parameters):
         common.append(errors.IdempotencyKeyReused)
         success = min(responses)
         responses[success]["headers"] = REPLAY_HEADER | (LOCATION if success == "201" else {})
