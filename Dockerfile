@@ -1,4 +1,4 @@
-# One image for the three services; compose.yaml says which one a container runs.
+# One image for the three services; UVICORN_APP selects the one that a container runs.
 FROM python:3.14-slim
 WORKDIR /shop
 COPY requirements.txt .
@@ -6,8 +6,8 @@ RUN pip install --no-cache-dir -r requirements.txt
 COPY storage.py redis_db.py in_memory_db.py test_connection.py *_service.py ./
 COPY shopsphere shopsphere
 USER 10001:10001
-# Each UVICORN_ variable is an option of uvicorn. A proxy has to give up idle connections before the
-# service does, so this one keeps them for 75 s.
+# Each UVICORN_ variable is an option of uvicorn. A proxy must close idle connections before the
+# service does, so the service keeps them for 75 s.
 ENV PYTHONUNBUFFERED=1 USE_REDIS=required \
     UVICORN_APP=product_service:app UVICORN_HOST=0.0.0.0 UVICORN_PORT=8000 \
     UVICORN_HTTP=shopsphere.web.slow_clients:PROTOCOL \
