@@ -194,6 +194,12 @@ class Service:
             self.process.wait(15)
         self.http.close()
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
     def request(self, method: str, path: str, **options: object) -> requests.Response:
         """Send a request to the service, on a kept connection."""
         options.setdefault("timeout", 20)

@@ -40,11 +40,8 @@ class Shop:
 @contextmanager
 def running_shop(log: Path, **environment: str) -> Iterator[Shop]:
     """Run a product service as a process of its own."""
-    service = Service("product", log, 0, JWT_SECRET=JWT_SECRET, **environment)
-    try:
+    with Service("product", log, 0, JWT_SECRET=JWT_SECRET, **environment) as service:
         yield Shop(service.start())
-    finally:
-        service.stop()
 
 
 @pytest.fixture(scope="module")

@@ -66,11 +66,8 @@ def connect(url: str) -> None:
 
 def shop_at(url: str, folder: Path) -> Iterator[Shop]:
     """Yield a shop that is never restarted, whatever happens to its Redis."""
-    shop = Shop(folder, {"USE_REDIS": "required", "REDIS_URL": url, **SETTINGS})
-    try:
+    with Shop(folder, {"USE_REDIS": "required", "REDIS_URL": url, **SETTINGS}) as shop:
         yield shop.start()
-    finally:
-        shop.stop()
 
 
 def status(service: Service, path: str) -> int:
