@@ -240,6 +240,7 @@ def test_only_administrators_list_the_orders_of_one_customer(shop: Shop) -> None
         assert orders.get(path, headers=PEOPLE["administrator"]).json() == [theirs]
         assert refusal(orders.get(path, headers=PEOPLE["customer"])) == (403, "forbidden")
         assert orders.get("/orders", headers=PEOPLE["customer"]).json() == [theirs]
+        assert len(orders.get("/orders", headers=PEOPLE["administrator"]).json()) == 2
 
 
 def test_an_order_and_its_stock_must_not_live_in_different_worlds(
