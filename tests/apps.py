@@ -17,11 +17,7 @@ import product_service
 import user_service
 from shopsphere.settings import Settings
 
-BUILD = {
-    "user": user_service.build,
-    "product": product_service.build,
-    "order": order_service.build,
-}
+BUILD = {"user": user_service.build, "product": product_service.build, "order": order_service.build}
 JWT_SECRET = "a secret of tests, so long that PyJWT warns of it with no algorithm"
 UNDOCUMENTED_PATHS = re.compile(r"/(docs|docs/oauth2-redirect|redoc|openapi\.json)")
 

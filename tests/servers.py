@@ -103,9 +103,7 @@ class RedisServer:
     def start(self, *options: str, wait: bool = True) -> None:
         """Start it, and wait until it answers unless told otherwise."""
         self.process = subprocess.Popen(
-            [*self._command, *options],
-            env=self.environment,
-            stdout=subprocess.DEVNULL,
+            [*self._command, *options], env=self.environment, stdout=subprocess.DEVNULL
         )
         if wait:
             wait_until(self.answers, why="redis-server answers")

@@ -179,8 +179,7 @@ async def test_a_redis_that_is_loading_is_waited_for(caplog: pytest.LogCaptureFi
 
 
 @pytest.mark.parametrize(
-    ("says", "reason"),
-    [(b"", "rediss://"), (b"HTTP/1.1 418 I am a teapot\r\n\r\n", "REDIS_HOST")],
+    ("says", "reason"), [(b"", "rediss://"), (b"HTTP/1.1 418 I am a teapot\r\n\r\n", "REDIS_HOST")]
 )
 async def test_what_is_no_redis_stops_the_start(says: bytes, reason: str) -> None:
     async def respond(_: bytes) -> bytes:
