@@ -16,14 +16,13 @@ from shopsphere.domain.errors import RequestTimedOut, ShopError
 from shopsphere.domain.records import Record
 from shopsphere.records import NEVER, Entry, Listing, Lists, Note, R, Rs, Rule, Span, T
 
-Clock = Callable[[], float]
 Key = tuple[str, str]
 
 
 class MemoryRecords:
     """`Records` in memory. A stored record is never changed, only replaced."""
 
-    def __init__(self, clock: Clock = time.time) -> None:
+    def __init__(self, clock: Callable[[], float] = time.time) -> None:
         """`clock` returns Unix time in seconds."""
         self._clock = clock
         self._records: SortedDict[Key, Record] = SortedDict()

@@ -1,9 +1,13 @@
-"""The order service, port 8002: places orders, with stock reserved at the product service."""
+"""The order service, port 8002: orders, for which it reserves stock at the product service."""
+
+import shopsphere.packages  # noqa: F401  # so that `python order_service.py` finds .venv
+
+# isort: split
 
 import asyncio
 import logging
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from functools import partial
 from typing import Annotated, Any, Literal
 
@@ -33,36 +37,33 @@ log = logging.getLogger("shopsphere.order")
 
 PORT = 8002
 LEASE_MARGIN_SECONDS = 2
-"""If a process dies, its request's key stays held for ORDER_TIMEOUT and this margin."""
+"""If a process dies, its request's key stays locked for ORDER_TIMEOUT and this margin."""
 DESCRIPTION = """
 Place and manage orders; stock is never oversold.
 
-**To try it:** add a product at the product service (port 8000), copy its `pk`, and order it here:
-replace `abc123` with it. The `pk` of your order is in the response and in the list. Where tokens
-are required, log in at the user service (port 8001) and paste the `access_token` into
-**Authorize**.
+**To try it:** Add a product at the [product service]({product_service_url}/docs), copy its `pk`,
+and order it here: replace `abc123` with it. If tokens are required, log in at the
+[user service]({user_service_url}/docs), and paste the `access_token` into **Authorize**.
 """
 MAX_ITEMS = 50
 Status = Literal["PLACED", "CANCELLED", "SHIPPED"]
 TWO_ITEMS = [{"product_id": "abc123", "quantity": 2}, {"product_id": "xyz789", "quantity": 1}]
-ONLY_ITEM = "Copied from the item if there is only one; otherwise null."
+ONLY_ITEM = "Copied from the item if the order has only one; otherwise null."
 TAGS = {
     "orders": "Place, view and cancel orders.",
-    "fulfilment": "For the shop: ship orders, resolve interrupted ones.",
+    "fulfilment": "Ship orders, and resolve interrupted ones. For administrators.",
 }
 
 
 class OrderItem(Body):
-    product_id: str = Field(
-        examples=["abc123"], description="The `pk` of a product. Replace `abc123` with it."
-    )
+    product_id: str = Field(examples=["abc123"], description="The `pk` of a product.")
     quantity: int = Field(ge=1, le=MAX_ORDER_QUANTITY, examples=[2])
     unit_price: Cents | None = Field(None, examples=[999.99], description=PRICE_SEEN)
 
 
 def _of_different_products(items: list[OrderItem]) -> list[OrderItem]:
     if len({item.product_id for item in items}) < len(items):
-        raise ValueError("must not name a product twice")
+        raise ValueError("must not contain a product twice")
     return items
 
 
@@ -73,13 +74,13 @@ class OrderOfItems(Body):
 
 
 def _items_of(body: Any) -> list[OrderItem]:
-    """Return the items of an order in either form. A field that is null counts as absent."""
+    """Return the items of an order in either form; null fields count as absent."""
     given = body
     if isinstance(body, dict):
         given = {name: value for name, value in body.items() if value is not None}
         if "items" in given:
             if given.keys() & OrderItem.model_fields:
-                raise ValueError("must have either items, or product_id and quantity")
+                raise ValueError("must contain either items, or product_id and quantity")
             return OrderOfItems.model_validate(given).items
     return [OrderItem.model_validate(given, from_attributes=True)]
 
@@ -97,9 +98,7 @@ Items = Annotated[
 
 
 class Settle(Body):
-    product_id: StrictPk = Field(
-        examples=[PRODUCT_PK], description="The `pk` of the product that was ordered."
-    )
+    product_id: StrictPk = Field(examples=[PRODUCT_PK], description="The `pk` of the product.")
 
 
 class Settled(BaseModel):
@@ -107,8 +106,9 @@ class Settled(BaseModel):
     product_id: str = Field(examples=[PRODUCT_PK])
     outcome: Outcome = Field(
         examples=["placed"],
-        description="What the order is now; `released`: it is of another product, and what this "
-        "one held for it was given back; `under_way`: a request is at work on it, try again later.",
+        description="The status of the order now. `released`: the order does not contain this "
+        "product, and its reservation was released. `under_way`: a request is still working on "
+        "the order; try again later.",
     )
 
 
@@ -142,17 +142,11 @@ ORDERS = TypeAdapter(list[OrderPublic])
 
 
 Own = Annotated[Checkout, OWN]
-OF_AN_ORDER = "The `pk` of an order, from the response that created it, or from the list."
-Pk = Annotated[PkOrNone, Path(description=OF_AN_ORDER)]
-SettledPk = Annotated[StrictPk, Path(description=OF_AN_ORDER)]
+Pk = Annotated[PkOrNone, Path(description="The `pk` of an order.")]
+SettledPk = Annotated[StrictPk, Path(description="The `pk` of an order.")]
 
-ordering = APIRouter(tags=["orders"], responses=raises(errors.StoreUnavailable))
-fulfilment = APIRouter(
-    prefix="/orders/{pk}",
-    tags=["fulfilment"],
-    dependencies=[ADMINISTRATOR],
-    responses=raises(errors.StoreUnavailable),
-)
+ordering = APIRouter(tags=["orders"])
+fulfilment = APIRouter(prefix="/orders/{pk}", tags=["fulfilment"], dependencies=[ADMINISTRATOR])
 
 
 @ordering.post(
@@ -163,7 +157,7 @@ fulfilment = APIRouter(
         errors.InsufficientQuantity(product_pk=PRODUCT_PK),
         errors.PriceChanged(product_pk=PRODUCT_PK),
         errors.ProductNotFound(product_id=PRODUCT_PK),
-        errors.RequestInProgress,
+        errors.RequestInProgress(retry_after=2),
         errors.ProductServiceUnavailable,
         errors.StorageMismatch,
         errors.OrderGivenUp,
@@ -172,27 +166,27 @@ fulfilment = APIRouter(
 async def place_order(
     items: Items, caller: Customer, once: OncePerKey, own: Own, deadline: RequestDeadline
 ) -> Order:
-    """Order 1 to 50 products, all or none: units are reserved from the stock of each.
+    """Place an order.
 
-    One product is ordered by its `product_id` and `quantity`, several by `items`. Each can have the
-    `unit_price` that was seen: if that has changed, the order is refused. A refusal names the first
-    product, in the order of pks, that cannot be ordered.
+    Send `product_id` and `quantity` to order one product, or `items` to order up to 50. The order
+    is placed for all items or for none. If you send the `unit_price` you saw and it has changed,
+    the order is rejected. An error names the first product, by `pk`, that cannot be ordered.
 
-    After a 503 with an `order_id`, the order may have been placed. If it was,
-    `GET /orders/{order_id}` finds it; if it is not there ORDER_TIMEOUT seconds after the 503, it
-    never will be. Alternatively, send an `Idempotency-Key` and retry with the same key:
+    To retry safely, send an `Idempotency-Key`, and use the same key for each retry:
 
-    - The same key with the same items, in any order and either form, returns the same order in its
-      current state: 201, with `Idempotent-Replayed: true`.
-    - The same key with other items, quantities or prices: 422.
-    - While the first request may still be running: 409 with `Retry-After`. If its process died, or
-      the storage was unreachable, retry 2 seconds after ORDER_TIMEOUT; after any other 503,
-      immediately.
-    - After a refusal (400, 404, 409 `price_changed`), the key is free again.
-    - After a 503 or a crash, a retry replaces an attempt that was not placed; there are never two
-      orders.
+    - If the order was placed, the response is the order in its current state, with
+      `Idempotent-Replayed: true`.
+    - If the order was not placed, a retry places it. A key never places two orders.
+    - 409 `request_in_progress`: an earlier request may still be running. Retry after the number of
+      seconds in `Retry-After`.
+    - 422: the key was used for other items, quantities or prices.
+    - After a 400, a 404 or a 409 `price_changed`, the key is free for another order.
 
-    A key is kept for 24 hours from its last order, separately for each user.
+    Keys are kept for 24 hours, separately for each user.
+
+    After a 503 with an `order_id`, the order may have been placed: look for it with
+    `GET /orders/{order_id}`. If it is not there ORDER_TIMEOUT seconds after the 503, it was not
+    placed and never will be.
     """
     ordered = [Item(each.product_id, each.quantity, each.unit_price) for each in items]
     order, is_replay = await own.place(once.key, ordered, caller.user_pk, deadline)
@@ -211,14 +205,16 @@ async def list_orders(
     status: Annotated[Status | None, Query(description="Only orders with this status.")] = None,
     user_id: Annotated[
         PkOrNone | None,
-        Query(min_length=1, description="Only this customer's; for administrators."),
+        Query(min_length=1, description="Only this customer's orders. For administrators."),
     ] = None,
 ) -> Response:
-    """Your orders, oldest first: the whole list, or one page with `limit` and `after`.
+    """List your orders.
 
-    Administrators see all orders; so does everyone while AUTH_REQUIRED is false. With a `status`,
-    the list is in the order in which orders got that status, and `since` and `until` refer to that
-    moment.
+    They are sorted from oldest to newest. Use `limit` and `after` to get the list in pages. With a
+    `status`, orders are sorted by when they got that status, to which `since` and `until` also
+    refer.
+
+    Administrators see the orders of all customers. So does everyone if AUTH_REQUIRED is false.
     """
     if user_id is not None and caller.orders_of is not None:
         raise errors.Forbidden
@@ -229,7 +225,10 @@ async def list_orders(
 
 @ordering.get("/orders/{pk}", response_model=OrderPublic, responses=raises(errors.OrderNotFound))
 async def get_order(caller: Customer, pk: Pk, own: Own) -> Order:
-    """One of your orders. Administrators can get any order."""
+    """Get one of your orders.
+
+    Administrators can get any order.
+    """
     return await own.orders.get(pk, caller.orders_of)
 
 
@@ -239,10 +238,11 @@ async def get_order(caller: Customer, pk: Pk, own: Own) -> Order:
     responses=raises(errors.OrderNotFound, errors.OrderIsShipped),
 )
 async def cancel_order(caller: Customer, pk: Pk, own: Own, deadline: RequestDeadline) -> Order:
-    """Cancel one of your orders. Its stock is released once, however often this is called.
+    """Cancel one of your orders.
 
-    Administrators can cancel any order. This works even while the product service is unreachable;
-    the stock is then released later.
+    Its stock is released. Repeats have no further effect. While the product service is unreachable,
+    orders can still be cancelled, and the stock is released later. Administrators can cancel any
+    order.
     """
     return await own.cancel(pk, caller.orders_of, deadline)
 
@@ -253,9 +253,10 @@ async def cancel_order(caller: Customer, pk: Pk, own: Own, deadline: RequestDead
     responses=raises(errors.OrderNotFound, errors.OrderIsCancelled),
 )
 async def ship_order(pk: Pk, own: Own, deadline: RequestDeadline) -> Order:
-    """Mark an order as shipped, which is final. Its units count as shipped once.
+    """Mark an order as shipped.
 
-    This works even while the product service is unreachable; the stock is then updated later.
+    This is final. Repeats have no further effect. While the product service is unreachable, orders
+    can still be shipped, and the stock is updated later.
     """
     return await own.ship(pk, deadline)
 
@@ -264,10 +265,11 @@ async def ship_order(pk: Pk, own: Own, deadline: RequestDeadline) -> Order:
     "/settle", responses=raises(errors.ProductServiceUnavailable, errors.StorageMismatch)
 )
 async def settle_order(pk: SettledPk, body: Settle, own: Own) -> Settled:
-    """Settle one order now, unless a request is working on it: for repairs after an audit.
+    """Resolve an interrupted order.
 
-    An order that was not placed never will be, and its reservation is released. For a cancelled or
-    shipped order, the product service is notified again. Safe to repeat.
+    Use this for repairs after an audit. If the order was not placed, it never will be, and its
+    reservation is released. If it was cancelled or shipped, the product service is notified again.
+    This is safe to repeat.
     """
     outcome = await own.settling.settle_order(pk, body.product_id)
     return Settled(pk=pk, product_id=body.product_id, outcome=outcome)
@@ -278,9 +280,9 @@ async def _ordering(service: Service[Checkout]) -> AsyncIterator[Checkout]:
     settings, opened = service.settings, service.opened
     metrics = OrderMetrics(service.metrics.registry)
     if settings.settle_after <= settings.order_timeout:
-        log.warning("SETTLE_AFTER is not above ORDER_TIMEOUT: orders that are only slow will fail")
+        log.warning("SETTLE_AFTER must exceed ORDER_TIMEOUT, or slow orders will fail")
 
-    with ProductClient(settings, opened.storage, service.tokens) as products:
+    with closing(ProductClient(settings, opened.storage, service.tokens)) as products:
         settling = Settling(opened.records, products, metrics, settings.settle_after)
         lease_seconds = settings.order_timeout + LEASE_MARGIN_SECONDS
         checkout = Checkout(opened.records, products, settling, metrics, lease_seconds)

@@ -1,4 +1,8 @@
-"""The product service, port 8000: owns the catalogue and the stock."""
+"""The product service, port 8000: the catalogue and the stock."""
+
+import shopsphere.packages  # noqa: F401  # so that `python product_service.py` finds .venv
+
+# isort: split
 
 from contextlib import nullcontext
 from functools import partial
@@ -13,7 +17,7 @@ from shopsphere.domain.money import Amount, Cents
 from shopsphere.domain.values import MAX_ON_HAND, MAX_ORDER_QUANTITY, Product, Reservation, Stock
 from shopsphere.records import StorageName
 from shopsphere.settings import Settings
-from shopsphere.web.access import ADMINISTRATOR, ADMINISTRATOR_OR_SERVICE, ORDER_SERVICE, anyone
+from shopsphere.web.access import ADMINISTRATOR, ADMINISTRATOR_OR_SERVICE, ANYONE, ORDER_SERVICE
 from shopsphere.web.app import create_app, serve
 from shopsphere.web.error_responses import raises
 from shopsphere.web.examples import ORDER_PK, PRODUCT_MADE_AT, PRODUCT_PK
@@ -27,14 +31,15 @@ PORT = 8000
 DESCRIPTION = """
 The catalogue, and the stock of each product.
 
-**To try it:** add a product, copy its `pk` from the response or the list, and paste it where a
-`pk` is needed; then order it from the order service (port 8002). Where tokens are required, log in
-as an administrator at the user service (port 8001), and paste the token into **Authorize**.
+**To try it:** Add a product, and copy its `pk` from the response. Use it on this page, or to order
+the product from the [order service]({order_service_url}/docs). If tokens are required, log in at
+the [user service]({user_service_url}/docs) as an administrator, and paste the token into
+**Authorize**.
 """
 TAGS = {
-    "catalogue": "The products: anyone reads them, administrators write them.",
-    "stock": "How many units there are, by what happened to them.",
-    "reservations": "Units held for orders. Called by the order service.",
+    "catalogue": "View products; administrators also add, change and delete them.",
+    "stock": "View and change the stock of a product.",
+    "reservations": "Units held for orders. For the order service only.",
 }
 
 
@@ -53,7 +58,7 @@ class ProductUpdate(Body):
     @model_validator(mode="after")
     def _changes_something(self) -> Self:
         if not self.model_fields_set:
-            raise ValueError("must have a name, a price or both")
+            raise ValueError("must contain a name, a price or both")
         return self
 
 
@@ -70,15 +75,15 @@ class ProductPublic(Public):
     pk: str = Field(examples=[PRODUCT_PK])
     name: str = Field(examples=["Laptop"])
     price: Amount = Field(validation_alias="price_cents", examples=[999.99])
-    quantity: int = Field(examples=[10], description="What can be ordered now.")
+    quantity: int = Field(examples=[10], description="Units available to order.")
     created_at: Timestamp = Field(examples=[PRODUCT_MADE_AT])
 
 
 class StockPublic(Public):
-    received: int = Field(examples=[10])
-    available: int = Field(examples=[8])
-    reserved: int = Field(examples=[2])
-    shipped: int = Field(examples=[0])
+    received: int = Field(examples=[10], description="All units ever added, less those removed.")
+    available: int = Field(examples=[8], description="Units available to order.")
+    reserved: int = Field(examples=[2], description="Units held for placed orders.")
+    shipped: int = Field(examples=[0], description="Units of shipped orders.")
 
 
 class ReservationPublic(Public):
@@ -102,77 +107,67 @@ async def _same_storage(request: Request, x_storage: OrdersStorage = None) -> No
 
 
 Catalogue = Annotated[Products, OWN]
-Pk = Annotated[
-    PkOrNone, Path(description="The `pk` of a product, from its creation or from the list.")
-]
+Pk = Annotated[PkOrNone, Path(description="The `pk` of a product.")]
 OfOrder = Annotated[
-    StrictPk,
-    Path(
-        description="The `pk` of the order that the units are for.",
-        openapi_examples={"an order": {"value": ORDER_PK}},
-    ),
+    StrictPk, Path(description="The `pk` of an order.", json_schema_extra={"example": ORDER_PK})
 ]
 
-OF_ONE_PRODUCT = raises(errors.ProductNotFound, errors.StoreUnavailable)
+NOT_FOUND = raises(errors.ProductNotFound)
 
-catalogue = APIRouter(
-    prefix="/products", tags=["catalogue"], responses=raises(errors.StoreUnavailable)
-)
-administration = APIRouter(
-    prefix="/products", dependencies=[ADMINISTRATOR], responses=OF_ONE_PRODUCT
-)
+catalogue = APIRouter(prefix="/products", tags=["catalogue"], dependencies=[ANYONE])
+administration = APIRouter(prefix="/products", dependencies=[ADMINISTRATOR], responses=NOT_FOUND)
 stock = APIRouter(
     prefix="/products/{pk}",
     tags=["stock"],
     dependencies=[ADMINISTRATOR_OR_SERVICE],
-    responses=OF_ONE_PRODUCT,
+    responses=NOT_FOUND,
 )
 reservations = APIRouter(
     prefix="/products/{pk}/reservations/{order_pk}",
     tags=["reservations"],
     dependencies=[ORDER_SERVICE, Depends(_same_storage)],
-    responses=raises(errors.StorageMismatch, errors.StoreUnavailable),
+    responses=raises(errors.StorageMismatch),
 )
 
 
 @catalogue.get("/search", response_model=list[ProductPublic], responses=LIST)
-@anyone
 async def search_products(
     request: Request,
     name: Annotated[
         str,
-        Query(
-            min_length=1,
-            description="Any part of the name.",
-            openapi_examples={"a part": {"value": "lap"}},
-        ),
+        Query(min_length=1, description="Part of a name.", json_schema_extra={"example": "lap"}),
     ],
     paging: AnyPaging,
     products: Catalogue,
 ) -> Response:
-    """Products whose names contain the text anywhere, ignoring case and accents.
+    """Search products by name.
 
-    Sorted by the name from the match onward.
+    A name matches if it contains the text anywhere, ignoring case and accents. Results are sorted
+    by the name from the match onward.
     """
     return await listing(request, paging, partial(products.search_page, name), PRODUCTS)
 
 
-@catalogue.get("/{pk}", response_model=ProductPublic, responses=raises(errors.ProductNotFound))
-@anyone
+@catalogue.get("/{pk}", response_model=ProductPublic, responses=NOT_FOUND)
 async def get_product(pk: Pk, request: Request) -> Product:
-    """One product: its name, its price, and how many units can be ordered now."""
-    # No dependency on this busiest route, as it would cost 12 µs.
+    """Get a product.
+
+    Its `quantity` is the number of units available to order.
+    """
+    # A dependency would cost 12 µs on this busiest route.
     products: Products = service_of(request).own
     return await products.get(pk)
 
 
 @administration.post("", response_model=ProductPublic, status_code=201, tags=["catalogue"])
 async def create_product(body: ProductCreate, products: Catalogue, once: OncePerKey) -> Product:
-    """Add a product with its price and stock. Use the returned `pk` to order it.
+    """Add a product.
+
+    Use the returned `pk` to order it.
 
     With an `Idempotency-Key`, repeats within 24 hours return the same product in its current state,
-    with `Idempotent-Replayed: true`, or 404 if it was deleted. The same key with another product is
-    refused with 422. Keys are separate for each user.
+    with `Idempotent-Replayed: true`, or 404 if it was deleted. Using the key for another product
+    returns 422. Keys are separate for each user.
     """
     product, is_replay = await products.create(body.name, body.price, body.quantity, once.key)
     once.respond(is_replay, f"/products/{product.pk}")
@@ -180,21 +175,29 @@ async def create_product(body: ProductCreate, products: Catalogue, once: OncePer
 
 
 @catalogue.get("", response_model=list[ProductPublic], responses=COUNTED_LIST)
-@anyone
 async def list_products(request: Request, paging: PagingByEntry, products: Catalogue) -> Response:
-    """All products, oldest first: the whole list, or one page with `limit` and `after`."""
+    """List products.
+
+    They are sorted from oldest to newest. Use `limit` and `after` to get the list in pages.
+    """
     return await listing(request, paging, partial(products.page, span=paging.span), PRODUCTS)
 
 
 @administration.patch("/{pk}", response_model=ProductPublic, tags=["catalogue"])
 async def update_product(pk: Pk, body: ProductUpdate, products: Catalogue) -> Product:
-    """Change the name, the price or both. Orders keep the name and price they were placed with."""
+    """Change a product's name or price.
+
+    Existing orders keep the name and price they were placed with.
+    """
     return await products.update(pk, body.name, body.price)
 
 
 @administration.delete("/{pk}", status_code=204, tags=["catalogue"])
 async def delete_product(pk: Pk, products: Catalogue) -> None:
-    """Delete a product. Its orders remain and can still be cancelled."""
+    """Delete a product.
+
+    Its orders remain, and can still be shipped or cancelled.
+    """
     await products.delete(pk)
 
 
@@ -205,11 +208,13 @@ async def delete_product(pk: Pk, products: Catalogue) -> None:
     responses=raises(errors.StockTooLow(available=3), errors.StockLimit),
 )
 async def change_stock(pk: Pk, body: StockChange, products: Catalogue, once: OncePerKey) -> Product:
-    """Add units, or remove them if negative: never below zero or above 1,000,000,000 on hand.
+    """Add or remove stock.
 
-    With an `Idempotency-Key`, the change counts once in 24 hours: repeats return the product in its
-    current state, with `Idempotent-Replayed: true`. The same key with another change is refused
-    with 422; after a refusal, the key is free again. Keys are separate for each user and product.
+    No more units can be removed than are available. At most 1,000,000,000 can be on hand.
+
+    With an `Idempotency-Key`, the change takes effect once in 24 hours. Repeats return the product
+    in its current state, with `Idempotent-Replayed: true`. Using the key for another change returns
+    422. A rejected change leaves the key free. Keys are separate for each user and product.
     """
     change = max(-MAX_ON_HAND - 1, min(body.change, MAX_ON_HAND + 1))
     product, is_replay = await products.change_stock(pk, change, once.key)
@@ -219,9 +224,9 @@ async def change_stock(pk: Pk, body: StockChange, products: Catalogue, once: Onc
 
 @stock.get("/stock", response_model=StockPublic)
 async def get_stock(pk: Pk, products: Catalogue) -> Stock:
-    """Stock breakdown: of all units `received`, how many are available, reserved and shipped.
+    """Get the stock breakdown of a product.
 
-    They always add up: `received = available + reserved + shipped`.
+    The numbers always add up: `received = available + reserved + shipped`.
     """
     return await products.stock(pk)
 
@@ -230,7 +235,10 @@ async def get_stock(pk: Pk, products: Catalogue) -> Stock:
 async def list_reservations(
     pk: Pk, request: Request, paging: AnyPaging, products: Catalogue
 ) -> Response:
-    """The live reservations, neither released nor shipped, sorted by order."""
+    """List the live reservations of a product.
+
+    These are neither released nor shipped. They are sorted by the `pk` of the order.
+    """
     return await listing(request, paging, partial(products.reservations_page, pk), RESERVATIONS)
 
 
@@ -245,15 +253,15 @@ async def list_reservations(
         errors.ReservationReleased,
         errors.ReservationConflict,
     )
-    | {200: {"model": ReservationPublic, "description": "It was reserved before."}},
+    | {200: {"model": ReservationPublic, "description": "Already reserved."}},
 )
 async def reserve(
     pk: Pk, order_pk: OfOrder, body: ReservationCreate, products: Catalogue, response: Response
 ) -> Reservation:
-    """Hold units for an order: checked and taken in one step, once per order.
+    """Reserve units for an order.
 
-    A repeat returns 200 and takes nothing. A refusal for price or lack of stock is final for this
-    order, even if stock is added.
+    Stock is checked and reserved in one step. A repeat returns 200 and reserves nothing more. A
+    409 `price_changed` or `insufficient_quantity` is final for this order, even if stock is added.
     """
     reservation, is_new = await products.reserve(pk, order_pk, body.quantity, body.unit_price)
     response.status_code = 201 if is_new else 200
@@ -262,16 +270,20 @@ async def reserve(
 
 @reservations.delete("", status_code=204, responses=raises(errors.ReservationShipped))
 async def release(pk: Pk, order_pk: OfOrder, products: Catalogue) -> None:
-    """Release the units, once, however often this is called.
+    """Release the units of an order.
 
-    This order cannot reserve them again. The product need not exist.
+    Repeats have no further effect. The order cannot reserve units of this product again. The
+    product need not exist.
     """
     await products.release(pk, order_pk)
 
 
 @reservations.post("/ship", status_code=204, responses=raises(errors.ReservationReleased))
 async def ship(pk: Pk, order_pk: OfOrder, products: Catalogue) -> None:
-    """Mark the units as shipped: they move from `reserved` to `shipped`, once."""
+    """Mark the units of an order as shipped.
+
+    They move from `reserved` to `shipped`. Repeats have no further effect.
+    """
     await products.ship(pk, order_pk)
 
 

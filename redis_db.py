@@ -20,7 +20,7 @@ from pydantic_core import to_json
 
 from shopsphere.domain.errors import RequestTimedOut, StoreUnavailable
 from shopsphere.domain.records import Record
-from shopsphere.records import NEVER, Entry, Listing, Lists, Note, R, Rs, Rule, Span, T, slot_of
+from shopsphere.records import NEVER, Entry, Listing, Lists, Note, R, Rs, Rule, Span, T
 from shopsphere.redis_clients.client import Script, ShopRedis, pipeline
 from shopsphere.redis_clients.connecting import require_rights
 from shopsphere.settings import CannotStart
@@ -43,8 +43,8 @@ NEEDED = (
     "ZREVRANGEBYLEX {0} + -", "ZREMRANGEBYRANK {0} 1 1", "ZUNIONSTORE {0} 1 {0}", "SCAN 0", "TIME",
     "EVAL return 1 {0}", "EVALSHA 0 1 {0}", "PERSIST {0}", "PEXPIRE {0} 1000", "DEL {0}", "PING",
 )  # fmt: skip
-"""Every command that this storage sends or its scripts run, in a form that Redis refuses only if
-its user lacks the right: another error means that it has it."""
+"""Every command that this storage or its scripts run, in a form for which any error but a missing
+permission shows that the user has permission."""
 
 STEPS_AT_ONCE = 64
 """How many steps of one slot may share a read and a write."""
@@ -273,7 +273,7 @@ class RedisRecords:
         records: tuple[Any, ...] = wanted
         keys = {self._key(record): record for record in records}
         step = _Step(rule, keys, within, asyncio.get_running_loop().create_future())
-        slot = slot_of(records[0].pk)
+        slot = records[0].pk.partition(":")[0]
         self._queues[slot].append(step)
         if slot not in self._leaders:
             self._leaders[slot] = asyncio.create_task(self._lead(slot))
@@ -542,7 +542,7 @@ def _commands(
 async def open_records(client: ShopRedis, prefix: str) -> RedisRecords:
     """Return the records that this client reads and writes under a prefix.
 
-    Raise CannotStart if its user lacks a right, or if there is data in another format.
+    Raise CannotStart if its user lacks a permission, or if there is data in another format.
     """
     try:
         await require_rights(client, [each.format(f"{prefix}:probe") for each in NEEDED])
@@ -550,7 +550,7 @@ async def open_records(client: ShopRedis, prefix: str) -> RedisRecords:
     except BaseException as error:
         await client.close_all()
         if isinstance(error, StoreUnavailable):
-            raise CannotStart("Redis cannot serve now. Start again when it can.") from error
+            raise CannotStart("Redis is unavailable. Start again when it is back.") from error
         raise
     return RedisRecords(client, prefix)
 

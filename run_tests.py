@@ -1,11 +1,12 @@
-"""Runs all checks: sets up `.venv`, then runs ruff, mypy and pytest. Arguments go to pytest."""
+"""Runs all checks: sets up `.venv`, then runs ruff, mypy and pytest, which gets the arguments."""
 
 import subprocess
 import sys
 
 import start_all_services  # noqa: F401  # it refuses an unsupported Python
+from shopsphere import ROOT
 from shopsphere.tools.installing import set_up
-from shopsphere.tools.processes import ROOT, LauncherError, say
+from shopsphere.tools.processes import LauncherError, say
 
 CHECKS = ("ruff check .", "ruff format --check .", "mypy", "pytest")
 
@@ -15,7 +16,7 @@ def main(pytest_arguments: list[str]) -> None:
     try:
         python = set_up("requirements-dev.txt")
     except LauncherError as error:
-        sys.exit(f"The tests cannot run: {error}")
+        sys.exit(f"Error: {error}")
     failed = []
     for check in CHECKS:
         say(f"\n== {check}")

@@ -1,4 +1,4 @@
-"""Starts ShopSphere: sets up `.venv`, starts the three services, and ends them on Ctrl-C.
+"""Starts ShopSphere: sets up `.venv`, starts the three services, and stops them on Ctrl-C.
 
 Every Python version can parse this file, so an unsupported one prints which versions it needs.
 """
@@ -7,8 +7,9 @@ import sys
 
 if not (3, 11) <= sys.version_info < (3, 15):
     sys.exit(
-        "ShopSphere cannot run: it needs Python 3.11 to 3.14, and this is %d.%d. Get one from "
-        "https://www.python.org/downloads/ and start it with that." % sys.version_info[:2]
+        "ShopSphere needs Python 3.11 to 3.14, and this is Python %d.%d. "
+        "Install another from https://www.python.org/downloads/ and use that."
+        % sys.version_info[:2]
     )
 
 if __name__ == "__main__":

@@ -14,9 +14,9 @@ from shopsphere.workers import runs_alone
 log = logging.getLogger("shopsphere.storage")
 
 FALLBACK_WARNING = (
-    "No Redis responds at {}. This service now keeps everything IN MEMORY: it is lost when the "
-    "service ends. Start Redis and restart the service to use it, or set USE_REDIS=false to choose "
-    "memory, or USE_REDIS=required to forbid it."
+    "No Redis responds at {}. This service now stores everything IN MEMORY, and loses it when it "
+    "stops. To use Redis, start it and restart this service. To silence this warning, set "
+    "USE_REDIS=false. To never fall back to memory, set USE_REDIS=required."
 )
 
 
@@ -32,7 +32,7 @@ async def open_storage(settings: Settings) -> Opened:
             if settings.use_redis == "required":
                 raise CannotStart(
                     f"USE_REDIS=required, but no Redis responds at {settings.redis_address}. "
-                    "Start it, or correct REDIS_HOST, REDIS_PORT or REDIS_URL."
+                    "Start Redis, or correct REDIS_HOST, REDIS_PORT or REDIS_URL."
                 ) from None
         else:
             from redis_db import open_records
@@ -40,8 +40,8 @@ async def open_storage(settings: Settings) -> Opened:
             return Opened(await open_records(client, settings.redis_prefix), "redis")
     if not runs_alone():
         raise CannotStart(
-            "Memory serves one process: several workers would each have a shop to themselves. "
-            "Start one worker, or Redis and USE_REDIS=required."
+            "In-memory storage supports only one worker, because workers do not share memory. "
+            "Start one worker, or start Redis and set USE_REDIS=required."
         )
     is_fallback = settings.use_redis == "true"
     if is_fallback:

@@ -1,54 +1,43 @@
-"""Checks Redis, the services, their storage and secret, and with `--audit` the stock.
+"""Checks Redis, the services, their storage and settings, and with `--audit` the stock.
 
 A tool, not a test: `python test_connection.py` prints a table and exits with 0 only if everything
 is running as it should, and with `--audit`, the stock adds up. `--json` prints one JSON object.
 """
 
+import shopsphere.packages  # noqa: F401  # those of .venv, if need be
+
+# isort: split
+
 import argparse
 import asyncio
 import json
-import os
-import subprocess
+import re
+import signal
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
-from importlib.util import find_spec
-from pathlib import Path
+from contextlib import closing, suppress
+from itertools import repeat
 from typing import NamedTuple
-
-from shopsphere.tools.installing import PYTHON, VENV
-
-if __name__ == "__main__" and not find_spec("aredis_om"):  # the packages are missing
-    if PYTHON.exists() and Path(sys.prefix).resolve() != VENV.resolve():
-        sys.exit(subprocess.run([str(PYTHON), *sys.argv]).returncode)
-    how = "python start_all_services.py, or pip install -r requirements.txt"
-    sys.exit(f"The packages of ShopSphere are not installed. Run: {how}")
 
 import redis
 import requests
+from pydantic import BaseModel
 
 from shopsphere.domain.errors import StoreUnavailable
-from shopsphere.domain.values import Role
 from shopsphere.http_sessions import NO_RETRY, reason_of, session
+from shopsphere.records import StorageName
 from shopsphere.redis_clients.connecting import connect
 from shopsphere.redis_clients.errors import NothingResponds
-from shopsphere.settings import CannotStart, Settings
-from shopsphere.tokens import Tokens
-from shopsphere.tools.audit import Finding, Health, Report, Shop, ShopUnavailable, compare
-from shopsphere.tools.security_hints import security_hints
+from shopsphere.settings import MIN_SECRET_BYTES, CannotStart, Settings
+from shopsphere.tools.audit import Finding, Shop, ShopUnavailable, compare, count
+from shopsphere.tools.processes import say
 
+SERVICES = ("product", "user", "order")
 TIMEOUT_SECONDS = 5
 PARTS_OF_REDIS = ("persistence", "eviction", "replication")
-AUDITED = ("product service", "order service", "storage")
-ASKS_FOR_A_TOKEN = {"product": "/products/0/stock", "user": "/me", "order": "/orders/0"}
-"""Paths that respond with 401 to an invalid token, and otherwise to a valid one with few rights."""
-SETTLED = {
-    "failed": "was never placed, and holds nothing",
-    "released": "holds nothing of this product",
-    "under_way": "is still under way, and was left alone",
-}
+NO_REPAIR = "no automatic repair: cancel the PLACED orders above; correct other numbers in Redis"
 
 
 class Line(NamedTuple):
@@ -67,38 +56,46 @@ class Line(NamedTuple):
         return f"{name:<16} {self.state if self.is_good else 'FAILED':<8} {self.text}"
 
 
-def redis_lines(settings: Settings) -> Iterator[Line]:
-    """Yield the lines about Redis: address, version, round trip, and what data it could lose."""
+def redis_lines(settings: Settings, used: Collection[StorageName] = ()) -> Iterator[Line]:
+    """Yield the lines about Redis: address, version, round trip, and what data it could lose.
+
+    `used` are the storages of the running services.
+    """
     if settings.use_redis == "false":
         yield Line("Redis", "ok", "not used (USE_REDIS=false)")
         return
     address = settings.redis_address
     try:
         milliseconds, servers = asyncio.run(_ask_redis(settings))
-    except CannotStart as error:
-        yield Line("Redis", "failed", str(error))
-    except (NothingResponds, TimeoutError) as error:
+    except (NothingResponds, TimeoutError):
+        is_needed = settings.use_redis == "required" or "redis" in used
         text = f"nothing responds at {address}. Start Redis, or set REDIS_URL or REDIS_HOST"
-        if isinstance(error, TimeoutError) or isinstance(error.__cause__, redis.TimeoutError):
-            text = f"what listens at {address} does not respond: it is frozen, or overloaded"
-        yield Line("Redis", "failed" if settings.use_redis == "required" else "warning", text)
-    except (StoreUnavailable, redis.RedisError):
-        yield Line("Redis", "warning", f"{address} does not say how it keeps its data")
+        yield Line("Redis", "failed" if is_needed else "warning", text)
+    except (CannotStart, StoreUnavailable, redis.RedisError) as error:
+        yield Line("Redis", "failed", str(error))
     else:
         versions = " and ".join(sorted({str(server["redis_version"]) for server in servers}))
-        text = f"{address}, version {versions}, round trip {milliseconds:.1f} ms"
+        text = f"{address}, version {versions or 'unknown'}, round trip {milliseconds:.1f} ms"
         yield Line("Redis", "ok", text)
-        yield from _durability_lines(servers)
+        if servers and {*used} != {"memory"}:
+            yield from _durability_lines(servers)
 
 
 async def _ask_redis(settings: Settings) -> tuple[float, list[dict[str, object]]]:
-    """Return the milliseconds of a round trip, and the INFO of each Redis that holds data."""
+    """Return the milliseconds of a round trip and, as far as our Redis user may ask, the INFO of
+    each Redis that holds data, with its setting `save`."""
     async with asyncio.timeout(2 * TIMEOUT_SECONDS):
         client = await connect(settings)
         try:
             started = time.perf_counter()
             await client.ping()
-            return (time.perf_counter() - started) * 1000, await client.info_of_all()
+            milliseconds = (time.perf_counter() - started) * 1000
+            servers: list[dict[str, object]] = []
+            with suppress(redis.ResponseError):
+                servers = await client.ask_each("INFO")
+                saves = await client.ask_each("CONFIG GET", "save")
+                servers = [info | save for info, save in zip(servers, saves, strict=True)]
+            return milliseconds, servers
         finally:
             await client.close_all()
 
@@ -110,13 +107,14 @@ def _durability_lines(servers: Sequence[Mapping[str, object]]) -> Iterator[Line]
         return Line(name, *(("ok", safe) if is_safe else ("warning", danger)))
 
     keeps_all = all(server.get("aof_enabled") for server in servers)
-    danger = "appendonly is off: what came after the last snapshot is lost when Redis ends"
+    danger = "appendonly is off: changes not yet in a snapshot are lost if Redis crashes"
+    if any(server.get("save") == "" for server in servers):
+        danger = "appendonly and snapshots are off: all data is lost when Redis stops"
     yield line("persistence", keeps_all, "appendonly is on", danger)
-    policies = {str(server.get("maxmemory_policy", "unknown")) for server in servers}
-    never_evicts = policies == {"noeviction"} or not any(each.get("maxmemory") for each in servers)
-    danger = "a full Redis throws records away; set maxmemory-policy noeviction"
-    danger = f"{', '.join(sorted(policies))}: {danger}"
-    yield line("eviction", never_evicts, "nothing is thrown away", danger)
+    limited = [server for server in servers if server.get("maxmemory")]
+    never_evicts = all(server.get("maxmemory_policy") == "noeviction" for server in limited)
+    danger = "a full Redis discards data: set maxmemory-policy noeviction"
+    yield line("eviction", never_evicts, "nothing is discarded", danger)
     # Redis reports its good replicas only if min-replicas-to-write is set.
     if replicated := [server for server in servers if server.get("connected_slaves")]:
         waits = all("min_slaves_good_slaves" in server for server in replicated)
@@ -124,69 +122,60 @@ def _durability_lines(servers: Sequence[Mapping[str, object]]) -> Iterator[Line]
         yield line("replication", waits, "min-replicas-to-write is set", danger)
 
 
-class Looked(NamedTuple):
-    """The result of checking a service: its line, storage, and whether it has our JWT_SECRET."""
+class Health(BaseModel):
+    """The health that a service reports."""
 
-    line: Line
-    storage: str | None = None
-    has_our_secret: bool | None = None
+    service: str
+    storage: StorageName
+    fallback: bool = False
 
 
-def look_at(name: str, settings: Settings) -> Looked:
-    """Check whether a service is running, ready, and accepts a token signed with our JWT_SECRET."""
-    line_name = f"{name} service"
+def look_at(name: str, settings: Settings) -> tuple[Line, StorageName | None]:
+    """Check whether a service is running and ready; return its line, and its storage if known."""
     url: str = getattr(settings, f"{name}_service_url")
-    tokens = Tokens(settings.jwt_secrets, 1)
-    token = tokens.issue("test_connection", Role.SERVICE)
+    state, text, storage = "failed", f"{url} does not respond as the {name} service does", None
     with session(NO_RETRY, settings.ca_file) as http:
         try:
             response = http.get(f"{url}/", timeout=TIMEOUT_SECONDS)
             health = Health.model_validate_json(response.content)
-            if health.service != name:
-                raise ValueError
-            ready = http.get(f"{url}/ready", timeout=settings.order_timeout + TIMEOUT_SECONDS)
-            if not ready.ok:
-                text = f"{url} is running, but its storage is unreachable"
-                return Looked(Line(line_name, "not ready", text), health.storage)
-            headers = {"Authorization": f"Bearer {token}"}
-            asked = http.get(url + ASKS_FOR_A_TOKEN[name], headers=headers, timeout=TIMEOUT_SECONDS)
+            if health.service == name:
+                storage = health.storage
+                ready = http.get(f"{url}/ready", timeout=settings.order_timeout + TIMEOUT_SECONDS)
+                state, text = "ok", f"{url} on {storage}"
+                if not ready.ok:
+                    state, text = "not ready", f"{url} is running, but its storage is unreachable"
+                elif health.fallback:
+                    state, text = "warning", f"{text} (Redis was unreachable when it started)"
         except requests.exceptions.SSLError as error:
-            return Looked(Line(line_name, "failed", f"{url}: {reason_of(error)}"))
+            text = f"{url}: {reason_of(error)}"
         except requests.ConnectionError:
             text = f"not running at {url}. Start it with: python start_all_services.py"
-            return Looked(Line(line_name, "not running", text))
+            state = "not running"
         except (requests.RequestException, ValueError):
-            text = f"what listens at {url} does not respond as the {line_name} does"
-            return Looked(Line(line_name, "failed", text))
-    has_our_secret = asked.status_code != requests.codes.unauthorized
-    line = Line(line_name, "ok", f"{url} on {health.storage}")
-    if health.fallback:
-        line = Line(line_name, "warning", f"{line.text} (Redis was unreachable when it started)")
-    return Looked(line, health.storage, has_our_secret)
+            pass  # it responds with something else, or not at all
+    return Line(f"{name} service", state, text), storage
 
 
 def check(settings: Settings) -> Iterator[Line]:
-    """Yield the lines of the table as they become known."""
+    """Yield the lines of the table."""
     with ThreadPoolExecutor() as threads:
-        looking = {name: threads.submit(look_at, name, settings) for name in ASKS_FOR_A_TOKEN}
-        yield from redis_lines(settings)
-        found = {name: look.result() for name, look in looking.items()}
-    yield from (looked.line for looked in found.values())
-    storages = {name: looked.storage for name, looked in found.items() if looked.storage}
-    if len(set(storages.values())) > 1:
-        where = ", ".join(f"{name} on {storage}" for name, storage in storages.items())
-        text = f"the services are on different storages: {where}. Restart them with the same "
-        yield Line("storage", "failed", text + "USE_REDIS and address of Redis.")
-    others = [name for name, looked in found.items() if looked.has_our_secret is False]
-    if others and any(looked.has_our_secret for looked in found.values()):
-        text = f"differs between the {' and the '.join(others)} service and the rest, so they "
-        yield Line("JWT_SECRET", "failed", text + "reject each other's tokens. Restart with one.")
-    elif others:
-        text = "the services use a different one than the one set here, so it was not checked"
+        lines, found = zip(*threads.map(look_at, SERVICES, repeat(settings)), strict=True)
+    storages = {*found} - {None}
+    yield from redis_lines(settings, storages)
+    yield from lines
+    if len(storages) > 1:
+        text = "some services use Redis and others memory: restart them with the same settings"
+        yield Line("storage", "failed", text)
+    if len(settings.jwt_secret.get_secret_value().encode()) < MIN_SECRET_BYTES:
+        text = "the default, or short: anyone who guesses it can forge tokens"
         yield Line("JWT_SECRET", "warning", text)
-    for variable, text in security_hints(settings):
-        if not (others and variable == "JWT_SECRET"):
-            yield Line(variable, "warning", text)
+    if not settings.auth_required:
+        yield Line("AUTH_REQUIRED", "warning", "false: anyone can do anything; development only")
+    has_password = re.search("//[^@]*:[^@]+@", settings.redis_full_url)
+    is_local = re.search(r"^unix:|localhost|127\.|::1", settings.redis_address)
+    if not (has_password or is_local or settings.use_redis == "false"):
+        text = "empty: anyone who can reach Redis can change all data"
+        yield Line("REDIS_PASSWORD", "warning", text)
 
 
 def audit(settings: Settings, wants_repair: bool, is_sure: bool) -> Iterator[Line]:
@@ -198,86 +187,81 @@ def audit(settings: Settings, wants_repair: bool, is_sure: bool) -> Iterator[Lin
 
     def wait() -> None:
         seconds = settings.settle_after + 2 * settings.settle_interval
-        print(f"Something is off, or under way: looking again in {seconds:g} s.", file=sys.stderr)
+        print(f"There are differences. Looking again in {seconds:g} s.", file=sys.stderr)
         time.sleep(seconds)
 
     try:
         with closing(Shop(settings)) as shop:
-            report = compare(shop, wait)
-            yield from _lines(report)
-            strays = [each for each in report.findings if each.order_pk]
+            findings, summary = compare(shop, wait)
+            yield from _lines(findings, summary)
+            strays = [each for each in findings if each.order_pk]
             if wants_repair and strays and (is_sure or _agrees(strays)):
                 for stray in strays:
                     url = f"{settings.order_service_url}/orders/{stray.order_pk}/settle"
-                    settled, _ = shop.ask("POST", url, json={"product_id": stray.product_pk})
-                    became = SETTLED.get(settled["outcome"], f"is {settled['outcome']}")
-                    yield Line("settled", "ok", f"order {stray.order_pk} {became}")
-                yield from _lines(compare(shop, wait))
+                    shop.ask("POST", url, json={"product_id": stray.product_pk})
+                yield from _lines(*compare(shop, wait))
+            elif wants_repair and findings and not strays:
+                yield Line("repair", "failed", NO_REPAIR)
     except ShopUnavailable as error:
         yield Line("audit", "failed", str(error))
 
 
-def _lines(report: Report) -> Iterator[Line]:
-    for finding in report.findings:
+def _lines(findings: Sequence[Finding], summary: str) -> Iterator[Line]:
+    for finding in findings:
         yield Line("audit", "failed", f"product {finding.product_pk}: {finding.text}")
-    if not report.findings:
-        counts = f"{_count(report.products, 'product')} and {_count(report.orders, 'order')}"
-        yield Line("audit", "ok", f"{counts}: the stock adds up")
-
-
-def _count(count: int, what: str) -> str:
-    return f"{count} {what}" if count == 1 else f"{count} {what}s"
+    if not findings:
+        yield Line("audit", "ok", f"{summary}: the stock adds up")
 
 
 def _agrees(strays: Sequence[Finding]) -> bool:
-    units = _count(sum(stray.units for stray in strays), "unit")
-    reservations = _count(len(strays), "reservation")
-    question = f"Release {units} held by {reservations} without a PLACED order? [y/N] "
-    print(question, end="", flush=True)
+    units = count(sum(stray.units for stray in strays), "unit")
+    states = " or ".join(sorted({stray.state for stray in strays}))
+    orders = count(len({stray.order_pk for stray in strays}), f"{states} order")
+    note = " Units of SHIPPED orders become shipped." if "SHIPPED" in states else ""
+    print(f"Release {units} held for {orders}?{note} [y/N] ", end="", flush=True)
     return sys.stdin.readline().strip().lower() == "y"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the table, and the audit if wanted; return 0 if all is well, 2 for wrong settings,
     otherwise 1."""
-    parser = argparse.ArgumentParser(description="Check that everything is running.")
+    wait = "Differences are checked again after 40 s (SETTLE_AFTER + 2 * SETTLE_INTERVAL)."
+    parser = argparse.ArgumentParser(description="Check that everything is running.", epilog=wait)
     parser.add_argument("--audit", action="store_true", help="check that the stock adds up")
-    parser.add_argument("--repair", action="store_true", help="and release stock held for no order")
-    parser.add_argument("--yes", action="store_true", help="do not ask before a repair")
+    parser.add_argument("--repair", action="store_true", help="and release units held for no order")
+    parser.add_argument("--yes", action="store_true", help="repair without asking")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead")
     options = parser.parse_args(arguments)
     if options.json and options.repair and not options.yes:
-        parser.error("--repair asks before it does anything: with --json, add --yes")
+        parser.error("--repair asks for confirmation: with --json, add --yes")
     try:
         settings = Settings.load()
     except CannotStart as error:
         print(error, file=sys.stderr)
         return 2
 
-    def told(lines: Iterable[Line]) -> Iterator[Line]:
+    def shown(lines: Iterable[Line]) -> Iterator[Line]:
         """Yield the lines; unless JSON is wanted, print each as soon as it is known."""
         for line in lines:
             if not options.json:
-                print(line, flush=True)
+                say(str(line))
             yield line
 
-    table = {"lines": list(told(check(settings)))}
+    table = {"lines": list(shown(check(settings)))}
     is_good = all(line.is_good for line in table["lines"])
     if options.audit or options.repair:
         audited = audit(settings, options.repair, options.yes)
-        if any(line.name in AUDITED and line.state == "failed" for line in table["lines"]):
+        if not is_good:
             audited = iter([Line("audit", "failed", "not done: first fix what FAILED above")])
-        table["audit"] = list(told(audited))
-        is_good = is_good and table["audit"][-1].is_good
+        table["audit"] = list(shown(audited))
+        is_good = table["audit"][-1].is_good
     if options.json:
         rows = {place: [line._asdict() for line in lines] for place, lines in table.items()}
-        print(json.dumps({"ok": is_good, **rows}, indent=2))
+        say(json.dumps({"ok": is_good, **rows}, indent=2))
     return 0 if is_good else 1
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except (BrokenPipeError, KeyboardInterrupt):  # `| head` has ended, or Ctrl-C
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
+    for number in (signal.SIGINT, signal.SIGTERM):  # the latter also as nobody reads our output
+        signal.signal(number, lambda *_: sys.exit(1))
+    sys.exit(main())

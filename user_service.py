@@ -1,5 +1,9 @@
 """The user service, port 8001: registration, login and the caller's own account."""
 
+import shopsphere.packages  # noqa: F401  # so that `python user_service.py` finds .venv
+
+# isort: split
+
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -15,7 +19,7 @@ from shopsphere.accounts.users import Session, Users
 from shopsphere.domain import errors
 from shopsphere.domain.records import User
 from shopsphere.settings import Settings
-from shopsphere.web.access import SignedIn, anyone
+from shopsphere.web.access import ANYONE, SignedIn
 from shopsphere.web.app import create_app, serve
 from shopsphere.web.error_responses import raises
 from shopsphere.web.examples import USER_MADE_AT, USER_PK
@@ -29,17 +33,11 @@ PORT = 8001
 DESCRIPTION = """
 User accounts, and the access tokens that all services accept.
 
-**To try it:** register, log in, copy the `access_token` from the response, press **Authorize** and
-paste it there. Where tokens are required, the same token works at the product service (port 8000)
-and the order service (port 8002).
-
-Before it expires, `POST /refresh` with the `refresh_token` returns new ones. `POST /logout` ends
-the session, `PATCH /me` with another password ends all of them, and `POST /me/delete` deletes the
-account.
+**To try it:** Register and log in. Copy the `access_token` from the response, press **Authorize**
+and paste it there. The same token works at the [product service]({product_service_url}/docs) and
+the [order service]({order_service_url}/docs).
 """
-TAGS = {"accounts": "Register, log in and out.", "me": "The account that a token belongs to."}
-
-
+TAGS = {"accounts": "Register, log in and out.", "me": "View, change or delete your account."}
 REFRESH_TOKEN = f"{USER_PK}.01M8706R0WQ3Y5D2K8B7N4T6VE.1.5f1c..."
 
 
@@ -55,7 +53,7 @@ class Login(Body):
 
 class PasswordChange(Body):
     current_password: AnyPassword = Field(examples=["securepass123"])
-    password: Password = Field(examples=["securepass123"], description="The new one.")
+    password: Password = Field(examples=["securepass123"], description="The new password.")
 
 
 class Deletion(Body):
@@ -75,7 +73,7 @@ class UserPublic(Public):
 class SessionPublic(Public):
     access_token: str = Field(examples=["eyJhbGciOiJIUzI1NiIs..."])
     token_type: Literal["bearer"] = "bearer"
-    expires_in: int = Field(examples=[3600], description="Seconds from now.")
+    expires_in: int = Field(examples=[3600], description="Seconds.")
     refresh_token: str = Field(examples=[REFRESH_TOKEN])
 
 
@@ -88,30 +86,31 @@ async def _no_store(response: Response) -> None:
 
 async def _client(request: Request) -> str:
     if request.client is None:
-        log.warning("a client has no address, so its login limit is shared: see docs/operating.md")
+        log.warning(
+            "a client has no address; such clients share one login limit (docs/operating.md)"
+        )
     return client_of(request.client.host if request.client else "")
 
 
 AllUsers = Annotated[Users, OWN]
 Client = Annotated[str, Depends(_client)]
 NO_STORE = Depends(_no_store)
-"""For responses with tokens, which no cache may keep (RFC 6749, section 5.1)."""
+"""For responses with tokens, which must not be cached (RFC 6749, section 5.1)."""
 NEEDS_PASSWORD = raises(
     errors.InvalidCredentials, errors.UserNotFound, errors.AccountIsConfigured, errors.TooManyLogins
 )
 
-accounts = APIRouter(tags=["accounts"], responses=raises(errors.StoreUnavailable))
-own = APIRouter(tags=["me"], responses=raises(errors.StoreUnavailable))
+accounts = APIRouter(tags=["accounts"], dependencies=[ANYONE])
+own = APIRouter(tags=["me"])
 
 
 @accounts.post(
     "/register", response_model=UserPublic, status_code=201, responses=raises(errors.EmailTaken)
 )
-@anyone
 async def register(body: UserCreate, users: AllUsers) -> User:
-    """Create an account with an email address and a password of 8 to 128 characters.
+    """Create an account.
 
-    The address is stored in lower case. An already registered address is refused.
+    The password must have 8 to 128 characters. The email address is stored in lower case.
     """
     return await users.register(body.email, body.password)
 
@@ -122,15 +121,14 @@ async def register(body: UserCreate, users: AllUsers) -> User:
     responses=raises(errors.InvalidCredentials, errors.TooManyLogins),
     dependencies=[NO_STORE],
 )
-@anyone
 async def login(body: Login, users: AllUsers, client: Client) -> Session:
-    """Start a session: get an access token, to send as `Authorization: Bearer <access_token>`, and
-    a refresh token, to get the next one.
+    """Log in and get tokens.
 
-    On this page, copy the `access_token` from the response, and paste it into **Authorize**.
+    Send the access token in the header `Authorization: Bearer <access_token>`. On this page, paste
+    it into **Authorize**. Before it expires, use the refresh token to get a new one.
 
-    A wrong password and an unknown address get the same response after the same time. After too
-    many failures, your client is refused for a while; other clients are unaffected.
+    A wrong password and an unknown address get the same response, after the same time. After too
+    many failed logins, wait as long as `Retry-After` says; other clients are unaffected.
     """
     return await users.log_in(client, body.email, body.password)
 
@@ -141,26 +139,30 @@ async def login(body: Login, users: AllUsers, client: Client) -> Session:
     responses=raises(errors.InvalidRefreshToken),
     dependencies=[NO_STORE],
 )
-@anyone
 async def refresh(body: SessionToken, users: AllUsers) -> Session:
-    """Get a new access token and a new refresh token, which replaces the one you send.
+    """Get new tokens.
 
-    Repeats within 60 seconds return the same new refresh token. A token that is used again later
-    ends its session, because it may have been stolen.
+    The new refresh token replaces the one you send. Repeats within 60 seconds return the same
+    refresh token. Using a replaced token later ends its session, as the token may be stolen.
     """
     return await users.refresh(body.refresh_token)
 
 
 @accounts.post("/logout", status_code=204)
-@anyone
 async def logout(body: SessionToken, users: AllUsers) -> None:
-    """End the session of a refresh token. Access tokens remain valid until they expire."""
+    """End a session.
+
+    Its refresh tokens stop working. Access tokens remain valid until they expire.
+    """
     await users.log_out(body.refresh_token)
 
 
 @own.get("/me", response_model=UserPublic, responses=raises(errors.UserNotFound))
 async def get_me(caller: SignedIn, users: AllUsers) -> User:
-    """Your account: the one that the token was issued for."""
+    """Get your account.
+
+    This is the account that the access token was issued for.
+    """
     return await users.get(caller.user_pk)
 
 
@@ -170,10 +172,10 @@ async def get_me(caller: SignedIn, users: AllUsers) -> User:
 async def change_password(
     caller: SignedIn, body: PasswordChange, users: AllUsers, client: Client
 ) -> dict[str, object]:
-    """Change your password, end all your sessions, and start a new one.
+    """Change your password.
 
-    A wrong current password is refused and counts as a failed login. Access tokens issued earlier
-    remain valid until they expire.
+    All your sessions end, and a new one starts. Earlier access tokens remain valid until they
+    expire. A wrong current password counts as a failed login.
     """
     user, session = await users.change_password(
         client, caller.user_pk, body.current_password, body.password
@@ -183,11 +185,10 @@ async def change_password(
 
 @own.post("/me/delete", status_code=204, responses=NEEDS_PASSWORD)
 async def delete_me(caller: SignedIn, body: Deletion, users: AllUsers, client: Client) -> None:
-    """Delete your account and end all your sessions. Your orders remain, and the address can be
-    registered again.
+    """Delete your account.
 
-    A wrong password is refused and counts as a failed login. Access tokens remain valid until they
-    expire.
+    All your sessions end. Your orders remain, and the email address can be registered again. Access
+    tokens remain valid until they expire. A wrong password counts as a failed login.
     """
     await users.delete(client, caller.user_pk, body.current_password)
 

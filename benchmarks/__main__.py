@@ -1,5 +1,9 @@
 """The command: measures rows and shows the table; of all rows it also writes what the docs show."""
 
+import shopsphere.packages  # noqa: F401  # those of .venv, if need be
+
+# isort: split
+
 import argparse
 import sys
 import tempfile

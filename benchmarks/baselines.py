@@ -55,6 +55,7 @@ class Order(BaseModel):
 
 product_app = FastAPI()
 order_app = FastAPI()
+collector_app = FastAPI()
 
 products = {PK: Product(pk=PK, name="Laptop", price=999.99, quantity=10, created_at=CREATED_AT)}
 
@@ -106,3 +107,9 @@ def place_order(body: OrderCreate) -> Order:
         user_id=None,
         created_at=CREATED_AT,
     )
+
+
+@collector_app.get("/")
+@collector_app.post("/v1/traces")
+async def collect() -> None:
+    """Take spans, as a collector of OpenTelemetry does, and keep none."""

@@ -3,6 +3,10 @@
 Run `python -m benchmarks.million`. Loading takes some minutes, and 3 GB of memory.
 """
 
+import shopsphere.packages  # noqa: F401  # those of .venv, if need be
+
+# isort: split
+
 import argparse
 import asyncio
 import sys

@@ -4,6 +4,10 @@ Run `python -m benchmarks.redis_cost [products, orders and refusals]`, with 100,
 says nothing; what a million would take is arithmetic.
 """
 
+import shopsphere.packages  # noqa: F401  # those of .venv, if need be
+
+# isort: split
+
 import asyncio
 import sys
 import tempfile

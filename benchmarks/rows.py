@@ -117,6 +117,35 @@ def read_on_redis(stage: Stage, effort: Effort) -> Iterator[Sample]:
     return _reads(stage, effort, stage.on_redis())
 
 
+def read_untraced(stage: Stage, effort: Effort) -> Iterator[Sample]:
+    """Compare a read while traces are off with one in an app that has no tracing."""
+    return _against(stage, effort, "product_service:app", {}, "benchmarks.untraced:app")
+
+
+def read_traced(stage: Stage, effort: Effort) -> Iterator[Sample]:
+    """Compare a read whose span is sent to a collector with one while traces are off."""
+    collector = stage.server("benchmarks.baselines:collector_app").wait()
+    traced = {
+        "FASTAPI_OTEL_AUTO_CONFIGURE": "true",
+        "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url,
+    }
+    return _against(stage, effort, "product_service:app", traced, "product_service:app")
+
+
+def _against(
+    stage: Stage, effort: Effort, app: str, settings: dict[str, str], other_app: str
+) -> Iterator[Sample]:
+    memory = {"USE_REDIS": "false"}
+    first = stage.server(app, {**memory, **settings}).wait()
+    other = stage.server(other_app, memory).wait()
+    paths = {server: f"/products/{add_product(server)}" for server in (first, other)}
+    yield from in_turn(
+        lambda: first.drive(paths[first], effort.seconds),
+        lambda: other.drive(paths[other], effort.seconds),
+        effort.rounds,
+    )
+
+
 def _reads(stage: Stage, effort: Effort, storage: dict[str, str]) -> Iterator[Sample]:
     ours = stage.server("product_service:app", storage)
     bare = stage.server("benchmarks.baselines:product_app")
@@ -475,6 +504,10 @@ ROWS = [
         "≥", 0.88, "", "read-memory", read_in_memory),
     Row("read-redis", "GET /products/{pk}, Redis, against the same bare route",
         "≥", 0.58, "", "read-redis", read_on_redis),
+    Row("traces-off", "GET /products/{pk}, memory, without traces, against an app without tracing",
+        "≥", 0.98, "", "traces-off", read_untraced),
+    Row("traces-on", "The same with a span for each, sent to a collector, against without traces",
+        "≥", 0.4, "", "traces-on", read_traced),
     Row("order-redis", "POST /order, Redis, against a bare route that makes one PUT",
         "≥", 0.70, "", "order-redis", orders_on_redis),
     Row("order-of-five", f"An order of {ITEMS} items, Redis: cost by that of {ITEMS} orders of one",

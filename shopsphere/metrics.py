@@ -23,7 +23,7 @@ METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 
 
 def _share(service: str) -> None:
-    """Have prometheus_client use a subfolder for this service, if its setting names a folder."""
+    """Make prometheus_client use a subfolder for this service, if its setting names a folder."""
     os.environ.pop(METRICS_FOLDER, None)
     if SHARED and sys.platform != "win32":  # where such files cannot grow
         folder = Path(SHARED, service)
@@ -45,11 +45,13 @@ class RequestMetrics:
         labels = ("method", "route", "status")
         self.registry = registry = prometheus.CollectorRegistry()
         self._requests = prometheus.Counter(
-            "http_requests", "Requests answered.", labels, registry=registry
+            "http_requests", "Requests handled.", labels, registry=registry
         )
         self._seconds = prometheus.Histogram(
             "http_request_duration_seconds", "Response time.", labels, registry=registry
         )
+        if METRICS_FOLDER not in os.environ:  # of several workers, one would report only itself
+            prometheus.ProcessCollector(registry=registry)
         self._known: dict[tuple[str, str, int], tuple[Any, Any]] = {}
 
     def count(self, method: str, route: str, status: int, seconds: float) -> None:
@@ -68,5 +70,5 @@ def exposition(registry: prometheus.CollectorRegistry) -> bytes:
         registry = prometheus.CollectorRegistry()
         MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
     while True:
-        with suppress(struct.error):  # prometheus_client 0.26 where a worker is making its file
+        with suppress(struct.error):  # from prometheus_client 0.26 while a worker creates its file
             return prometheus.generate_latest(registry)

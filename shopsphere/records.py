@@ -16,7 +16,7 @@ Rule = Callable[[float, *Rs], T | ShopError]
 error; see `shopsphere.domain`."""
 
 StorageName = Literal["redis", "memory"]
-"""Where records are kept. Orders and stock must be on storages of the same name."""
+"""Where records are stored. The order and product services must use the same."""
 
 NEVER = math.inf
 """No deadline."""
@@ -70,11 +70,6 @@ class Note(NamedTuple):
     age: float
 
 
-def slot_of(pk: str) -> str:
-    """Return the slot of a pk; records of one slot can change together."""
-    return pk.partition(":")[0]
-
-
 class Records(Protocol):
     """Records, lists, notes and names. Callers identify a record by passing one with only a pk."""
 
@@ -96,14 +91,14 @@ class Records(Protocol):
     async def live(self, kind: type[R], slot: str, after: str, limit: int) -> list[R]:
         """Return up to `limit` listed records of a slot with pks above `slot:after`, in order.
 
-        Some may have changed since they were found and no longer be listed.
+        Some may no longer be listed, if they changed since they were found.
         """
 
     async def enter(self, member: str, into: Lists, leaving: Lists = ()) -> None:
         """Add a member to lists of one slot and remove it from others, in one step.
 
-        Adding it again does not change its position. If it is in the first list already, it only
-        moves on from `leaving`: without any of these, do nothing.
+        Adding it again does not change its position. If it is already in the first list and
+        `leaving` is empty, do nothing.
         """
 
     async def leave(self, listing: Listing, member: str) -> None:

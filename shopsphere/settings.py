@@ -10,24 +10,14 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 from urllib.parse import quote, urlsplit
 
+import pydantic
 from dotenv.parser import parse_stream
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    SecretStr,
-    ValidationError,
-    ValidationInfo,
-    field_validator,
-)
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, SecretStr, field_validator
 
+from shopsphere import ROOT
 from shopsphere.domain.people import MAX_PASSWORD_LENGTH, MIN_PASSWORD_LENGTH, checked_email
 
-ENV_FILE = Path(
-    os.environ.get("SHOPSPHERE_ENV_FILE") or Path(__file__).resolve().parent.parent / ".env"
-)
+ENV_FILE = Path(os.environ.get("SHOPSPHERE_ENV_FILE") or ROOT / ".env")
 MIN_SECRET_BYTES = 32
 
 
@@ -45,7 +35,7 @@ _PLAINER = {
 
 
 def in_plain_words(kind: str, message: str) -> str:
-    """Return pydantic's complaint about a value, to follow the value's name in a sentence."""
+    """Return pydantic's message about a value, to follow the value's name in a sentence."""
     return _PLAINER.get(kind) or re.sub(
         "^(Value error, |Input |String |List )| after validation, .*", "", message
     ).replace("should", "must", 1)
@@ -64,15 +54,6 @@ def _host(host: str) -> str:
     return host
 
 
-def _redis_url(url: SecretStr) -> SecretStr:
-    schemes = r"(rediss?|unix|redis\+sentinel|redis\+cluster)://"
-    if url and not re.match(schemes, url.get_secret_value()):
-        raise ValueError(
-            "must start with redis://, rediss://, unix://, redis+sentinel:// or redis+cluster://"
-        )
-    return url
-
-
 def _prefix(prefix: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9_.:-]{1,64}", prefix) or prefix.strip(":") != prefix:
         raise ValueError("must be 1 to 64 letters, digits, '_', '.', '-' or inner ':'")
@@ -88,11 +69,8 @@ ORIGIN = (
 
 def _origins(text: str) -> str:
     if not all(re.fullmatch(ORIGIN, part.strip()) for part in text.split(",") if part.strip()):
-        raise ValueError(
-            "must be '*', or origins as browsers send them, comma-separated, such as "
-            "https://shop.example or https://*.shop.example: in lower case, without a default "
-            "port, a path or credentials"
-        )
+        example = "https://shop.example,https://*.shop.example"
+        raise ValueError(f"must be * or origins as browsers send them, such as {example}")
     return text
 
 
@@ -131,14 +109,14 @@ Seconds = Annotated[float, Field(gt=0, le=3600, allow_inf_nan=False)]
 class Settings(BaseModel):
     """The settings of a service. Use `Settings.load()` to get them."""
 
-    model_config = ConfigDict(validate_default=True)
+    model_config = pydantic.ConfigDict(validate_default=True)
 
     use_redis: Annotated[Literal["true", "false", "required"], BeforeValidator(str.lower)] = "true"
     redis_host: Annotated[str, AfterValidator(_host)] = "localhost"
     redis_port: int = Field(default=6379, ge=1, le=65535)
     redis_username: str = ""
     redis_password: SecretStr = SecretStr("")
-    redis_url: Annotated[SecretStr, AfterValidator(_redis_url)] = SecretStr("")
+    redis_url: SecretStr = SecretStr("")
     redis_prefix: Annotated[str, AfterValidator(_prefix)] = "shopsphere"
     product_service_url: ServiceUrl = "http://127.0.0.1:8000"
     user_service_url: ServiceUrl = "http://127.0.0.1:8001"
@@ -168,19 +146,15 @@ class Settings(BaseModel):
 
     @field_validator("jwt_secret", "jwt_secret_old")
     @classmethod
-    def _own_secret(cls, secret: SecretStr, info: ValidationInfo) -> SecretStr:
-        if info.field_name == "jwt_secret_old" and not secret:
-            return secret
-        is_short = len(secret.get_secret_value().encode()) < MIN_SECRET_BYTES
-        if info.data.get("auth_required") and is_short:
-            raise ValueError(
-                "must be a secret of your own, of 32 bytes or more, where AUTH_REQUIRED is true"
-            )
+    def _own_secret(cls, secret: SecretStr, info: pydantic.ValidationInfo) -> SecretStr:
+        is_short = secret and len(secret.get_secret_value().encode()) < MIN_SECRET_BYTES
+        if is_short and info.data.get("auth_required"):
+            raise ValueError("must be a secret of 32 bytes or more where AUTH_REQUIRED is true")
         return secret
 
     @field_validator("admin_password")
     @classmethod
-    def _whole_administrator(cls, password: SecretStr, info: ValidationInfo) -> SecretStr:
+    def _whole_administrator(cls, password: SecretStr, info: pydantic.ValidationInfo) -> SecretStr:
         if "admin_email" in info.data and bool(password) != bool(info.data["admin_email"]):
             raise ValueError("must be set where ADMIN_EMAIL is, and only there")
         if password and not MIN_PASSWORD_LENGTH <= len(password) <= MAX_PASSWORD_LENGTH:
@@ -205,7 +179,7 @@ class Settings(BaseModel):
                 raise CannotStart(f"{name} is not in UTF-8.")
         try:
             return cls.model_validate({name.lower(): text for name, text in counted.items()})
-        except ValidationError as error:
+        except pydantic.ValidationError as error:
             raise CannotStart(settings_error(error)) from None
 
     @classmethod
@@ -227,11 +201,9 @@ class Settings(BaseModel):
     @property
     def redis_address(self) -> str:
         """The address of Redis, without any password."""
-        url = self.redis_url.get_secret_value()
-        if not url:
-            return f"{self.redis_host}:{self.redis_port}"
-        scheme, _, rest = url.partition("://")
-        return f"{scheme}://{rest.partition('?')[0].rpartition('@')[2]}"
+        scheme, _, rest = self.redis_full_url.partition("://")
+        address = f"{scheme}://{rest.partition('?')[0].rpartition('@')[2]}"
+        return address.removeprefix("redis://")
 
     @property
     def redis_full_url(self) -> str:
@@ -252,19 +224,18 @@ class Settings(BaseModel):
         return [part.strip() for part in self.cors_origins.split(",") if part.strip()]
 
 
-def settings_error(error: ValidationError) -> str:
+def settings_error(error: pydantic.ValidationError) -> str:
     """Return one line that names each wrong variable and its valid values."""
-    return " ".join(
-        f"{each['loc'][0]} ".upper()
-        + in_plain_words(each["type"], each["msg"])
-        + ". Set it in the environment or in .env; see .env.example."
+    wrong = [
+        f"{each['loc'][0]} ".upper() + in_plain_words(each["type"], each["msg"])
         for each in error.errors()
-    )
+    ]
+    return f"{'. '.join(wrong)}. See .env.example."
 
 
 def _variables() -> dict[str, str]:
     """Return what the env file and the environment, which wins, set to something, by upper-case
-    name. Raise CannotStart if the file has a line that is no assignment."""
+    name. Raise CannotStart if the file has a line that is not an assignment."""
     kept: dict[str | None, str | None] = {}
     is_named = os.environ.get("SHOPSPHERE_ENV_FILE")
     if is_named or ENV_FILE.exists():

@@ -1,5 +1,4 @@
-"""Whether a server runs several workers, as the server itself knows it: there are many ways to ask
-for them."""
+"""Detects several workers from the state of the server, as there are many ways to request them."""
 
 import gc
 import multiprocessing
@@ -15,6 +14,6 @@ def runs_alone() -> bool:
     gunicorn = sys.modules.get("gunicorn.arbiter")
     if gunicorn is None:
         return True
-    # A worker of gunicorn 27 is a fork, so it has the arbiter, which can be told to add workers.
+    # A worker of gunicorn 27 is a fork, so it has a copy of the arbiter, which knows their number.
     arbiters = [each for each in gc.get_objects() if issubclass(type(each), gunicorn.Arbiter)]
     return all(each.num_workers == 1 for each in arbiters)

@@ -16,6 +16,7 @@ import order_service
 import product_service
 import user_service
 from shopsphere.settings import Settings
+from shopsphere.web.layers import EXPOSED_HEADERS
 
 BUILD = {"user": user_service.build, "product": product_service.build, "order": order_service.build}
 JWT_SECRET = "a secret of tests, so long that PyJWT warns of it with no algorithm"
@@ -75,8 +76,12 @@ def check_answer(service: str, method: str, path: str, answer: httpx2.Response) 
         assert answer.status_code in (404, 405, 413) or UNDOCUMENTED_PATHS.fullmatch(path), said
         return
     responses = operation["responses"]
+    if answer.status_code == 413 and "requestBody" not in operation:
+        return
     assert str(answer.status_code) in responses, f"not documented: {said}"
     documented = responses[str(answer.status_code)]
+    sent = {name for name in EXPOSED_HEADERS if name in answer.headers}
+    assert sent <= set(documented["headers"]), said
     if answer.status_code == 204:
         assert answer.text == "", said
         return
@@ -87,10 +92,9 @@ def check_answer(service: str, method: str, path: str, answer: httpx2.Response) 
         root = openapi_of(service)
         assert complaints(body, content["schema"], root) == [], said
         if answer.status_code >= 400:
-            examples = content["examples"]
-            assert body["code"] in examples, f"no example: {said}"
-            shown = set(examples[body["code"]]["value"])
-            assert shown == set(body) - {"order_id"}, f"example differs: {said}"
+            assert f"`{body['code']}`" in documented["description"], f"code not listed: {said}"
+            if body["code"] == content["example"]["code"]:
+                assert set(content["example"]) == set(body) - {"order_id"}, f"example: {said}"
 
 
 def refusal(answer: httpx2.Response) -> tuple[int, str]:

@@ -48,7 +48,11 @@ def ready_copy(folder: Path) -> Path:
 
     It counts as installed, so the launcher asks nothing of pip, nor of the network.
     """
-    copy_of_the_product(folder)
+    return with_packages(copy_of_the_product(folder))
+
+
+def with_packages(folder: Path) -> Path:
+    """Give a copy a `.venv` that sees the packages of the running environment."""
     environment = folder / ".venv"
     venv.create(environment, symlinks=os.name != "nt")
     packages = Path(sysconfig.get_path("purelib", "venv", {"base": str(environment)}))

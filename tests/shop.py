@@ -137,7 +137,7 @@ class Shop:
     def findings(self) -> list[str]:
         """Return what an audit of the whole shop finds that looks twice without waiting."""
         with closing(audit.Shop(self.settings())) as shop:
-            return [finding.text for finding in audit.compare(shop, lambda: None).findings]
+            return [finding.text for finding in audit.compare(shop, lambda: None)[0]]
 
     def wait_until_exact(self, seconds: float) -> None:
         """Return when the audit finds nothing; fail with what it finds when it does in the end."""

@@ -8,6 +8,10 @@ order, no key may have made two, no change of stock may count twice, and the aud
 nothing. The exit status is 0 only then.
 """
 
+import shopsphere.packages  # noqa: F401  # those of .venv, if need be
+
+# isort: split
+
 import argparse
 import random
 import signal

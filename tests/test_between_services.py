@@ -54,7 +54,7 @@ def test_services_trust_each_other_by_a_certificate_of_their_own(
     assert "CA_FILE" in distrusting.log.read_text()
     for ca_file, state in ((certificate, "ok"), ("", "failed")):
         settings = settings_of({}, product_service_url=products.url, ca_file=ca_file)
-        line = test_connection.look_at("product", settings).line
+        line = test_connection.look_at("product", settings)[0]
         assert (line.state, "TLS failed, check CA_FILE" in line.text) == (state, state == "failed")
 
 
@@ -74,7 +74,7 @@ def test_clocks_that_differ_are_named_in_the_log(
     orders = started(services, Service("order", tmp_path / "order.log", 0, **in_memory, **urls))
     assert order_of(orders, products) == 503
     difference = (
-        f"refuses our token: its clock is [{'+' if seconds > 0 else '-'}](9[789]|10[012]) s"
+        f"rejects our token: its clock is [{'+' if seconds > 0 else '-'}](9[789]|10[012]) s"
     )
     assert re.search(difference, orders.log.read_text())
     assert ("issued in the future" in products.log.read_text()) == (seconds < 0)

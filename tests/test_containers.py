@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import uvicorn
 import yaml
 
 from shopsphere.settings import Settings
@@ -57,24 +58,35 @@ def test_compose_runs_the_three_services_on_a_redis_that_keeps_its_data() -> Non
 
 
 def test_compose_gives_each_service_its_settings_and_a_secret() -> None:
-    known = {field.upper() for field in Settings.model_fields} | {"SERVICE", "PORT"}
-    ports = {name: compose()[name]["environment"]["PORT"] for name in SERVICES}
+    options = {f"UVICORN_{option.name}".upper() for option in uvicorn.main.params}
+    known = {field.upper() for field in Settings.model_fields} | options
+    known |= {"PYTHONUNBUFFERED", "FORWARDED_ALLOW_IPS"}
+    ports = {name: compose()[name]["environment"]["UVICORN_PORT"] for name in SERVICES}
     for name, port in ports.items():
         service, environment = compose()[name], compose()[name]["environment"]
         assert service["ports"] == [f"127.0.0.1:{port}:{port}"]
         assert service["depends_on"] == {"redis": {"condition": "service_healthy"}}
         assert environment["JWT_SECRET"].startswith("${JWT_SECRET:?")
-        assert (environment["SERVICE"], environment["USE_REDIS"]) == (name, "required")
+        assert environment["UVICORN_APP"] == f"{name}_service:app"
+        assert environment["USE_REDIS"] == "required"
         assert environment["REDIS_URL"] == "redis://redis:6379/0"
         for other in SERVICES:
             address = f"http://{other}:{ports[other]}"
             assert environment[f"{other.upper()}_SERVICE_URL"] == address
-        assert {*environment, *in_the_image()} <= known | {"PYTHONUNBUFFERED"}
+        assert {*environment, *in_the_image()} <= known
 
 
-def test_the_image_is_run_by_somebody_who_is_not_root() -> None:
+def test_a_service_ends_by_itself_before_compose_kills_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable, value in in_the_image().items():
+        monkeypatch.setenv(variable, value)
+    options = uvicorn.main.make_context("uvicorn", json.loads(given("CMD")[0])[1:]).params
+    assert options["timeout_graceful_shutdown"] == 15
+    assert {compose()[name]["stop_grace_period"] for name in SERVICES} == {"20s"}
+
+
+def test_the_image_is_run_by_a_number_that_is_not_root() -> None:
     text = (ROOT / "Dockerfile").read_text(encoding="utf-8")
-    assert re.search(r"(?s)\nRUN .* useradd [^\n]* shop\n.*\nUSER shop\n(?!.*\n(RUN|USER) )", text)
+    assert re.search(r"(?s)\nUSER [1-9]\d{3,}:[1-9]\d{3,}\n(?!.*\n(RUN|USER) )", text)
 
 
 def test_what_the_image_copies_is_not_kept_from_it() -> None:
@@ -94,9 +106,9 @@ def test_the_image_is_healthy_while_redis_is_there(own_redis: RedisServer, tmp_p
         copy = shutil.copytree if path.is_dir() else shutil.copy
         copy(path, folder / path.name)
     path_to_programs = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    settings = in_the_image() | {"REDIS_PORT": str(own_redis.port), "PATH": path_to_programs}
-    shop = Trio(tmp_path, **settings)
-    command = [word.replace("0.0.0.0", "127.0.0.1") for word in json.loads(given("CMD")[0])]
+    here = {"UVICORN_HOST": "127.0.0.1", "REDIS_PORT": str(own_redis.port)}
+    shop = Trio(tmp_path, **in_the_image() | here | {"PATH": path_to_programs})
+    command = json.loads(given("CMD")[0])
     check = given("HEALTHCHECK")[0].partition(" CMD ")[2].strip()
 
     def is_healthy(service: Service) -> bool:
@@ -104,7 +116,8 @@ def test_the_image_is_healthy_while_redis_is_there(own_redis: RedisServer, tmp_p
 
     with ExitStack() as running:
         for service in reversed(shop.services):  # who needs another does not wait for it
-            service.environment |= {"SERVICE": service.name, "PORT": str(service.port)}
+            app = compose()[service.name]["environment"]["UVICORN_APP"]
+            service.environment |= {"UVICORN_APP": app, "UVICORN_PORT": str(service.port)}
             container = Started(command, folder, service.log, **service.environment)
             running.enter_context(container).wait_for_answer(f"{service.url}/ready")
         checked = ["python", "test_connection.py"]

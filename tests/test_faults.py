@@ -49,7 +49,7 @@ class FaultyShop(Shop):
         return self.order.log.read_text()
 
     def is_settled(self) -> bool:
-        return "\norders_unsettled 0.0\n" in self.order.get("/metrics").text
+        return not self.redis.client.exists("shopsphere:notes:{notes}")
 
     def wait_until_settled(self) -> None:
         wait_until(self.is_settled, SETTLED, "all is settled")

@@ -237,7 +237,7 @@ def test_what_no_route_takes_is_refused_by_each_that_has_anything_to_do(
         if path in ("/", "/ready", "/metrics"):
             assert answer.status_code == 200
         else:
-            assert faults(answer) == {"colour": "is not a parameter here"}
+            assert faults(answer) == {"colour": "is not a known parameter"}
 
 
 @in_memory

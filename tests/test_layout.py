@@ -12,6 +12,7 @@ STORAGES = {"in_memory_db", "redis_db", "shopsphere.redis_clients"}
 SHARED = "shopsphere"
 DOMAIN = "shopsphere.domain"
 CLIENTS, TOOLS, WEB = (f"shopsphere.{room}" for room in ("redis_clients", "tools", "web"))
+PACKAGES = "shopsphere.packages"
 PORT = {DOMAIN, "shopsphere.records"}
 ROOMS = {f"shopsphere.{room}" for room in ("catalogue", "ordering", "accounts")}
 RULES = {f"{DOMAIN}.{rules}" for rules in ("stock", "orders", "idempotency", "people")}
@@ -22,11 +23,11 @@ COMMON = {
 FRAMEWORK = {"fastapi", "starlette"}
 WATCHED = {*FRAMEWORK, "uvicorn", "redis", "aredis_om", "requests"}
 MAY_IMPORT: dict[str, set[str]] = {
-    **{service: {"storage", *PORT, *ROOMS, *COMMON, WEB, *FRAMEWORK} for service in SERVICES},
+    **{name: {"storage", PACKAGES, *PORT, *ROOMS, *COMMON, WEB, *FRAMEWORK} for name in SERVICES},
     "storage": {*STORAGES, *PORT, *COMMON},
     "in_memory_db": PORT,
     "redis_db": {CLIENTS, *PORT, "shopsphere.settings", "aredis_om"},
-    "test_connection": {CLIENTS, TOOLS, *PORT, *COMMON, "redis", "requests"},
+    "test_connection": {PACKAGES, CLIENTS, TOOLS, *PORT, *COMMON, "redis", "requests"},
     "start_all_services": {TOOLS},
     "run_tests": {"start_all_services", TOOLS},
     WEB: {WEB, *PORT, *COMMON, "shopsphere.lists", *FRAMEWORK, "uvicorn"},
@@ -100,7 +101,7 @@ def test_the_domain_does_nothing_but_compute() -> None:
 
 def test_the_launcher_needs_nothing_but_the_standard_library() -> None:
     tools = (f"{TOOLS}.{name}" for name in ("launcher", "installing", "processes"))
-    for name in ("start_all_services", "run_tests", SHARED, TOOLS, *tools):
+    for name in ("start_all_services", "run_tests", SHARED, PACKAGES, TOOLS, *tools):
         others = {each.partition(".")[0] for each in imports_of(name)} - OURS
         assert others <= sys.stdlib_module_names, name
 

@@ -362,7 +362,7 @@ def test_whatever_the_product_service_does_wrong_the_outcome_is_unknown_and_503(
         assert orders.get(f"/orders/{order_id}").status_code == 404
         assert orders.get("/orders").json() == []
         wait_until(lambda: all(each.rfile.closed for each in asked))  # no thread waits for ever
-    assert ("refuses our token: JWT_SECRET probably differs" in capsys.readouterr().err) == (
+    assert ("rejects our token: JWT_SECRET probably differs" in capsys.readouterr().err) == (
         name in ("401", "a date that is none")
     )
 

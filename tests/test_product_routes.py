@@ -144,7 +144,7 @@ def test_a_503_says_that_a_write_may_have_counted(own_redis: RedisServer) -> Non
         ):
             response = products.post(path, json=body)
             assert refusal(response) == (503, "storage_unavailable")
-            assert "may have been made" in response.json()["detail"]
+            assert "may have taken effect" in response.json()["detail"]
 
 
 # Stock

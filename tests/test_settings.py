@@ -30,7 +30,6 @@ def env_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
         ("REDIS_PORT", "six", "must be a whole number"),
         ("REDIS_PORT", "0", "greater than or equal to 1"),
         ("REDIS_PORT", "65536", "less than or equal to 65535"),
-        ("REDIS_URL", f"http://:{SECRET}@localhost", "redis://"),
         ("REDIS_PREFIX", "{shop}", "letters, digits"),
         ("REDIS_PREFIX", "shop:", "letters, digits"),
         ("REDIS_PREFIX", "s" * 65, "1 to 64"),
@@ -45,11 +44,11 @@ def env_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
         ("ORDER_TIMEOUT", "121", "less than or equal to 120"),
         ("AUTH_REQUIRED", "maybe", "must be true or false"),
         ("CORS_ORIGINS", "https://shop.example, nonsense", "https://shop.example"),
-        ("CORS_ORIGINS", "https://Shop.Example", "lower case"),
-        ("CORS_ORIGINS", "https://shop.example:443", "default port"),
-        ("CORS_ORIGINS", "http://[::1]:80", "default port"),
-        ("CORS_ORIGINS", "https://shop.example/", "path"),
-        ("CORS_ORIGINS", f"https://user:{SECRET}@shop.example", "credentials"),
+        ("CORS_ORIGINS", "https://Shop.Example", "as browsers send them"),
+        ("CORS_ORIGINS", "https://shop.example:443", "as browsers send them"),
+        ("CORS_ORIGINS", "http://[::1]:80", "as browsers send them"),
+        ("CORS_ORIGINS", "https://shop.example/", "as browsers send them"),
+        ("CORS_ORIGINS", f"https://user:{SECRET}@shop.example", "as browsers send them"),
         ("CORS_ORIGINS", "https://shop.*.example", "https://*.shop.example"),
         ("CA_FILE", "/no/such/file", "PEM"),
         ("CA_FILE", __file__, "PEM"),
@@ -134,8 +133,8 @@ def test_a_file_of_somebody_else_is_refused(env_file: Path) -> None:
     ("url", "address"),
     [
         (f"rediss://shop:{SECRET}@[::1]:6380/0?ssl_cert_reqs=none", "rediss://[::1]:6380/0"),
-        (f"redis://shop:{SECRET}@more@cache.example:6380", "redis://cache.example:6380"),
-        (f"redis://shop:0/{SECRET}@cache.example", "redis://cache.example"),
+        (f"redis://shop:{SECRET}@more@cache.example:6380", "cache.example:6380"),
+        (f"redis://shop:0/{SECRET}@cache.example", "cache.example"),
         ("redis+cluster://a:1,[::1]:2", "redis+cluster://a:1,[::1]:2"),
         (f"unix:///run/redis.sock?db=1&password=a@{SECRET}", "unix:///run/redis.sock"),
     ],
@@ -174,13 +173,13 @@ def test_a_start_asks_whether_a_misspelt_setting_was_meant(
 
 def test_all_wrong_values_are_named_in_one_line_which_shows_none_of_them(env_file: Path) -> None:
     env_file.write_text(
-        f"REDIS_PREFIX={SECRET}!\nREDIS_URL=http://:{SECRET}@localhost\nJWT_SECRET={SECRET}\n"
+        f"REDIS_PREFIX={SECRET}!\nJWT_SECRET={SECRET}\n"
         f"JWT_EXPIRES_MINUTES={SECRET}\nAUTH_REQUIRED=true\n"
     )
     with pytest.raises(CannotStart) as refusal:
         Settings.load()
     named = re.findall("([A-Z_]+) must", str(refusal.value))
-    assert named == ["REDIS_URL", "REDIS_PREFIX", "JWT_SECRET", "JWT_EXPIRES_MINUTES"]
+    assert named == ["REDIS_PREFIX", "JWT_SECRET", "JWT_EXPIRES_MINUTES"]
     assert SECRET not in str(refusal.value)
     assert "\n" not in str(refusal.value)
 

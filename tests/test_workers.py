@@ -39,7 +39,7 @@ def test_metrics_of_two_workers_are_their_sum(redis_server: RedisServer, tmp_pat
     settings = {"USE_REDIS": "required", "REDIS_PORT": str(redis_server.port)}
     settings |= {"PRODUCT_SERVICE_URL": f"http://127.0.0.1:{free_port()}", "ORDER_TIMEOUT": "0.5"}
     folder = tmp_path / "metrics" / "shop"
-    settings |= {"SETTLE_INTERVAL": "0.2", METRICS_FOLDER: str(folder)}
+    settings |= {"SETTLE_AFTER": "0.1", "SETTLE_INTERVAL": "0.2", METRICS_FOLDER: str(folder)}
     killed = metrics_in(folder, "order", "/orders/{pk}", then="os.kill(os.getpid(), 9)")
     assert (killed.returncode, len(list(folder.glob("order/*.db")))) == (-signal.SIGKILL, 2)
     orders = Service("order", tmp_path / "order.log", 0, **settings)

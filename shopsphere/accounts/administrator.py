@@ -20,9 +20,7 @@ async def ensure_administrator(settings: Settings, users: Users) -> None:
     """
     if not settings.admin_email:
         if settings.auth_required:
-            log.warning(
-                "ADMIN_EMAIL is empty: if there never was an administrator, nobody can add products"
-            )
+            log.warning("ADMIN_EMAIL is empty: without an administrator, nobody can add products")
         return
     email, password = settings.admin_email, settings.admin_password.get_secret_value()
     while True:  # another worker may be a step ahead

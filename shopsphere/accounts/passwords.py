@@ -17,9 +17,7 @@ class Passwords:
     """
 
     def __init__(self, rounds: int) -> None:
-        self._context = CryptContext(
-            schemes=["bcrypt_sha256"], bcrypt_sha256__rounds=rounds, bcrypt_sha256__ident="2b"
-        )
+        self._context = CryptContext(schemes=["bcrypt_sha256"], bcrypt_sha256__rounds=rounds)
         self._nobodys_hash = f"$bcrypt-sha256$v=2,t=2b,r={rounds}${'.' * 22}${'.' * 31}"
         self._limiter = CapacityLimiter(HASHING_THREADS)
 

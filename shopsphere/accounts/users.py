@@ -7,15 +7,7 @@ from typing import NamedTuple, TypeVar
 from shopsphere.accounts.failed_logins import LoginThrottle
 from shopsphere.accounts.passwords import Passwords
 from shopsphere.accounts.refresh_tokens import RefreshToken, RefreshTokens
-from shopsphere.domain import people, sessions
-from shopsphere.domain.errors import (
-    AccountIsConfigured,
-    EmailTaken,
-    InvalidCredentials,
-    InvalidRefreshToken,
-    RefreshTokenReused,
-    UserNotFound,
-)
+from shopsphere.domain import errors, people, sessions
 from shopsphere.domain.pks import new_pk
 from shopsphere.domain.records import DAY, Address, Sessions, User
 from shopsphere.domain.values import Role
@@ -54,33 +46,30 @@ class Users:
         self._throttle = LoginThrottle(records, settings.login_limit)
 
     async def register(self, email: str, password: str, role: Role = Role.USER) -> User:
-        """Create a user; raise EmailTaken if the address belongs to another user.
+        """Create a user; raise errors.EmailTaken if the address belongs to another user.
 
         The address is claimed after the user is created, so a crash in between does not block it.
-        An address whose user is gone is free.
+        The address of a deleted user is free.
         """
         pk, password_hash = new_pk(), await self._passwords.hash(password)
-        await self._records.change(
-            partial(people.register, email=email, password_hash=password_hash, role=role),
-            User(pk=pk),
-        )
+        register = partial(people.register, email=email, password_hash=password_hash, role=role)
+        await self._records.change(register, User(pk=pk))
         [address] = await self._records.read(_address(email))
         [holder] = await self._records.read(User(pk=address.user_pk))
         gone_pk = "" if holder.email else address.user_pk
+        claim = partial(people.claim, user_pk=pk, gone_pk=gone_pk)
         try:
-            await self._records.change(
-                partial(people.claim, user_pk=pk, gone_pk=gone_pk), _address(email)
-            )
-        except EmailTaken:
+            await self._records.change(claim, _address(email))
+        except errors.EmailTaken:
             await self._delete(pk, password_hash)
             raise
         return User(pk=pk, email=email, password_hash=password_hash, role=role)
 
     async def get(self, pk: str) -> User:
-        """Return the user with this pk; raise UserNotFound."""
+        """Return the user with this pk; raise errors.UserNotFound."""
         [user] = await self._records.read(User(pk=pk))
         if not user.email:
-            raise UserNotFound
+            raise errors.UserNotFound
         return user
 
     async def find(self, email: str) -> User | None:
@@ -99,7 +88,7 @@ class Users:
             while True:  # the password may be changed while it is verified
                 user = await self.find(email)
                 if not await self.has_password(user, password) or user is None:
-                    raise InvalidCredentials
+                    raise errors.InvalidCredentials
                 new_hash = user.password_hash
                 if self._passwords.is_outdated(new_hash):
                     new_hash = await self._passwords.hash(password)
@@ -113,14 +102,12 @@ class Users:
         """
         token = self._refresh_tokens.read(text)
         if token is None:
-            raise InvalidRefreshToken
+            raise errors.InvalidRefreshToken
         user_pk, session_id, number = token
-        rule = partial(
-            sessions.refresh, session_id=session_id, number=number, seconds=self._session_seconds
-        )
+        rule = partial(sessions.refresh, session_id=session_id, number=number)
         try:
-            newest, role = await self._change(rule, user_pk)
-        except RefreshTokenReused:
+            newest, role = await self._change(partial(rule, seconds=self._session_seconds), user_pk)
+        except errors.RefreshTokenReused:
             log.warning("user %s: a refresh token was used again; its session has ended", user_pk)
             raise
         return self._session(RefreshToken(user_pk, session_id, newest), role)
@@ -165,14 +152,14 @@ class Users:
         """Return a user, unless the settings name that user."""
         user = await self.get(user_pk)
         if user.email == self._administrator:
-            raise AccountIsConfigured
+            raise errors.AccountIsConfigured
         return user
 
     async def _verified(self, user_pk: str, password: str) -> User:
         """Return a user whose password this is."""
         user = await self._own(user_pk)
         if not await self.has_password(user, password):
-            raise InvalidCredentials("The current password is wrong.")
+            raise errors.InvalidCredentials("The current password is wrong.")
         return user
 
     async def make_administrator(self, email: str, password: str) -> None:

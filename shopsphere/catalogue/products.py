@@ -30,8 +30,8 @@ class Products:
     ) -> tuple[Product, bool]:
         """Put a new product on sale. It is listed last, so a listed product is readable.
 
-        Return it, and whether this is a repeat: a key makes one product within a day. Raise
-        ProductNotFound if that was deleted since, IdempotencyKeyReused for another product.
+        Return it, and whether this is a repeat: within a day, a key creates only one product. Raise
+        ProductNotFound if that was deleted, IdempotencyKeyReused for a different product.
         """
         pk = made = new_pk()
         if key is not None:
@@ -87,7 +87,7 @@ class Products:
             records = await self._read(list(map(search_index.pk_of, names)))
             for name, record in zip(names, records, strict=True):
                 match = search_index.first_match(record.name, record.pk, record.revision, folded)
-                # If it was renamed since the names were read, it is shown by its old one.
+                # A product renamed since the names were read has only its old entry among them.
                 is_new = start <= match and (is_last or match <= names[-1]) and match not in names
                 is_shown = name == match or (is_new and record.product() not in found)
                 if not match or not is_shown or record.state is not ProductState.ON_SALE:
@@ -125,9 +125,9 @@ class Products:
     ) -> tuple[Product, bool]:
         """Add `change` (which may be negative) to received and available, in one step.
 
-        Return the updated product, and whether this is a repeat: a key counts once within a day.
-        Raise ProductNotFound, StockTooLow below zero, StockLimit above MAX_ON_HAND units
-        on hand, IdempotencyKeyReused if the key was used for another change.
+        Return the updated product, and whether this is a repeat: within a day, a key takes effect
+        once. Raise ProductNotFound, StockTooLow below zero, StockLimit above MAX_ON_HAND units on
+        hand, IdempotencyKeyReused if the key was used for a different change.
         """
         command = new_pk()
         rule = partial(stock.change_stock, change=change, command=command)

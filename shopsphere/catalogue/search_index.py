@@ -23,7 +23,7 @@ SAME_LETTERS = str.maketrans(
     | dict.fromkeys("\u2018\u2019\u02bc", "'")
     | dict.fromkeys("\u2010\u2011\u2012\u2013\u2014\u2015\u2212", "-")
 )
-"""Letters that Unicode does not decompose, apostrophes and hyphens, each with what is typed."""
+"""Letters that Unicode does not decompose, apostrophes and hyphens, with their replacements."""
 
 
 def fold(text: str) -> str:

@@ -84,7 +84,7 @@ class HoldState(StrEnum):
 class Hold(Record):
     """The units that one order holds of one product; its pk is `product:order`.
 
-    `available` and `price_cents` are also what they were at a refusal.
+    After a refusal, `available` and `price_cents` are those of the product at that time.
     """
 
     kind = "reservation"
@@ -182,7 +182,7 @@ _SESSIONS = TypeAdapter(dict[str, tuple[int, float]])
 
 class Sessions(Record):
     """The sessions of the user with the same pk, in JSON: by id, the number of the newest refresh
-    token and when that was given, in seconds of the storage's clock."""
+    token and when it was issued, in seconds of the storage's clock."""
 
     kind = "sessions"
     sessions_json: str = ""
@@ -191,7 +191,7 @@ class Sessions(Record):
         return _SESSIONS.validate_json(self.sessions_json or "{}")
 
     def put(self, session_id: str, number: int, given: float) -> None:
-        """Store a session; the one unused longest goes if there are too many."""
+        """Store a session; if there are too many, remove the one that has been unused longest."""
         kept = self.all() | {session_id: (number, given)}
         if len(kept) > MAX_SESSIONS:
             others = kept.keys() - {session_id}

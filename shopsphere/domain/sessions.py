@@ -24,8 +24,8 @@ def start(
     now: float, user: User, sessions: Sessions, known_hash: str, new_hash: str, role: Role,
     session_id: str, ends_others: bool,
 ) -> bool:  # fmt: skip
-    """Start a session, and set the hash of the password and the role, if the hash is still the
-    known one; return whether it was. Whatever changes a role must change the hash too.
+    """Start a session and set the password hash and the role, unless the hash is no longer the
+    known one; return whether the session was started. A change of role must also change the hash.
 
     `ends_others`: all other sessions end, as after a new password.
     """
@@ -67,8 +67,8 @@ def end(_: float, sessions: Sessions, session_id: str) -> None:
 
 
 def delete(_: float, user: User, sessions: Sessions, known_hash: str) -> bool:
-    """Remove a user with all sessions if the password is still the known one, or the user is gone;
-    return whether it was."""
+    """Remove a user and all sessions, unless the password hash is no longer the known one; return
+    whether they are gone."""
     if user.password_hash not in (known_hash, ""):
         return False
     user.email, user.password_hash, user.role, sessions.sessions_json = "", "", Role.USER, ""

@@ -12,8 +12,9 @@ from shopsphere.domain.pks import TimedByPk
 
 MAX_NAME_LENGTH = 200
 MAX_NAME_INPUT = 4 * 3 * MAX_NAME_LENGTH + 1
-"""What follows in a text is ignored, because it takes a second to normalize 30,000 accents. No name
-contains a longer text: NFC makes one character of at most 4, and folding 3 of one."""
+"""The rest of a longer text is ignored, because normalizing 30,000 accents takes a second. No name
+is made from or contains a longer text: NFC composes at most 4 characters into one, and folding
+turns one into at most 3."""
 
 MAX_ON_HAND = 1_000_000_000
 """The most units of one product that a shop can have on hand."""
@@ -23,7 +24,7 @@ MAX_ORDER_QUANTITY = 1_000_000
 
 
 class Role(StrEnum):
-    """What a token may be used for. SERVICE tokens belong to no person."""
+    """What a token may be used for. SERVICE tokens do not belong to a person."""
 
     USER = "user"
     ADMIN = "admin"
@@ -73,8 +74,8 @@ class Item:
 
 
 def by_product(items: Iterable[Item]) -> list[Item]:
-    """Return the items in the order in which stock is reserved. It is the same for all orders, so
-    of two that compete for the last units of the same products, one gets them all."""
+    """Return the items sorted by product, the order in which stock is reserved. As it is the same
+    for all orders, one of two that compete for the same last units gets them all."""
     return sorted(items, key=lambda item: item.product_pk)
 
 

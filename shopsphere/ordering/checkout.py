@@ -54,10 +54,11 @@ class Checkout:
         """Place an order for all items or for none; each item is of a different product.
 
         Return the order, and whether an earlier request with this `key` placed it. Without a key,
-        it is always a new order. Raise the OrderRefused of the first item that is refused: then
-        nothing stays held, or settling releases it, and the key is free. Raise Unavailable if the
-        outcome is unknown: then the note stays. Raise RequestInProgress while another request may
-        be placing it, IdempotencyKeyReused if the key was used for another request.
+        it is always a new order. Raise the OrderRefused of the first item that is refused; the
+        units of the others are released, if necessary by settling, and the key is free. Raise
+        Unavailable if the outcome is unknown; the note then remains. Raise RequestInProgress while
+        another request may be placing the order, IdempotencyKeyReused if the key was used for a
+        different request.
         """
         pk = new_pk()
         if key is not None:
@@ -81,9 +82,9 @@ class Checkout:
     ) -> Order | None:
         """Bind a key to this pk, or return the order of an earlier request, entered in its lists.
 
-        If that request placed none, make sure first that it never will. Raise RequestInProgress
-        while it may still be running, Unavailable if its reservations cannot be released or there
-        is too little time left.
+        If that request placed no order, first make sure that it never will. Raise RequestInProgress
+        while it may still be running, Unavailable if its reservations cannot be released or too
+        little time is left.
         """
         record, request = KeyRecord(pk=key), keys.digest_of(*by_product(items))
         bind = partial(keys.bind, request=request, pk=pk, lease_seconds=self.lease_seconds)
@@ -170,7 +171,7 @@ class Checkout:
                 await self.settling.notify(note.command, note.order_pk, product_pks)
                 await self.records.remove_note(note.text)
         except (Unavailable, TimeoutError):
-            log.warning("not finished yet; settling will finish it: %s", note.text)
+            log.warning("interrupted; settling will finish it: %s", note.text)
 
     async def _free(self, rule: Callable[[float, KeyRecord], None], key: str | None) -> None:
         """Free a key or end its lease with this rule; if that fails, the lease ends by itself.

@@ -8,8 +8,8 @@ from shopsphere.metrics import prometheus
 
 
 class OrderMetrics:
-    """The counters of this service, and the number of commands pending in the whole shop at the
-    last round of settling.
+    """The counters of this service, and the number of interrupted commands in the whole shop at
+    the last round of settling.
 
     Each counter starts at 0, because Prometheus sees no increase in one that first appears as 1.
     """
@@ -29,7 +29,7 @@ class OrderMetrics:
             self.settled.labels(outcome.lower())
         self.unsettled = prometheus.Gauge(
             "orders_unsettled",
-            "Commands that were pending at the last round of settling; NaN while that fails.",
+            "Commands pending for longer than SETTLE_AFTER; NaN while settling fails.",
             registry=registry,
             multiprocess_mode="mostrecent",  # no sum, as each worker counts all of them
         )

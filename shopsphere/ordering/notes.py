@@ -42,7 +42,7 @@ class PendingCommand(NamedTuple):
         return " ".join((self.command, self.order_pk, *self.product_pks))
 
     def is_older_than(self, seconds: float) -> bool:
-        """Return whether it is at least this old, or from the future after the clock went back."""
+        """Return whether it is at least this old, or in the future because the clock went back."""
         return self.age >= seconds or self.age < 0
 
 

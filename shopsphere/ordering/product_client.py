@@ -10,9 +10,10 @@ from contextlib import suppress
 from contextvars import copy_context
 from email.utils import parsedate_to_datetime
 from functools import lru_cache, partial
-from typing import NamedTuple, NoReturn, Self
+from typing import NamedTuple, NoReturn
 
 import requests
+from opentelemetry import propagate
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from urllib3.exceptions import HTTPError
 
@@ -38,7 +39,7 @@ PAUSE_SECONDS = 0.1
 TRY_AGAIN = frozenset({502, 503, 504})
 
 COMMAND_SECONDS = 60
-"""How long a release or a shipment may be sent, and its token is valid."""
+"""How long a release or shipment may be retried; its token is valid as long."""
 
 TOKEN_STEP_SECONDS = 10
 """Tokens expire at whole multiples of this, so that many calls share one."""
@@ -86,10 +87,8 @@ class ProductClient:
             lambda expires: tokens.issue("order-service", Role.SERVICE, expires)
         )
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
+        """Drop calls that have not started, without waiting for the others."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def reserve(self, order_pk: str, item: Item, within: float) -> Reservation:
@@ -107,14 +106,14 @@ class ProductClient:
         if response.status not in (200, 201):
             self._refuse(response, item.product_pk, errors.OrderRefused)
         try:
-            answer = _Reserved.model_validate_json(response.body)
+            held = _Reserved.model_validate_json(response.body)
         except ValidationError as error:
             raise ProductServiceUnavailable from error
-        told = answer.product_id, answer.order_id, answer.quantity
-        if told != (item.product_pk, order_pk, item.quantity):
-            log.error("the product service responded with another reservation: %s", told)
+        identity = held.product_id, held.order_id, held.quantity
+        if identity != (item.product_pk, order_pk, item.quantity):
+            log.error("the product service returned a different reservation: %s", identity)
             raise ProductServiceUnavailable
-        return Reservation(*told, answer.unit_price, answer.product_name)
+        return Reservation(*identity, held.unit_price, held.product_name)
 
     async def release(self, product_pk: str, order_pk: str) -> None:
         """Release the units, once. Raise ReservationShipped if they were shipped,
@@ -156,7 +155,7 @@ class ProductClient:
                 ahead = parsedate_to_datetime(response.date).timestamp() - time.time()
                 if abs(ahead) > LEEWAY_SECONDS - 1:
                     why = f"its clock is {ahead:+.0f} s from ours"
-            log.error("the product service refuses our token: %s", why)
+            log.error("the product service rejects our token: %s", why)
         log.warning("the product service responded %s %s", response.status, response.body[:200])
         raise ProductServiceUnavailable
 
@@ -173,6 +172,7 @@ class ProductClient:
             "X-Request-ID": REQUEST_ID.get(),
             "Authorization": f"Bearer {self._token(expires)}",
         }
+        propagate.inject(headers)
         url = f"{self._url}/products/{product_pk}/reservations/{path}"
         request = requests.Request(method, url, headers, json=body)
         response: _Response | None = None
@@ -184,7 +184,7 @@ class ProductClient:
                 send = partial(copy_context().run, self._send, request, send_by)
                 response = await loop.run_in_executor(self._threads, send)
             except (requests.RequestException, HTTPError) as error:
-                log.warning("the product service cannot be reached: %s", reason_of(error))
+                log.warning("the product service is unreachable: %s", reason_of(error))
             else:
                 if response.status not in TRY_AGAIN:
                     return response
@@ -196,7 +196,7 @@ class ProductClient:
         """Send a request and read its whole response within the timeout; raise requests.Timeout."""
         timeout = min(self._timeout_seconds, send_by - time.monotonic())
         if timeout <= 0:
-            raise requests.Timeout("the time of the request is over")
+            raise requests.Timeout("the deadline of the request has passed")
         # Not `Session.prepare_request`, which merges session settings that are never set here.
         with self._session_of(threading.get_ident()).send(
             request.prepare(), timeout=timeout, allow_redirects=False, stream=True

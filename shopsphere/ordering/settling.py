@@ -27,7 +27,7 @@ log = logging.getLogger("shopsphere.settling")
 
 SETTLED_AT_ONCE = 8
 NOTIFIED_AT_ONCE = 8
-"""How many products of one order are notified of concurrently."""
+"""How many notifications of one order are sent concurrently."""
 
 Outcome = StrEnum("Outcome", "FAILED PLACED CANCELLED SHIPPED RELEASED UNDER_WAY")
 """What settling did: the new status of the order, or why nothing changed."""
@@ -49,7 +49,7 @@ class Settling:
             if failure:
                 self.metrics.unsettled.set(math.nan)
             if isinstance(failure, Unavailable):
-                log.warning("storage unavailable; settling resumes when it is back")
+                log.warning("the storage is unavailable; settling resumes when it is back")
             elif failure:
                 self.metrics.settling_errors.inc()
                 log.error("settling failed; it will run again", exc_info=failure)
@@ -65,8 +65,8 @@ class Settling:
                 await self.settle(pending)
 
         noted = await pending_commands(self.records)
-        self.metrics.unsettled.set(len(noted))
         old = [pending for pending in noted if pending.is_older_than(self.after_seconds)]
+        self.metrics.unsettled.set(len(old))
         results = await asyncio.gather(*map(settle, old), return_exceptions=True)
         for pending, result in zip(old, results, strict=True):
             if isinstance(result, Unavailable):
@@ -86,7 +86,7 @@ class Settling:
             await self.notify(pending.command, pending.order_pk, pending.product_pks)
         if await self.records.remove_note(pending.text):
             self.metrics.settled.labels(status_of(order).lower()).inc()
-            log.info("order %s was settled: it is %s", pending.order_pk, status_of(order))
+            log.info("settled order %s: it is %s", pending.order_pk, status_of(order))
         return order
 
     async def settle_order(self, pk: str, product_pk: str) -> Outcome:
@@ -119,11 +119,11 @@ class Settling:
         return order
 
     async def notify(self, command: Command, order_pk: str, product_pks: Iterable[str]) -> None:
-        """Ship or release what an order holds of these products, as its command ends; return when
-        all calls are delivered.
+        """Ship or release the units that an order holds of these products, depending on its
+        command; return when all calls have succeeded.
 
         A definite refusal means that one of the two services lost data in a failover: it is logged
-        for the audit and counts as delivered. Raise Unavailable for any other failure.
+        for the audit and counts as a success. Raise Unavailable for any other failure.
         """
         some = asyncio.Semaphore(NOTIFIED_AT_ONCE)
         is_shipment = command is Command.SHIP

@@ -83,9 +83,9 @@ class ShopRedis(Redis):
             if not answer.done():  # otherwise the caller has given up
                 answer.set_result(each)
 
-    async def info_of_all(self) -> list[dict[str, object]]:
-        """Return the INFO of each Redis that holds part of the data; here there is only one."""
-        return [dict(await self.info())]
+    async def ask_each(self, *command: str) -> list[dict[str, object]]:
+        """Send a command to each Redis that holds data, here only one; raise redis-py's errors."""
+        return [await self.send_raw(*command)]
 
     async def require_answer(self) -> None:
         """Return if Redis responds; otherwise raise redis-py's error."""

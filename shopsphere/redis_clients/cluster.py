@@ -44,10 +44,10 @@ class ShopCluster(RedisCluster):
         """Return if a node of the Cluster responds; otherwise raise redis-py's error."""
         await self.initialize()
 
-    async def info_of_all(self) -> list[dict[str, object]]:
-        """Return the INFO of each master of the Cluster."""
+    async def ask_each(self, *command: str) -> list[dict[str, object]]:
+        """Send a command to each master of the Cluster; raise redis-py's errors."""
         masters = self.get_primaries()
-        return [dict(await self.execute_command("INFO", target_nodes=each)) for each in masters]
+        return [await self.send_raw(*command, target_nodes=each) for each in masters]
 
     async def close_all(self) -> None:
         """Close all connections."""

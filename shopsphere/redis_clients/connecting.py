@@ -33,11 +33,9 @@ def _client(settings: Settings) -> ShopRedis:
         client = ShopRedis(BlockingConnectionPool.from_url(url, **options))
         try_options(client.connection_pool)
         return client
-    except (ValueError, TypeError, RedisError, RedisClusterException):
-        text = "is not a valid address, such as redis://localhost:6379/0, or has an unknown option"
-        raise CannotStart(f"REDIS_URL, or REDIS_HOST, {text}.") from None
-    except OSError as error:
-        raise CannotStart(f"REDIS_URL names an unusable certificate or key: {error}.") from None
+    except (ValueError, TypeError, OSError, RedisError, RedisClusterException):
+        wrong = "a wrong form (see .env.example), an unknown option or an unusable certificate"
+        raise CannotStart(f"REDIS_URL, or REDIS_HOST, has {wrong}.") from None
 
 
 async def connect(settings: Settings) -> ShopRedis:
@@ -69,23 +67,19 @@ async def _serves(client: ShopRedis, probe: str) -> bool:
             return False
         if came_of(error, ssl.SSLError):
             reason = f"Redis cannot be trusted ({error}). Check its certificate and ssl_ca_certs."
-        elif came_of(error, exceptions.AuthenticationError, exceptions.NoPermissionError):
-            advice = (
-                "Check REDIS_URL, or REDIS_USERNAME and REDIS_PASSWORD, and that user's rights."
-            )
-            reason = f"Redis is there but refuses us ({error}). {advice}"
-        elif isinstance(error, MasterNotFoundError):
-            reason = "The Sentinels name no master. Wait for one, or check the name in REDIS_URL."
-        elif is_there and cannot_serve(error):
-            log.warning("Redis responds, but cannot write now: %s", error)
-            return True
-        elif came_of(error, OSError) and not came_of(error, BrokenPipeError, ConnectionResetError):
-            raise NothingResponds from error
-        else:
-            advice = "Is it Redis? Does it expect TLS (rediss://)? Has it reached maxclients?"
-            what = "What listens at REDIS_URL, or REDIS_HOST, REDIS_PORT, does not serve us"
-            reason = f"{what}: {error}. {advice}"
-        raise CannotStart(reason) from error
+            raise CannotStart(reason) from error
+        is_refusal = came_of(error, exceptions.AuthenticationError, exceptions.NoPermissionError)
+        if not is_refusal and not isinstance(error, MasterNotFoundError):
+            if is_there and cannot_serve(error):
+                log.warning("Redis responds, but cannot write now: %s", error)
+                return True
+            if came_of(error, OSError) and not came_of(
+                error, BrokenPipeError, ConnectionResetError
+            ):
+                raise NothingResponds from error
+        reason = f"Redis is there but refuses us ({error})"
+        advice = "REDIS_URL (rediss:// for TLS), or REDIS_HOST, user and REDIS_PASSWORD; maxclients"
+        raise CannotStart(f"{reason}. Check {advice}.") from error
     return True
 
 

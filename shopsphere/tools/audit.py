@@ -11,36 +11,37 @@ from sqlite3 import Row
 from typing import Any, NamedTuple
 
 import requests
-from pydantic import BaseModel
 from tqdm import tqdm
 from urllib3 import Retry
 
+from shopsphere.domain.values import Role
 from shopsphere.http_sessions import reason_of, session
-from shopsphere.records import StorageName
 from shopsphere.settings import Settings
+from shopsphere.tokens import Tokens
 
 PAGE = 1000
 TIMEOUT_SECONDS = 30
+TOKEN_MINUTES = 24 * 60
 RETRIES = Retry(
     4, connect=0, backoff_factor=0.2, status_forcelist=(502, 503, 504), raise_on_status=False
 )
 """Of reads, but not where nothing listens: that is reported at once."""
-UNKNOWN = {"received": 0, "available": 0, "reserved": 0, "shipped": 0}
 BAR: dict[str, Any] = {"leave": False, "disable": None}
 """Progress bars disappear when done, and are shown on terminals only."""
 TRIES = 5
 """How often one look reads a product until its stock and reservations match."""
+STOCK = ("received", "available", "reserved", "shipped")
 
 TABLES = """
 CREATE TABLE products (pk PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE stocks (pk PRIMARY KEY, received, available, reserved, shipped) WITHOUT ROWID;
-CREATE TABLE orders (product_id, pk, placed DEFAULT 0, shipped DEFAULT 0, held DEFAULT 0,
+CREATE TABLE orders (product_id, pk, status, quantity DEFAULT 0, held DEFAULT 0,
     PRIMARY KEY (product_id, pk)) WITHOUT ROWID;
 """
 
 ADD_ITEM = """
-INSERT OR REPLACE INTO orders (product_id, pk, placed, shipped) VALUES
-(:product_id, :pk, :quantity * (:status = 'PLACED'), :quantity * (:status = 'SHIPPED'))
+INSERT OR REPLACE INTO orders (product_id, pk, status, quantity)
+VALUES (:product_id, :pk, :status, :quantity)
 """
 
 ADD_STOCK = "INSERT OR REPLACE INTO stocks VALUES (:pk, :received, :available, :reserved, :shipped)"
@@ -51,36 +52,28 @@ ON CONFLICT DO UPDATE SET held = excluded.held
 """
 
 SUMS = """
-SELECT stocks.*, received - available - reserved - stocks.shipped AS lost,
-       min(available, reserved, stocks.shipped) < 0 AS is_below_zero,
-       ifnull(sum(held), 0) AS held, ifnull(sum(orders.shipped), 0) AS sent
+SELECT stocks.*, ifnull(sum(held), 0) AS held,
+       ifnull(sum(quantity * (status = 'SHIPPED')), 0) AS sent
 FROM stocks LEFT JOIN orders ON product_id = stocks.pk WHERE stocks.pk = ?
 """
-"""The stock of a product and the sums over its orders.
-
-`lost` are received units that are nowhere. `held` counts reserved units, `sent` those of SHIPPED
-orders.
-"""
+"""The stock of a product, the units in its reservations, and those of its SHIPPED orders."""
 COUNTS = "SELECT (SELECT count(*) FROM products), count(DISTINCT pk) FROM orders"
-STRAYS = "SELECT pk, placed, held FROM orders WHERE product_id = ? AND placed != held"
+STRAYS = """
+SELECT ifnull(status, 'nonexistent'), pk, quantity, held FROM orders
+WHERE product_id = ? AND held != quantity * (status IS 'PLACED')
+"""
 
 
 class ShopUnavailable(Exception):
     """A service does not respond as it should; the message says why and what to do."""
 
 
-class Health(BaseModel):
-    """The health that a service reports."""
-
-    service: str
-    storage: StorageName
-    fallback: bool = False
-
-
 Json = dict[str, Any]
 """A JSON object from a response, with the field names of OpenAPI."""
-Stray = tuple[str, int, int]
-"""An order's pk, the units that it ordered while PLACED, and the units held for it."""
+
+
+Stray = tuple[str, str, int, int]
+"""An order's state, pk and quantity of a product, and the units held for it, if that is wrong."""
 
 
 class Finding(NamedTuple):
@@ -88,29 +81,24 @@ class Finding(NamedTuple):
 
     product_pk: str
     text: str
-    order_pk: str | None = None
+    order_pk: str = ""
     units: int = 0
+    state: str = ""
 
 
 class Shop:
-    """The services of a shop, as its administrator if the settings name one."""
+    """The services of a shop, called as an administrator where tokens are required."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self._http = session(RETRIES, settings.ca_file)
+        if settings.auth_required:
+            token = Tokens(settings.jwt_secrets, TOKEN_MINUTES).issue("audit", Role.ADMIN)
+            self._http.headers["Authorization"] = f"Bearer {token}"
 
     def close(self) -> None:
         """Close all connections."""
         self._http.close()
-
-    def _sign_in(self) -> None:
-        url = self.settings.user_service_url
-        password = self.settings.admin_password.get_secret_value()
-        account = {"email": self.settings.admin_email, "password": password}
-        found, _ = self.ask("POST", f"{url}/login", json=account)
-        self._http.headers["Authorization"] = f"Bearer {found['access_token']}"
-        # Only the access token is needed; sessions left behind would displace those of people.
-        self._send("POST", f"{url}/logout", json={"refresh_token": found["refresh_token"]})
 
     def pages(self, url: str) -> Iterator[list[Json]]:
         """Yield a list in pages, or nothing if it does not exist."""
@@ -121,35 +109,27 @@ class Shop:
 
     def ask(self, method: str, url: str, **options: Json) -> tuple[Any, str]:
         """Return the JSON of a success, or None for a GET with a 404, and the cursor if another
-        page follows; log in if that is required, and again when the token has expired. Raise
-        ShopUnavailable.
+        page follows. Raise ShopUnavailable.
 
         The `options` are those of `requests`.
         """
-        response = self._send(method, url, **options)
-        is_login = url == f"{self.settings.user_service_url}/login"
-        if response.status_code == 401 and self.settings.admin_email and not is_login:
-            self._sign_in()
-            response = self._send(method, url, **options)
-        said = f"{url} responds with {response.status_code}"
+        try:
+            response = self._http.request(method, url, timeout=TIMEOUT_SECONDS, **options)  # type: ignore[arg-type]  # dicts
+        except requests.RequestException as error:
+            raise ShopUnavailable(f"{url} does not respond ({reason_of(error)}).") from error
+        what = f"{url} responds with {response.status_code}"
         try:
             found = response.json()
             if response.ok:
                 return found, response.headers["X-Cursor"] if response.links else ""
             detail = found["detail"]
         except (ValueError, LookupError, TypeError) as error:
-            raise ShopUnavailable(f"{said}, but not as a ShopSphere service does") from error
+            raise ShopUnavailable(f"{what}, but not as a ShopSphere service does") from error
         if response.status_code == 404 and method == "GET":
             return None, ""
         if response.status_code in (401, 403):
-            detail = f"{detail} Set ADMIN_EMAIL and ADMIN_PASSWORD here as for the shop."
-        raise ShopUnavailable(f"{said}: {detail}")
-
-    def _send(self, method: str, url: str, **options: Json) -> requests.Response:
-        try:
-            return self._http.request(method, url, timeout=TIMEOUT_SECONDS, **options)  # type: ignore[arg-type]  # dicts
-        except requests.RequestException as error:
-            raise ShopUnavailable(f"{url} does not respond ({reason_of(error)}).") from error
+            detail += " Set AUTH_REQUIRED and JWT_SECRET here as for the services."
+        raise ShopUnavailable(f"{what}: {detail}")
 
 
 class _Look(sqlite3.Connection):
@@ -189,7 +169,7 @@ class _Look(sqlite3.Connection):
 
     def _read_stock(self, pk: str) -> None:
         stock, _ = self._shop.ask("GET", f"{self._products_url}/{pk}/stock")
-        self.execute(ADD_STOCK, {"pk": pk, **(stock or UNKNOWN)})
+        self.execute(ADD_STOCK, {"pk": pk, **(stock or dict.fromkeys(STOCK, 0))})
         self.execute("UPDATE orders SET held = 0 WHERE product_id = ?", (pk,))
         for page in self._shop.pages(f"{self._products_url}/{pk}/reservations"):
             self.executemany(ADD_RESERVATION, ({"product_id": pk, **each} for each in page))
@@ -199,20 +179,13 @@ class _Look(sqlite3.Connection):
         return dict(self.execute(SUMS, (pk,)).fetchone())
 
     def strays(self, pk: str) -> set[Stray]:
-        """Return the strays of a product: orders whose placed and held units differ."""
+        """Return the strays of a product."""
         return set(map(tuple, self.execute(STRAYS, (pk,))))
 
 
-class Report(NamedTuple):
-    """The inconsistencies, and the numbers of products and orders compared."""
-
-    findings: list[Finding]
-    products: int
-    orders: int
-
-
-def compare(shop: Shop, wait: Callable[[], object]) -> Report:
-    """Compare the stock of a shop with its orders. Raise ShopUnavailable.
+def compare(shop: Shop, wait: Callable[[], object]) -> tuple[list[Finding], str]:
+    """Compare the stock of a shop with its orders; return the inconsistencies, and how much was
+    compared. Raise ShopUnavailable.
 
     `wait` is called between the two looks; it must take long enough for pending commands to finish
     or be settled.
@@ -228,41 +201,35 @@ def compare(shop: Shop, wait: Callable[[], object]) -> Report:
             second.read_stocks()
         findings = [each for pk in second.products() for each in _found_twice(pk, first, second)]
         [(products, orders)] = first.execute(COUNTS)
-        return Report(findings, products, orders)
+        return findings, f"{count(products, 'product')} and {count(orders, 'order')}"
 
 
 def _found_twice(pk: str, first_look: _Look, second_look: _Look) -> Iterator[Finding]:
     """Yield the inconsistencies of a product that both looks found."""
-    strays = sorted(first_look.strays(pk) & second_look.strays(pk))
     first, second = first_look.sums(pk), second_look.sums(pk)
-    _, received, available, reserved, shipped, *_ = second.values()
-    if first["lost"] and second["lost"]:
-        figures = f"available {available} + reserved {reserved} + shipped {shipped}"
-        yield Finding(pk, f"received is {received}, {_by(second['lost'])} for {figures}")
-    if first["is_below_zero"] and second["is_below_zero"]:
-        text = f"available is {available}, reserved {reserved}, shipped {shipped}: one is below 0"
-        yield Finding(pk, text)
-    too_many = sum(held - placed for _, placed, held in strays)
-    if first["reserved"] != first["held"]:
-        too_many += second["reserved"] - second["held"]
-    if too_many:
-        yield Finding(pk, f"reserved is {reserved}, {_by(too_many)} for its PLACED orders")
-    for order_pk, placed, held in strays:
-        yield Finding(pk, _stray(order_pk, placed, held), None if placed else order_pk, held)
+    if not (_adds_up(first) or _adds_up(second)):
+        numbers = ", ".join(f"{name} {second[name]}" for name in STOCK)
+        yield Finding(pk, f"its stock does not add up: {numbers}")
+    reserved, shipped = second["reserved"], second["shipped"]
+    if first["reserved"] != first["held"] and reserved != second["held"]:
+        yield Finding(pk, f"reserved is {reserved}, but its reservations hold {second['held']}")
+    for state, order_pk, quantity, held in sorted(first_look.strays(pk) & second_look.strays(pk)):
+        text = f"{count(held, 'unit')} held for {state} order {order_pk}"
+        if state == "PLACED":
+            yield Finding(pk, f"{text} of {quantity}")
+        else:
+            yield Finding(pk, text, order_pk, held, state)
     # An order becomes SHIPPED before its units count as shipped. So the second look's orders must
     # cover the first look's `shipped`, and its `shipped` must cover the first look's orders.
-    too_many = max(first["shipped"] - second["sent"], 0) or min(shipped - first["sent"], 0)
-    if too_many:
-        yield Finding(pk, f"shipped is {shipped}, {_by(too_many)} for its SHIPPED orders")
+    if first["shipped"] > second["sent"] or shipped < first["sent"]:
+        yield Finding(pk, f"shipped is {shipped}, but its SHIPPED orders are of {second['sent']}")
 
 
-def _by(too_many: int) -> str:
-    return f"{abs(too_many)} too {'many' if too_many > 0 else 'few'}"
+def _adds_up(sums: dict[str, int]) -> bool:
+    received, *parts = (sums[name] for name in STOCK)
+    return received == sum(parts) and min(parts) >= 0
 
 
-def _stray(order_pk: str, placed: int, held: int) -> str:
-    if not placed:
-        return f"the reservation of order {order_pk} ({held}) belongs to no PLACED order"
-    if not held:
-        return f"the PLACED order {order_pk} ({placed}) has no reservation: cancel it"
-    return f"the PLACED order {order_pk} is of {placed}, its reservation of {held}"
+def count(number: int, what: str) -> str:
+    """Return a number of things, in the plural unless it is 1."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"

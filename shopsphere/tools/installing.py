@@ -9,11 +9,8 @@ import shutil
 import sys
 from pathlib import Path
 
-from shopsphere.tools.processes import IS_WINDOWS, ROOT, LauncherError, run_to_end, say
-
-VENV = ROOT / ".venv"
-PYTHON = VENV / "Scripts" / "python.exe" if IS_WINDOWS else VENV / "bin" / "python"
-ON_DEBIAN = "On Debian and Ubuntu: sudo apt install python{}.{}-venv".format(*sys.version_info)
+from shopsphere import PYTHON, ROOT, VENV
+from shopsphere.tools.processes import LauncherError, run_to_end, say
 
 
 def set_up(requirements: str) -> Path:
@@ -31,12 +28,12 @@ def set_up(requirements: str) -> Path:
 
 def _make_venv() -> None:
     if not (importlib.util.find_spec("venv") and importlib.util.find_spec("ensurepip")):
-        raise LauncherError(f"this Python has no venv module. {ON_DEBIAN}")
-    say("making .venv")
-    status, lines = run_to_end([sys.executable, "-m", "venv", "--clear", str(VENV)])
-    if status:  # the next start would take an incomplete one for complete
-        shutil.rmtree(VENV, ignore_errors=True)
-        raise LauncherError("making .venv failed:\n" + "\n".join(lines[-5:]))
+        package = "python{}.{}-venv".format(*sys.version_info)
+        raise LauncherError(f"this Python has no venv module. On Debian: apt install {package}")
+    say("Creating .venv")
+    if run_to_end([sys.executable, "-m", "venv", "--clear", str(VENV)]):
+        shutil.rmtree(VENV, ignore_errors=True)  # the next start would use an incomplete one
+        raise LauncherError("creating .venv failed. The lines above say why.")
 
 
 def _included(file: Path) -> list[Path]:
@@ -50,18 +47,10 @@ def _read(file: Path) -> str:
 
 
 def _install(requirements: str) -> None:
-    """Run pip; raise LauncherError with the reason if it fails."""
-    say(f"installing the packages of {requirements}")
+    say(f"Installing the packages of {requirements}")
     if not shutil.which("pip", path=str(PYTHON.parent)):  # uv makes a `.venv` without it
         run_to_end([str(PYTHON), "-m", "ensurepip", "--default-pip"])
     command = [str(PYTHON), "-m", "pip", "--disable-pip-version-check", "install"]
-    command += ["--progress-bar", "off", "-r", str(ROOT / requirements)]
-    status, lines = run_to_end(command)
-    if status:
-        text = "\n".join(lines)
-        if "No module named pip" in text:
-            advice = f"{ON_DEBIAN}. Elsewhere: delete .venv, then start again."
-            raise LauncherError(f".venv has no pip, and it could not be added. {advice}")
-        if re.search("NewConnectionError|name resolution|ConnectTimeout|getaddrinfo", text):
-            raise LauncherError("pip cannot reach the package index. Is there a network?")
-        raise LauncherError("pip failed:\n" + "\n".join(lines[-5:]))
+    if run_to_end([*command, "--progress-bar", "off", "-r", str(ROOT / requirements)]):
+        advice = "Is there a network? If pip itself is missing: delete .venv, then start again."
+        raise LauncherError(f"pip failed. The lines above say why. {advice}")

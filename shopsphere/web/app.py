@@ -28,10 +28,9 @@ from shopsphere.web.openapi import correct_openapi
 from shopsphere.web.operations import OPERATIONS, operations
 from shopsphere.web.service import Service, T
 from shopsphere.web.slow_clients import PROTOCOL
+from shopsphere.web.tracing import TELEMETRY, set_defaults
 
 log = logging.getLogger("shopsphere")
-
-Opening = Callable[[Service[T]], AbstractAsyncContextManager[T]]
 
 
 def create_app(
@@ -40,14 +39,17 @@ def create_app(
     tags: Mapping[str, str],
     routers: Iterable[APIRouter],
     open_storage: Callable[[Settings], Awaitable[Opened]],
-    opening: Opening[T],
+    opening: Callable[[Service[T]], AbstractAsyncContextManager[T]],
     settings: Settings | None = None,
 ) -> FastAPI:
     """Return the app of a service.
 
     At startup it opens the storage, then enters `opening`, which yields the service's own resources
-    for routes that depend on `OWN`. `tags` maps each section of the docs to a sentence. Invalid
-    settings, or a CannotStart from either step, stop the startup.
+    for routes that depend on `OWN`. Invalid settings, or a CannotStart from either step, stop the
+    startup.
+
+    `description` may contain settings, such as `{user_service_url}`; `tags` describes each section
+    of the docs.
     """
     problem: CannotStart | None = None
     try:
@@ -55,6 +57,7 @@ def create_app(
         configure_logging(name, settings)
     except CannotStart as error:
         settings, problem = Settings.model_construct(), error
+    set_defaults(name)
     tokens = Tokens(settings.jwt_secrets, settings.jwt_expires_minutes)
     service = Service[T](name, settings, tokens)
 
@@ -69,29 +72,31 @@ def create_app(
             service.own = await closing.enter_async_context(opening(service))
             for variable, meant in Settings.misspelt():
                 log.warning("Unknown setting %s. Did you mean %s?", variable, meant)
-            log.info("the %s service keeps its records in %s", name, service.opened.storage)
+            log.info("the %s service stores its records in %s", name, service.opened.storage)
             if not settings.auth_required:
                 log.warning("AUTH_REQUIRED is false: anyone can do anything; development only")
-            # What exists by now stays; scanning it for garbage takes a quarter of a read on Redis.
+            # Scanning what exists by now for garbage would take a quarter of a read on Redis.
             gc.freeze()
-            gc.set_threshold(5000)  # by default, pages of orders have a big shop in memory scanned
+            gc.set_threshold(
+                5000
+            )  # by default, listing orders causes scans of a big shop in memory
             yield {"head_seconds": settings.order_timeout}  # for `slow_clients`
 
-    sections = {**tags, **OPERATIONS}.items()
     app = FastAPIOffline(
         title=f"ShopSphere {name}s",
-        description=description,
+        description=description.format_map(vars(settings)),
         version=__version__,
-        openapi_tags=[{"name": name, "description": text} for name, text in sections],
+        servers=[{"url": "/"}],
+        openapi_tags=[{"name": n, "description": t} for n, t in {**tags, **OPERATIONS}.items()],
         swagger_ui_parameters={"defaultModelsExpandDepth": 0, "persistAuthorization": True},
         lifespan=lifespan,
         redirect_slashes=False,
-        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
+        telemetry=TELEMETRY,
         exception_handlers=HANDLERS,
     )
     app.state.service = service
-    # Not include_router: FastAPI 0.165 searches included routers twice per level and request, and
-    # the hot routes would come after those of the docs.
+    # With include_router, FastAPI 0.165 would search each router twice per request, and the hot
+    # routes would come after those of the docs.
     routes = [route for router in (*routers, operations) for route in router.routes]
     app.router.routes[:0] = [*routes, redoc.ROUTE]
     for route in routes:
@@ -105,7 +110,7 @@ def create_app(
 def _layers(app: FastAPI) -> ASGIApp:
     """Return the app inside its layers, once all middleware and exception handlers are added.
 
-    FastAPI's own layers that ours replace are left out; they would cost a fifth of the speed.
+    FastAPI's own layers are omitted where ours replace them; they would cost a fifth of the speed.
     """
     layers: ASGIApp = ExceptionMiddleware(
         AsyncExitStackMiddleware(app.router), app.exception_handlers
@@ -116,5 +121,5 @@ def _layers(app: FastAPI) -> ASGIApp:
 
 
 def serve(app: FastAPI, port: int) -> None:
-    """Serve the app on this machine until interrupted, with the logging set up by create_app."""
+    """Serve the app on this machine until interrupted, with the logging that create_app set up."""
     uvicorn.run(app, host="127.0.0.1", port=port, http=PROTOCOL, log_config=None)

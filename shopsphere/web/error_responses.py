@@ -1,6 +1,7 @@
 """The one place where errors become HTTP responses and OpenAPI responses."""
 
 import json
+import re
 from typing import Any
 
 from fastapi import Request, Response
@@ -12,17 +13,21 @@ from starlette.responses import JSONResponse
 from shopsphere.deadline import Deadline
 from shopsphere.domain import errors
 from shopsphere.settings import in_plain_words
+from shopsphere.web.examples import headers
 
 Responses = dict[int | str, dict[str, Any]]
 Kind = type[errors.ShopError] | errors.ShopError
-UNREADABLE = ("body", "cannot be read as JSON in UTF-8")
 FRAMEWORK_ERRORS = {
     "Not Found": errors.NoSuchPath(),
     "Method Not Allowed": errors.MethodNotAllowed(),
     "Content Too Large": errors.BodyTooLarge(),
-    "There was an error parsing the body": errors.InvalidRequest(UNREADABLE),
+    "There was an error parsing the body": errors.InvalidRequest(("body", "must be JSON in UTF-8")),
 }
-"""The details of starlette 1.10 and FastAPI 0.165, and what we say instead."""
+"""Errors of starlette 1.10 and FastAPI 0.165 by their detail, and the ones sent instead."""
+
+ERROR_HEADERS = headers(
+    {"Retry-After": "Seconds to wait before retrying.", "WWW-Authenticate": "`Bearer`."}
+)
 
 
 class FieldError(BaseModel):
@@ -31,11 +36,11 @@ class FieldError(BaseModel):
 
 
 class ErrorBody(BaseModel):
-    """The body of every error: a sentence for people, a code for programs.
+    """The body of every error: `detail` is a sentence for people, `code` is for programs.
 
-    Some codes add a field: `errors` lists what is wrong with the request, `available` is the number
-    of units available, `unit_price` is the present price, `product_id` names the item of an order,
-    `order_id` identifies an order that may have been placed.
+    Some codes add fields. `errors` lists what is wrong with the request. `available` is the number
+    of units available, `unit_price` the current price, `product_id` the product of the order that
+    caused the error. `order_id` identifies an order that may have been placed.
     """
 
     detail: str
@@ -48,9 +53,9 @@ class ErrorBody(BaseModel):
 
 
 def error_response(error: errors.ShopError, deadline: Deadline | None = None) -> Response:
-    """Return the response to an error; non-ASCII text is escaped, so encoding cannot fail.
+    """Return the response for an error; non-ASCII text is escaped, so encoding cannot fail.
 
-    A 503 names the order that may have been placed before the deadline.
+    A 503 includes the pk of an order that may have been placed before the deadline.
     """
     body = _body(error)
     if isinstance(error, errors.Unavailable) and deadline and deadline.order_pk:
@@ -64,15 +69,18 @@ def _body(error: errors.ShopError) -> dict[str, object]:
 
 def raises(*kinds: Kind, among: Responses | None = None) -> Responses:
     """Return these errors as OpenAPI responses, for the `responses` of a route, added to `among` if
-    given."""
+    given. A status lists all of its codes, and shows the first as an example."""
     responses: Responses = {} if among is None else among
     for kind in kinds:
-        content = {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorBody"}}}
-        response = responses.setdefault(str(kind.status), {"content": content})
-        examples = response["content"]["application/json"].setdefault("examples", {})
-        example = kind if isinstance(kind, errors.ShopError) else kind()
-        examples[kind.code] = {"value": _body(example)}
-        response["description"] = " or ".join(f"`{code}`" for code in examples)
+        error = kind if isinstance(kind, errors.ShopError) else kind()
+        content = {"schema": {"$ref": "#/components/schemas/ErrorBody"}}
+        first = {"description": "", "content": {"application/json": content}}
+        response = responses.setdefault(str(kind.status), first)
+        response["content"]["application/json"].setdefault("example", _body(error))
+        codes = re.findall("`[a-z_]+`", response["description"])
+        response["description"] = " or ".join(dict.fromkeys([*codes, f"`{kind.code}`"]))
+        ours = {name: ERROR_HEADERS[name] for name in error.headers}
+        response["headers"] = response.get("headers", {}) | ours
     return responses
 
 
@@ -85,15 +93,16 @@ async def _on_invalid_request(_: Request, error: RequestValidationError) -> Resp
 
 
 def _named(error: dict[str, Any]) -> tuple[str, str]:
-    """Return the name of the field and what is wrong with it."""
+    """Return the name of a field and what is wrong with it."""
     loc, kind = error["loc"], error["type"]
-    if kind == "json_invalid":  # its loc holds an offset instead of a field
+    if kind == "json_invalid":  # its loc has an offset instead of a field
         return "body", f"is not valid JSON (at character {loc[-1]})"
     messages = {
         "missing": "is required",
         "extra_forbidden": "is not a field of this request",
         "model_attributes_type": "must be a JSON object, with Content-Type: application/json",
         "model_type": "must be a JSON object",
+        "string_pattern_mismatch": "must be a pk: 26 digits and capital letters",
     }
     message = messages.get(kind) or in_plain_words(kind, error["msg"])
     field = ".".join(str(part) for part in loc[1:]) or str(loc[0])
@@ -106,7 +115,7 @@ async def _on_framework_error(request: Request, error: HTTPException) -> Respons
     response = error_response(ours) if ours else JSONResponse(theirs, error.status_code)
     response.headers.update(error.headers or {})
     if error.status_code == 405 and "route" in request.scope:
-        # All methods of the path; starlette 1.10 lists those of only one of its routes.
+        # All methods of the path; starlette 1.10 lists only those of one route.
         operations = request.app.openapi()["paths"].get(request.scope["route"].path, ["get"])
         methods = {*operations, "head"} if "get" in operations else operations
         response.headers["Allow"] = ", ".join(sorted(methods)).upper()

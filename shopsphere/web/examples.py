@@ -14,10 +14,9 @@ ORDER_MADE_AT = "2026-11-24T14:43:51.890Z"
 
 
 def headers(descriptions: Mapping[str, str]) -> dict[str, Any]:
-    """Return headers for the `responses` of a route that sends them."""
+    """Return response headers for OpenAPI."""
     schema = {"type": "string"}
-    described = {name: {"description": d, "schema": schema} for name, d in descriptions.items()}
-    return {"headers": described}
+    return {name: {"description": d, "schema": schema} for name, d in descriptions.items()}
 
 
 def example_of(model: type[BaseModel]) -> dict[str, Any]:

@@ -1,6 +1,6 @@
-"""The outermost layer of a service, which handles every request on its way in and out.
+"""The outermost layer of a service, which every request and response passes through.
 
-One ASGI wrapper instead of a middleware for each task, which would cost a fifth of the speed.
+It is one ASGI wrapper, because a middleware for each task would cost a fifth of the speed.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ MAX_BODY_BYTES = 64 * 1024
 PROBES = frozenset({"/", "/ready", "/metrics"})
 """Routes whose requests are logged at DEBUG unless slow or failed: monitoring sends thousands."""
 VARY = ((b"vary", b"Origin"),)
-# A response header that browsers may read has to be listed here.
+# Browsers can read only the response headers listed here.
 EXPOSED_HEADERS = (
     "Idempotent-Replayed", "Link", "Location", "Retry-After", "WWW-Authenticate", "X-Cursor",
     "X-Request-ID", "X-Total-Count",
@@ -40,11 +40,11 @@ _GOOD_REQUEST_ID = re.compile(rb"[\x21-\x7e]([\x20-\x7e]{0,126}[\x21-\x7e])?")
 
 
 class RequestLayer:
-    """Request id, metrics, log line, time limit and body limit of each request, and CORS.
+    """Adds to each request its id, metrics, log line, time limit, body limit and CORS.
 
-    It also handles unexpected errors, which are logged and become a 500 in our format. A response
-    that has already begun is cut off instead, so that no client takes it as complete. If a service
-    cannot start, the server gets one line instead of a traceback.
+    Unexpected errors are logged and become a 500 in our format. A response that has already begun
+    is cut off instead, so that no client takes it as complete. If a service cannot start, the
+    server logs one line instead of a traceback.
     """
 
     def __init__(self, app: ASGIApp, service: Service[object]) -> None:
@@ -68,14 +68,14 @@ class RequestLayer:
         if not _GOOD_REQUEST_ID.fullmatch(request_id):
             request_id = secrets.token_hex(13).encode()
         token = REQUEST_ID.set(request_id.decode())
-        # Without an Origin, CORS is one header; starlette 1.10 would take 9 % of a request for it.
+        # Without an Origin, CORS is one header, but costs 9 % of a request in starlette 1.10.
         has_origin = b"origin" in headers
         app = self._app_with_cors if has_origin else self._app
         ours = [(b"x-request-id", request_id), *(() if has_origin else VARY)]
         method = scope["method"]
         if method == "HEAD":  # as GET; the server omits the body (RFC 9110, section 9.3.2)
             scope = {**scope, "method": "GET"}
-        if b"content-length" in headers:  # refused by `access`, once the caller is known
+        if b"content-length" in headers:  # rejected by `access`, once the caller is known
             scope["shopsphere.is_too_large"] = int(headers[b"content-length"]) > MAX_BODY_BYTES
         size = status = 0
         error: errors.ShopError | None = None
@@ -85,7 +85,7 @@ class RequestLayer:
             message = await receive()
             size += len(message.get("body", b""))
             if size > MAX_BODY_BYTES:
-                raise HTTPException(413, "Content Too Large")  # FastAPI lets no other error pass
+                raise HTTPException(413, "Content Too Large")  # FastAPI would replace other errors
             return message
 
         async def send_ours(message: Message) -> None:
@@ -93,7 +93,7 @@ class RequestLayer:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 message["headers"] = [*message.get("headers", ()), *ours]
-                if error is None:  # the response has begun, so the time limit ends
+                if error is None:  # once the response has begun, there is no time limit
                     deadline.reschedule(None)
             await send(message)
 
@@ -102,7 +102,7 @@ class RequestLayer:
                 at = deadline.when() or 0
                 scope["shopsphere.deadline"] = Deadline(at, self._settings.order_timeout)
                 await app(scope, receive_some, send_ours)
-        except Exception as unexpected:  # the last handler
+        except Exception as unexpected:  # the last resort
             if isinstance(unexpected, TimeoutError) and deadline.expired():
                 error = errors.RequestTimedOut()
             elif size > MAX_BODY_BYTES:
@@ -128,7 +128,7 @@ class RequestLayer:
 
 
 async def _in_one_line(send: Send, message: Message) -> None:
-    """Send a message of the lifespan, without the traceback of an expected error."""
+    """Send a lifespan message, without the traceback of an expected error."""
     if message["type"] == "lifespan.startup.failed":
         *_, sentence = re.split("(?:CannotStart|StoreUnavailable): ", message["message"])
         message["message"] = sentence.strip()
@@ -149,7 +149,7 @@ def _fields(scope: Scope, path: str, status: int, seconds: float) -> dict[str, o
 
 
 class Cors(CORSMiddleware):
-    """Starlette's CORS, but with refusals in our error format."""
+    """Starlette's CORS, with errors in our format."""
 
     def __init__(self, app: ASGIApp, origins: list[str]) -> None:
         escaped = "|".join(map(re.escape, origins))

@@ -1,4 +1,4 @@
-"""Corrects OpenAPI: 400 instead of FastAPI's 422, the responses common to all routes, padlocks."""
+"""Corrects the OpenAPI document: 400 instead of FastAPI's 422, common responses, padlocks."""
 
 from functools import cache
 from typing import Any
@@ -8,13 +8,19 @@ from fastapi.routing import APIRoute
 
 from shopsphere.domain import errors
 from shopsphere.web.access import Guard, Rule
-from shopsphere.web.error_responses import raises
-from shopsphere.web.idempotency_key import REPLAY_HEADER
+from shopsphere.web.error_responses import Kind, raises
+from shopsphere.web.examples import headers
+from shopsphere.web.idempotency_key import LOCATION, REPLAY_HEADER
+
+REQUEST_ID_HEADER = headers({"X-Request-ID": "The id of this request in the log."})
 
 
 def correct_openapi(app: FastAPI) -> None:
-    """Replace FastAPI's 422 by our 400 in OpenAPI, add what is common to all routes, and show
-    padlocks only where an access token is needed."""
+    """Replace FastAPI's 422 with our 400, add the responses that all routes share, and show
+    padlocks only where an access token is needed.
+
+    The first paragraph of a route's docstring is its summary, its function's name the operationId.
+    """
     generate = app.openapi
 
     @cache
@@ -25,8 +31,9 @@ def correct_openapi(app: FastAPI) -> None:
             if isinstance(route, APIRoute) and isinstance(route.app, Guard):
                 method = min(route.methods or ())
                 operation = document["paths"][route.path][method.lower()]
-                _correct(operation, route.app.rule, is_open)
-                has_padlock |= "security" in operation
+                operation["operationId"] = route.name
+                _correct(operation, route.app.rule, is_open, document["components"]["schemas"])
+                has_padlock |= bool(operation["security"])
         if not has_padlock:
             document["components"].pop("securitySchemes", None)
         for unused in ("HTTPValidationError", "ValidationError"):
@@ -36,22 +43,34 @@ def correct_openapi(app: FastAPI) -> None:
     app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way to extend it
 
 
-def _correct(operation: dict[str, Any], rule: Rule | None, is_open: bool) -> None:
+def _correct(
+    operation: dict[str, Any], rule: Rule | None, is_open: bool, schemas: dict[str, Any]
+) -> None:
+    summary, _, operation["description"] = operation["description"].partition("\n\n")
+    operation["summary"] = summary.rstrip(".")
     responses, parameters = operation["responses"], operation.get("parameters", ())
     for parameter in parameters:  # optional parameters, which FastAPI calls nullable
         parameter["schema"] |= parameter["schema"].pop("anyOf", [{}])[0]
     if "HTTPValidationError" in str(responses.get("422")):
         del responses["422"]
-    common: list[type[errors.ShopError]] = [errors.BodyTooLarge]
-    if operation["tags"] != ["operations"]:  # which ignore their query
+    common: list[Kind] = []
+    if "requestBody" in operation:
+        body = operation["requestBody"]["content"]["application/json"]["schema"]
+        reference = body.get("$ref") or body["anyOf"][0]["$ref"]
+        field, *_ = schemas[reference.rpartition("/")[2]].get("required", ["body"])
+        common += [errors.InvalidRequest((field, "is required")), errors.BodyTooLarge]
+    elif operation["tags"] != ["operations"]:  # which ignore their query
         common.append(errors.InvalidRequest)
-    if "503" in responses:  # a route's own 503 replaces that of its router
+    if operation["tags"] != ["operations"] or "503" in responses:
         common += [errors.StoreUnavailable, errors.RequestTimedOut]
     if rule:
         common += [errors.InvalidToken, errors.Forbidden]
-    if any(parameter["name"] == "idempotency-key" for parameter in parameters):
+    if any(parameter["name"] == "Idempotency-Key" for parameter in parameters):
         common.append(errors.IdempotencyKeyReused)
-        responses[min(responses)] |= REPLAY_HEADER
+        success = min(responses)
+        responses[success]["headers"] = REPLAY_HEADER | (LOCATION if success == "201" else {})
     if not (rule and rule.has_padlock(is_open)):
-        operation.pop("security", None)
+        operation["security"] = []
     operation["responses"] = dict(sorted(raises(*common, among=responses).items()))
+    for response in responses.values():
+        response["headers"] = {**response.get("headers", {}), **REQUEST_ID_HEADER}

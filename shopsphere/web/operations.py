@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field
 from shopsphere import __version__
 from shopsphere.metrics import exposition, prometheus
 from shopsphere.records import StorageName
-from shopsphere.web.access import METRICS_READER, anyone
+from shopsphere.web.access import ANYONE, METRICS_READER
 from shopsphere.web.error_responses import ErrorBody
 from shopsphere.web.service import service_of
 
@@ -22,7 +22,7 @@ class Health(BaseModel):
     status: Literal["ok"] = "ok"
     storage: StorageName = Field(examples=["redis"])
     fallback: bool = Field(
-        examples=[False], description="Memory was chosen only because no Redis responded at start."
+        examples=[False], description="Whether memory is used because Redis was unreachable."
     )
     version: str = Field(default=__version__, examples=[__version__])
 
@@ -30,20 +30,24 @@ class Health(BaseModel):
 operations = APIRouter(tags=["operations"])
 
 
-@operations.get("/")
-@anyone
+@operations.get("/", dependencies=[ANYONE])
 async def health(request: Request) -> Health:
-    """Responds while the process is running, even if its storage is unreachable."""
+    """Check that the service is running.
+
+    It responds even while its storage is unreachable.
+    """
     service = service_of(request)
     return Health(
         service=service.name, storage=service.opened.storage, fallback=service.opened.is_fallback
     )
 
 
-@operations.get("/ready", responses={503: {"model": ErrorBody}})
-@anyone
+@operations.get("/ready", dependencies=[ANYONE], responses={503: {"model": ErrorBody}})
 async def ready(request: Request) -> Health:
-    """200 while the storage responds, 503 otherwise. Other services are not checked."""
+    """Check that the storage is available.
+
+    The response is 503 if it is not. Other services are not checked.
+    """
     await service_of(request).opened.records.ping()
     return await health(request)
 
@@ -55,12 +59,13 @@ async def ready(request: Request) -> Health:
     responses={200: {"content": {"text/plain": {"example": METRICS_EXAMPLE}}}},
 )
 async def metrics(request: Request) -> Response:
-    """Request counts and durations by route and status, in Prometheus format.
+    """Get metrics in Prometheus format.
+
+    They include the number and duration of requests by route and status. The order service adds the
+    number of orders placed, refused and settled, and of commands pending at the last round of
+    settling.
 
     If AUTH_REQUIRED is true, send METRICS_TOKEN as the bearer token.
-
-    The order service also reports orders placed, refused and settled, and the commands pending at
-    the last round of settling.
     """
     registry = service_of(request).metrics.registry
     return Response(exposition(registry), media_type=prometheus.CONTENT_TYPE_LATEST)

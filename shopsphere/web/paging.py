@@ -20,7 +20,7 @@ MAX_LIMIT = 1000
 DEFAULT_LIMIT = 100
 STREAMED_AT_ONCE = 500
 """How many items of a whole list are read and held at a time."""
-AFTER = "Cursor from a page's `Link` or `X-Cursor`, or the `pk` of something in this list."
+AFTER = "Continue after this cursor, from a page's `Link` or `X-Cursor`, or after this `pk`."
 
 ReadPage = Callable[[str | None, int], Awaitable[Page[T]]]
 
@@ -38,7 +38,7 @@ MOMENT = r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+ -]\d\d:\d\d)"
 
 
 def _microseconds(text: object) -> int:
-    """Return a time of RFC 3339 as Unix time. In a query, `+` can arrive as a blank."""
+    """Return an RFC 3339 time as Unix time. In a query, `+` can arrive as a space."""
     if re.fullmatch(MOMENT, str(text)):
         with suppress(ValueError):  # such as month 13
             moment = datetime.fromisoformat(str(text).upper().replace(" ", "+"))
@@ -52,9 +52,11 @@ Moment = Annotated[
 
 
 class Paging(BaseModel):
-    """The requested part of a list; all of it without `limit` and `after`."""
+    """The requested part of a list; the whole list without `limit` and `after`."""
 
-    limit: Limit | None = Field(None, description="Items in the page. Without it: all, streamed.")
+    limit: Limit | None = Field(
+        None, description="Number of items in the page. Without it, the whole list is sent."
+    )
     after: str | None = Field(None, min_length=1, description=AFTER)
 
 
@@ -62,7 +64,7 @@ class ByEntry(Paging):
     """Paging of a list that can be read backwards."""
 
     order: Literal["newest"] | None = Field(
-        None, description="`newest`: newest first; `after` continues with older ones."
+        None, description="`newest`: newest first. `after` then continues with older ones."
     )
 
     @property
@@ -74,9 +76,9 @@ class InTime(ByEntry):
     """Paging of a list whose entries have a time."""
 
     since: Moment | None = Field(
-        None, description="Orders that entered this list at this time or later."
+        None, description="Only orders added to this list at this time or later."
     )
-    until: Moment | None = Field(None, description="Orders that entered it before.")
+    until: Moment | None = Field(None, description="Only orders added before this time.")
 
     @property
     def span(self) -> Span:
@@ -88,13 +90,17 @@ AnyPaging = Annotated[Paging, Query()]
 PagingByEntry = Annotated[ByEntry, Query()]
 PagingInTime = Annotated[InTime, Query()]
 
-LINK = {
-    "Link": 'The next page, `<path>; rel="next"`, while there is more.',
-    "X-Cursor": "The cursor of the last entry, to continue from later.",
+LINK = headers(
+    {
+        "Link": 'The next page, as `<path>; rel="next"`; absent on the last page.',
+        "X-Cursor": "The cursor of the last item, to continue from later.",
+    }
+)
+LIST: Responses = {200: {"headers": LINK}}
+COUNTED_LIST: Responses = {
+    200: {"headers": LINK | headers({"X-Total-Count": "The length of the list."})}
 }
-LIST: Responses = {200: headers(LINK)}
-COUNTED_LIST: Responses = {200: headers({**LINK, "X-Total-Count": "The length of the list."})}
-"""For the `responses` of a route that lists."""
+"""For the `responses` of a route that returns a list."""
 
 
 async def listing(

@@ -1,6 +1,6 @@
 """Redoc's script from fastapi-offline 1.7.7, changed so that it makes no external requests.
 
-Without this, /redoc loads its logo from a CDN: a request to a third party, and an error offline.
+Unchanged, it loads its logo from a CDN: a request to a third party, which fails offline.
 """
 
 from pathlib import Path

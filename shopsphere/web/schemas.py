@@ -10,30 +10,22 @@ from shopsphere.domain.pks import NO_PK, PK_PATTERN, is_pk
 from shopsphere.domain.values import MAX_NAME_INPUT, MAX_NAME_LENGTH
 
 PkOrNone = Annotated[str, AfterValidator(lambda text: text if is_pk(text) else NO_PK)]
-"""A pk in a request, where a text that cannot be one is not found."""
+"""A pk in a request; any text is accepted, and matches nothing if it cannot be a pk."""
 
-
-def _strict_pk(text: str) -> str:
-    if not is_pk(text):
-        raise ValueError("must be a pk: 26 digits and capital letters")
-    return text
-
-
-StrictPk = Annotated[
-    str, AfterValidator(_strict_pk), Field(json_schema_extra={"pattern": f"^{PK_PATTERN}$"})
-]
+StrictPk = Annotated[str, Field(pattern=f"^{PK_PATTERN}$")]
 """A pk in a request; any other text is refused."""
 
 INVISIBLE = "\u115f\u1160\u2800\u3164\uffa0"
-"""Letters and signs that are blank: the Hangul fillers and the empty Braille pattern."""
+"""Blank letters and symbols: the Hangul fillers and the empty Braille pattern."""
+NAME_PATTERN = r"^\s*[^\s\x00-\x1f\x7f-\x9f][^\x00-\x1f\x7f-\x9f]*\s*$"
 
 
 def _name(text: str) -> str:
     name = unicodedata.normalize("NFC", text.strip()[:MAX_NAME_INPUT]).strip()
     if not 1 <= len(name) <= MAX_NAME_LENGTH:
-        raise ValueError("must have 1 to 200 characters, not counting spaces around it")
+        raise ValueError("must have 1 to 200 characters, not counting surrounding spaces")
     if any(unicodedata.category(character) in ("Cc", "Cs") for character in name):
-        raise ValueError("must not contain control characters or halves of surrogate pairs")
+        raise ValueError("must not contain control characters or unpaired surrogates")
     if all(unicodedata.category(each)[0] in "CZM" or each in INVISIBLE for each in name):
         raise ValueError("must have at least one visible character")
     return name
@@ -42,20 +34,14 @@ def _name(text: str) -> str:
 Name = Annotated[
     str,
     AfterValidator(_name),
-    Field(
-        json_schema_extra={
-            "minLength": 1,
-            "maxLength": MAX_NAME_LENGTH,
-            "pattern": r"^\s*[^\s\x00-\x1f\x7f-\x9f][^\x00-\x1f\x7f-\x9f]*\s*$",
-        }
-    ),
+    Field(json_schema_extra={"maxLength": MAX_NAME_LENGTH, "pattern": NAME_PATTERN}),
 ]
-"""The name of a product in a request, normalized to NFC, without spaces around it."""
+"""The name of a product in a request, normalized to NFC, without surrounding spaces."""
 
 Timestamp = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
 """A time in a response, as `domain.pks.timestamp` writes it."""
 
-PRICE_SEEN = "The price that was seen; if it has changed, nothing is reserved: 409 `price_changed`."
+PRICE_SEEN = "The price you saw. If it has changed, the response is 409 `price_changed`."
 
 Email = Annotated[
     str,

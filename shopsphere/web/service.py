@@ -1,4 +1,4 @@
-"""The parts of one service, kept in the state of its app."""
+"""What a service consists of, kept in the state of its app."""
 
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Generic, TypeVar
@@ -40,7 +40,7 @@ async def _own(request: Request) -> object:
 
 
 OWN = Depends(_own)
-"""The dependency on a service's own resources, as yielded by its `opening`."""
+"""The dependency on a service's own resources, which its `opening` yields."""
 
 
 async def _deadline(request: Request) -> Deadline:

@@ -1,8 +1,7 @@
 """uvicorn's protocol, extended to close connections on which no complete request head arrives.
 
-uvicorn 0.54 waits for a request head forever, with no setting to change that, and buffers heads and
-trailers of any size: a thousand silent connections, or one endless line, would stop a service from
-serving anyone.
+uvicorn 0.54 waits for a request head forever, without a setting to change that, and buffers heads
+and trailers of any size. A thousand silent connections or one endless line could block a service.
 """
 
 import asyncio
@@ -11,14 +10,14 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 MAX_HEAD_BYTES = 64 * 1024
 MAX_WAITING = 100
-"""The most pipelined requests; httptools would accept any number."""
+"""The maximum number of pipelined requests; httptools accepts any number."""
 
 
 class ImpatientProtocol(HttpToolsProtocol):
-    """Closes a connection that sends no complete head within `head_seconds`, a value of the app's
+    """Closes a connection that sends no complete head within `head_seconds`, from the app's
     lifespan state.
 
-    Data received between two callbacks is part of a head or trailers, so its size is limited.
+    Data received between two callbacks belongs to a head or trailers, so its size is limited.
     """
 
     _head_bytes = 0
