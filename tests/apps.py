@@ -18,11 +18,7 @@ import user_service
 from shopsphere.settings import Settings
 from shopsphere.web.layers import EXPOSED_HEADERS
 
-BUILD = {
-    "user": user_service.build,
-    "product": product_service.build,
-    "order": order_service.build,
-}
+BUILD = {"user": user_service.build, "product": product_service.build, "order": order_service.build}
 JWT_SECRET = "a secret of tests, so long that PyJWT warns of it with no algorithm"
 UNDOCUMENTED_PATHS = re.compile(r"/(docs|docs/oauth2-redirect|redoc|openapi\.json)")
 
