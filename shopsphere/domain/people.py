@@ -48,7 +48,7 @@ def require_few(now: float, failures: FailedLogins, most: int) -> ShopError | No
 
 
 def count_failure(now: float, failures: FailedLogins, seconds: int) -> None:
-    """Count a failure, in a new window if the last one ended. A lost response makes it count twice."""
+    """Count a failure, in a new window if the last one ended; twice if a response is lost."""
     if failures.is_over(now):
         failures.count, failures.seconds, failures.ends = 0, seconds, now + seconds
     failures.count += 1
