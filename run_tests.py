@@ -1,4 +1,4 @@
-"""Runs all checks: sets up `.venv`, then runs ruff, mypy and pytest. Arguments go to pytest."""
+"""Runs all checks: sets up `.venv`, then runs ruff, mypy and pytest, which gets the arguments."""
 
 import subprocess
 import sys

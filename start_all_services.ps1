@@ -4,7 +4,7 @@ Starts the three services of ShopSphere, on Windows PowerShell 5.1 and PowerShel
 
 .DESCRIPTION
 Finds a Python from 3.11 to 3.14 and hands over to start_all_services.py, which sets everything up and
-starts the services. All arguments are passed on, and its exit status is passed back. Ctrl-C ends
+starts the services. All arguments are passed on, and its exit status is passed back. Ctrl-C stops
 all three services.
 
 The arguments are those of start_all_services.py: --demo adds a dozen products to an empty shop,
@@ -13,11 +13,11 @@ The arguments are those of start_all_services.py: --demo adds a dozen products t
 
 .EXAMPLE
 .\start_all_services.ps1
-Starts the shop, reachable from this machine only.
+Starts the shop for this machine only.
 
 .EXAMPLE
 .\start_all_services.ps1 --demo
-Starts it with products to try it with.
+Starts it with products to try out.
 
 .EXAMPLE
 .\start_all_services.ps1 --host 0.0.0.0
@@ -27,7 +27,7 @@ Lets other machines in.
 https://www.python.org/downloads/
 #>
 
-# What a caller may have set would make an error of Python's output or exit status.
+# A caller's settings might turn Python's output or exit status into an error.
 $ErrorActionPreference = 'Continue'
 $PSNativeCommandUseErrorActionPreference = $false
 
@@ -36,7 +36,7 @@ $isRight = 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 15))'
 $candidates = @('py', '-3'), @('python'), @('python3'),
     @('py', '-3.14'), @('py', '-3.13'), @('py', '-3.12'), @('py', '-3.11')
 
-# Each is tried, as a python.exe that only opens the Microsoft Store is there on every new Windows.
+# Each is tried: every new Windows has a python.exe that only opens the Microsoft Store.
 foreach ($candidate in $candidates) {
     $command = $candidate[0]
     $options = @($candidate | Select-Object -Skip 1)
@@ -51,6 +51,6 @@ foreach ($candidate in $candidates) {
     }
 }
 
-Write-Host 'ShopSphere needs Python 3.11 to 3.14, which was not found.'
+Write-Host 'ShopSphere needs Python 3.11 to 3.14, but none was found.'
 Write-Host 'Get it from https://www.python.org/downloads/ and run this script again.'
 exit 1

@@ -1,4 +1,4 @@
-"""Starts ShopSphere: sets up `.venv`, starts the three services, and ends them on Ctrl-C.
+"""Starts ShopSphere: sets up `.venv`, starts the three services, and stops them on Ctrl-C.
 
 Every Python version can parse this file, so an unsupported one prints which versions it needs.
 """

@@ -1,7 +1,7 @@
 """Finds the packages of `.venv`. A file that can be run imports this first.
 
-A Python without the packages then runs the same command with that of `.venv`, or ends with a
-sentence if there is none. Where another program such as uvicorn imports the file, only the latter.
+If this Python lacks the packages, `.venv`'s Python runs the same command instead. Without a
+`.venv`, or where another program such as uvicorn imports the file, it exits with a sentence.
 """
 
 import os

@@ -35,7 +35,7 @@ _PLAINER = {
 
 
 def in_plain_words(kind: str, message: str) -> str:
-    """Return pydantic's complaint about a value, to follow the value's name in a sentence."""
+    """Return pydantic's message about a value, to follow the value's name in a sentence."""
     return _PLAINER.get(kind) or re.sub(
         "^(Value error, |Input |String |List )| after validation, .*", "", message
     ).replace("should", "must", 1)
@@ -235,7 +235,7 @@ def settings_error(error: pydantic.ValidationError) -> str:
 
 def _variables() -> dict[str, str]:
     """Return what the env file and the environment, which wins, set to something, by upper-case
-    name. Raise CannotStart if the file has a line that is no assignment."""
+    name. Raise CannotStart if the file has a line that is not an assignment."""
     kept: dict[str | None, str | None] = {}
     is_named = os.environ.get("SHOPSPHERE_ENV_FILE")
     if is_named or ENV_FILE.exists():

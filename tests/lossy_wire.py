@@ -27,7 +27,6 @@ class LossyWire:
         self._carrying: list[asyncio.Task[None]] = []
         self._is_open = asyncio.Event()
         self._is_open.set()
-        self._what = b""
         self.is_lossy = False
         self.lost = 0
         self.requests: list[bytes] = []
@@ -43,9 +42,8 @@ class LossyWire:
             task.cancel()
         await asyncio.gather(*self._carrying, return_exceptions=True)
 
-    def hold(self, what: bytes = b"") -> None:
-        """Keep requests with these bytes from now on, until they are let through."""
-        self._what = what
+    def hold(self) -> None:
+        """Keep requests from now on, until they are let through."""
         self._is_open.clear()
         self.requests.clear()
 
@@ -54,11 +52,7 @@ class LossyWire:
 
     async def holds_a_request(self) -> None:
         """Return when a request is held."""
-        await asyncio.to_thread(
-            wait_until,
-            lambda: any(self._what in request for request in self.requests),
-            why="a request is on the wire",
-        )
+        await asyncio.to_thread(wait_until, lambda: self.requests, why="a request is on the wire")
 
     async def bring_again(self) -> None:
         """Have Redis get all requests a second time, and wait for its responses."""
@@ -77,8 +71,7 @@ class LossyWire:
             nonlocal is_lost
             while request := await reader.read(2**20):
                 self.requests.append(request)
-                if self._what in request:
-                    await self._is_open.wait()
+                await self._is_open.wait()
                 is_lost = self.is_lossy and request not in self._seen
                 self._seen.add(request)
                 far_writer.write(request)

@@ -3,12 +3,12 @@
 Each of it is run or checked by a test, in a page that is new as well; what is not, is named here.
 """
 
+import json
 import os
 import re
 import subprocess
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable
 from pathlib import Path
 
 from tests.launching import PORTS
@@ -18,17 +18,11 @@ PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 LANGUAGES = {"bash", "json", "jsonl", "text"}
 """What a block can be in, that it is run, compared with the answer, or looked at word by word."""
 
-ONLY_SHOWN = {"shell", "sh", "yaml", "mermaid", "redis"}
-"""What is not run: it needs other machines or programs, or is a drawing."""
+ONLY_SHOWN = {"shell", "sh", "yaml", "mermaid", "redis", "python"}
+"""What its own tests run, or nothing does: it goes on, needs other programs, or is a drawing."""
 
 PROGRAMS = ("python", "uvicorn", "curl", "redis-cli")
 """With what a command between the lines begins."""
-
-PRODUCT_PK = "01M8706QWZPAFXJVYTP6GM7GVS"
-"""The product of the examples."""
-
-A_TOKEN = "TOKEN=$("
-"""With what a block begins whose commands belong together."""
 
 BY_CHANCE = {
     *("pk", "product_id", "order_id", "created_at", "access_token", "refresh_token"),
@@ -38,23 +32,13 @@ BY_CHANCE = {
 
 EXCEPTED = {
     "python start_all_services.py": "test_launcher starts it",
-    ".\\start_all_services.ps1": "test_powershell reads it",
     "python product_service.py": "a test of test_docs starts it",
-    "python review_service.py": "a test of test_docs starts it",
     "python run_tests.py": "it is what runs this",
-    "python -m venv .venv": "makes what the next two need",
-    "source .venv/bin/activate": "belongs to the line before",
-    "pip install -r requirements.txt": "downloads packages",
 }
-"""The commands that are not run as they are printed, and why."""
+"""The commands between the lines that are not run as they are printed, and why."""
 
-
-@dataclass
-class Step:
-    """A command as a page shows it, and the answers shown below it, by their language."""
-
-    command: str
-    answers: dict[str, str] = field(default_factory=dict)
+BETWEEN = "\x1e"
+"""What stands in the output between that of one block and the next."""
 
 
 def read(page: Path) -> str:
@@ -66,20 +50,17 @@ def blocks(page: Path) -> list[tuple[str, str]]:
     return re.findall(r"(?ms)^ *```([^\n]*)\n(.*?)^ *```$", read(page))
 
 
-def steps(page: Path) -> list[Step]:
-    """Return the commands in the blocks of a page; what a block answers, its first command does."""
-    found: list[Step] = []
-    asked = Step("")
+def steps(page: Path) -> list[tuple[str, dict[str, str]]]:
+    """Return the blocks of a page that are run, and the answers shown below, by their language."""
+    found: list[tuple[str, dict[str, str]]] = []
+    answers: dict[str, str] = {}
     for language, text in blocks(page):
-        if language == "bash":
-            lines = re.sub(r"(?m)(^|\s+)#.*$", "", text).replace("\\\n", "\0").splitlines()
-            commands = [line.replace("\0", "\\\n") for line in lines if line]
-            asked, *others = map(Step, [text] if text.startswith(A_TOKEN) else commands)
-            found += [asked, *others]
+        if language in ("bash", "shell", "sh"):
+            answers = {}
+            found += [(text, answers)] if language == "bash" else []
         elif language in LANGUAGES and not (is_drawing(text) or is_settings(text)):
-            assert asked.command, f"{page.name} shows an answer before there is a command"
-            assert language not in asked.answers, f"two answers to {asked.command}"
-            asked.answers[language] = text
+            assert language not in answers, f"two answers to one block: {text}"
+            answers[language] = text
     return found
 
 
@@ -92,9 +73,9 @@ def is_settings(text: str) -> bool:
 
 
 def spans(page: Path) -> list[str]:
-    """Return what stands in code type between the lines of a page, each once."""
+    """Return what stands in code type between the lines of a page."""
     prose = re.sub(r"(?ms)^ *```.*?^ *```$", "", read(page))
-    return list(dict.fromkeys(" ".join(span.split()) for span in re.findall(r"`([^`]+)`", prose)))
+    return [" ".join(span.split()) for span in re.findall(r"`([^`]+)`", prose)]
 
 
 def is_command(span: str) -> bool:
@@ -102,26 +83,22 @@ def is_command(span: str) -> bool:
     return first in PROGRAMS and bool(rest)
 
 
-def in_the_text() -> list[str]:
-    """Return the commands between the lines of all pages, each once."""
-    return sorted({span for page in PAGES for span in spans(page) if is_command(span)})
+def in_the_text() -> set[str]:
+    """Return the commands between the lines of all pages."""
+    return {span for page in PAGES for span in spans(page) if is_command(span)}
 
 
-def commands() -> list[str]:
-    """Return the commands of all pages, each once."""
-    return sorted({*in_the_text(), *(step.command for page in PAGES for step in steps(page))})
-
-
-def is_excepted(printed: str) -> bool:
-    return printed in EXCEPTED
+def run_all(blocks: Iterable[str], environment: dict[str, str]) -> list[str]:
+    """Run blocks in one shell, as pasted one after another, and return what each printed."""
+    return run(f"printf '{BETWEEN}'\n".join(blocks), environment).split(BETWEEN)
 
 
 def run(command: str, environment: dict[str, str]) -> str:
-    """Run a command as pasted, and return what it printed; fail when it says that it failed."""
+    """Run commands as pasted, and return what they printed; fail when one says that it failed."""
     folders = [Path(sys.executable).parent, Path(redis_executable()).parent]
     path = os.pathsep.join([*map(str, folders), os.environ["PATH"]])
     return subprocess.run(
-        ["sh", "-c", command],
+        ["sh", "-ec", command],
         cwd=ROOT,
         env={**os.environ, **environment, "no_proxy": "*", "PATH": path},
         stdout=subprocess.PIPE,
@@ -131,13 +108,17 @@ def run(command: str, environment: dict[str, str]) -> str:
     ).stdout
 
 
-def moved(text: str, trio: Trio, redis: RedisServer, pks: Sequence[str]) -> str:
-    """Return a text of a page as it is for this shop and these products, of which pages name the
-    first and the last."""
+def moved(text: str, trio: Trio, redis: RedisServer, pk: str) -> str:
+    """Return a text of a page as it is for this shop and this product."""
     for service in trio.services:
         text = text.replace(f":{PORTS[service.name]}", f":{service.port}")
     text = text.replace("localhost:6379", f"localhost:{redis.port}")
-    return text.replace("abc123", pks[0]).replace("xyz789", pks[-1])
+    return text.replace("abc123", pk)
+
+
+def are_alike(answer: str, shown: str) -> bool:
+    """Tell whether two answers in JSON differ in nothing but what differs from run to run."""
+    return without_chance(json.loads(answer)) == without_chance(json.loads(shown))
 
 
 def without_chance(answer: object) -> object:

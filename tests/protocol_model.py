@@ -120,10 +120,7 @@ BROKEN = {
     "undelivered-dropped": ("units for two", "the note goes though a release was not delivered"),
     "fail-overwrites": ("units for two", "FAILED replaces PLACED"),
     "settle-unfailed": ("units for two", "settling releases without making the order FAILED"),
-    "settle-skips-placed": (
-        "units for two",
-        "settling leaves the note of an order that was placed",
-    ),
+    "settle-skips-placed": ("units for two", "settling leaves the note of a placed order"),
     "replay-unlisted": ("units for two", "a replay does not finish the lists first"),
     "retry-waits": ("units for two", "a retry waits for settling"),
     "retry-continues": ("units for two", "a retry places the order of an earlier request"),
@@ -139,10 +136,7 @@ BROKEN = {
     "end-overwrites": ("it also ships", "cancelling and shipping replace each other"),
     "settle-drops-end": ("it also ships", "settling drops the note of a cancellation not yet done"),
     "lists-move-back": ("it also ships", "the last writer of a list wins"),
-    "lists-reread": (
-        "two settlers",
-        "the last writer wins, but reads the record again and repeats",
-    ),
+    "lists-reread": ("two settlers", "the last writer wins, but looks again and repeats"),
     "bind-uncompared": ("after a crash", "a key is bound again whatever it is bound to by then"),
     "place-late": ("timed", "an order is placed after its request's time"),
     "place-checked-early": ("timed", "the time is checked when reading, not when writing"),
@@ -271,10 +265,8 @@ class Protocol:
 
     def enter_list(self, shop: bytearray, order: int, status: int) -> int:
         """Enter an order in the list of its status, but never move it back to PLACED."""
-        if shop[LISTED + order] in (NONE, PLACED) or self.broken & {
-            "lists-move-back",
-            "lists-reread",
-        }:
+        moves_back = self.broken & {"lists-move-back", "lists-reread"}
+        if shop[LISTED + order] in (NONE, PLACED) or moves_back:
             shop[LISTED + order] = status
         return DONE
 

@@ -195,7 +195,6 @@ class WatchedRedis:
             if server.process.poll() is not None:
                 server.start()
             server.client.config_set("masterauth", self.password)
-            server.client.config_set("min-replicas-to-write", 0)
         master = self.master
         self._follow(self.replica, master)
         wait_until(self.is_whole, 30, "master, replica and Sentinels see each other")

@@ -1,4 +1,4 @@
-"""Who may do what: the table of the README, tried for every route of the three services."""
+"""Who may do what: the table of docs/access.md, tried for every route of the three services."""
 
 import re
 from collections.abc import Iterator
@@ -35,8 +35,8 @@ LAPTOP = {"name": "Laptop", "price": 999.99, "quantity": 1_000}
 
 
 def table() -> dict[str, dict[str, str]]:
-    """Return the README's table: for each route, what happens to whom."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    """Return the table of the page: for each route, what happens to whom."""
+    text = (ROOT / "docs" / "access.md").read_text(encoding="utf-8")
     [rows] = re.findall(r"(?m)^\| with `AUTH_REQUIRED=true`.*\n\|[- |]+\n((?:\|.*\n)+)", text)
     found = {}
     for row in rows.splitlines():
@@ -125,7 +125,7 @@ opened = pytest.mark.parametrize("shop", ["open"], indirect=True)
 every_route = pytest.mark.parametrize(("service", "route"), ALL_ROUTES)
 
 
-def test_the_table_of_the_readme_has_every_route_and_no_other() -> None:
+def test_the_table_has_every_route_and_no_other() -> None:
     assert set(TABLE) == {route for _, route in ALL_ROUTES} | DOCS
 
 

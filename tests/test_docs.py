@@ -11,12 +11,15 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
+from functools import partial
+from operator import itemgetter
 from pathlib import Path
 
 import certifi
 import pytest
 import requests
 import uvicorn
+from dotenv import dotenv_values
 from opentelemetry.sdk import environment_variables as opentelemetry_variables
 from redis.asyncio.connection import SSLConnection
 from uvicorn.importer import import_from_string
@@ -31,22 +34,27 @@ from tests.apps import BUILD, openapi_of, resolve, settings_of
 from tests.launching import PORTS, Started, copy_of_the_product, needs_fixed_ports, three_services
 from tests.servers import ROOT, RedisServer, Service, Trio, free_port, wait_until
 
-OPERATING_PAGE, EXTENDING_PAGE = ROOT / "docs" / "operating.md", ROOT / "docs" / "extending.md"
-README_PAGE = ROOT / "README.md"
+API, EXTENDING, OPERATING, SETTINGS, STARTING = (
+    pages.read(ROOT / "docs" / f"{page}.md")
+    for page in ("api", "extending", "operating", "settings", "starting")
+)
 ALERTS = (ROOT / "docs" / "alerts.yml").read_text(encoding="utf-8")
-OPERATING, EXTENDING, README = map(pages.read, (OPERATING_PAGE, EXTENDING_PAGE, README_PAGE))
+EXTENDING_PAGE, README_PAGE = ROOT / "docs" / "extending.md", ROOT / "README.md"
 ON_PATH = {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
 """With it, `uvicorn` and `python` are those of the running environment."""
 WORDS_OF_OTHERS = {
     *("kill", "process_", "histogram_quantile"),  # a shell's and Prometheus's
+    *("curl", "exe", "powershell", "executionpolicy", "bypass", "scripts", "activate"),  # shells
+    *("uv", "docker", "bash"),
     *("brand", "review_service", "reviews"),  # what the reader is to add
     *("aof_rewrite_in_progress", "appendonlydir", "environmentfile"),  # Redis's and systemd's
     *("parentbased_always_on", "parentbased_traceidratio", "traceparent"),  # OpenTelemetry's
     *("limits", "libpass", "a_code", "systemctl", "edit"),  # packages, one of many codes, systemd's
 }
+EXAMPLE = dotenv_values(ROOT / ".env.example", interpolate=False)
+LAPTOP = {"name": "Laptop", "price": 999.99, "quantity": 10}
 MEASURE = "python -m benchmarks"
-NOT_RUN_HERE = ("uvicorn ", pages.A_TOKEN, MEASURE)
-MEASURING = [command for command in pages.commands() if command.startswith(MEASURE)]
+MEASURING = {command for command in pages.in_the_text() if command.startswith(MEASURE)}
 SOURCES = (
     *("*.py", "*.ps1", "*.yaml", "shopsphere/**/*.py", "benchmarks/*.py", "benchmarks/*.lua"),
     *("docs/*.yml", "tests/redis_groups.py", "docs/deploying/*", "Dockerfile"),
@@ -80,60 +88,43 @@ def trio(own_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> I
 @on_posix
 @with_curl
 @pytest.mark.parametrize(
-    "page", sorted({*pages.PAGES} - {EXTENDING_PAGE}), ids=lambda page: page.name
+    "page",
+    [page for page in pages.PAGES if page != EXTENDING_PAGE and pages.steps(page)],
+    ids=lambda page: page.name,
 )
 def test_what_a_page_shows_is_what_happens(page: Path, trio: Trio, own_server: RedisServer) -> None:
     own_server.client.flushall()
-    own_server.client.config_set("appendonly", "no" if page == README_PAGE else "yes")
-    lamp = {"name": "Lamp", "price": 5, "quantity": 10}
-    pks, made = [trio.product.post("/products", lamp).json()["pk"]], list[str]()
-    for step in pages.steps(page):
-        if step.command.startswith("uvicorn "):
-            assert_starts_a_service(step.command)
-        if pages.is_excepted(step.command) or step.command.startswith(NOT_RUN_HERE):
-            assert not step.answers
-            continue
-        printed = pages.run(
-            pages.moved(step.command, trio, own_server, pks), trio.order.environment
-        )
-        if f"POST http://localhost:{PORTS['product']}/products " in step.command:
-            made.append(json.loads(printed)["pk"])
-            pks = made
-        for language, answer in step.answers.items():
-            shown = pages.moved(answer, trio, own_server, pks)
-            if language == "json":
-                said, expected = (pages.without_chance(json.loads(it)) for it in (printed, shown))
-                assert said == expected
-            elif language == "text":
-                assert pages.without_numbers(printed).endswith(pages.without_numbers(shown))
-            else:
-                assert_logged(shown.splitlines(), trio)
+    pk = trio.product.post("/products", LAPTOP).json()["pk"]
+    moved = partial(pages.moved, trio=trio, redis=own_server, pk=pk)
+    commands, answers = zip(*pages.steps(page), strict=True)
+    printed = pages.run_all(map(moved, commands), trio.order.environment)
+    for said, shown in zip(printed, answers, strict=True):
+        if "json" in shown:
+            assert pages.are_alike(said, shown["json"])
+        if "text" in shown:
+            expected = pages.without_numbers(moved(shown["text"]))
+            assert pages.without_numbers(said).endswith(expected)
+        for line in shown.get("jsonl", "").splitlines():
+            service, request_id = itemgetter("service", "request_id")(json.loads(line))
+            assert pages.are_alike(logged_line(getattr(trio, service), request_id), line)
 
 
-def assert_starts_a_service(command: str) -> None:
-    """Fail unless uvicorn knows all its options, and the app is there."""
-    context = uvicorn.main.make_context("uvicorn", shlex.split(command)[1:])
-    assert import_from_string(context.params["app"])
+def test_uvicorn_knows_every_option_shown_and_each_app_is_there() -> None:
+    all_blocks = "".join(text for page in pages.PAGES for _, text in pages.blocks(page))
+    for arguments in re.findall(r"(?m)^ *uvicorn (.*)$", all_blocks):
+        context = uvicorn.main.make_context("uvicorn", shlex.split(arguments))
+        assert import_from_string(context.params["app"])
 
 
-def assert_logged(lines: list[str], trio: Trio) -> None:
-    """Fail unless each service logged its line as it is shown."""
-    for shown in map(json.loads, lines):
-        logged = logged_line(getattr(trio, shown["service"]), shown["request_id"])
-        assert pages.without_chance(logged) == pages.without_chance(shown)
-
-
-def logged_line(service: Service, request_id: str) -> dict[str, object]:
+def logged_line(service: Service, request_id: str) -> str:
     wait_until(lambda: request_id in service.log.read_text())
     [line] = (line for line in service.log.read_text().splitlines() if request_id in line)
-    logged: dict[str, object] = json.loads(line)
-    return logged
+    return line
 
 
 @on_posix
 def test_the_line_for_several_workers_starts_them(own_server: RedisServer, tmp_path: Path) -> None:
-    commands = [step.command for step in pages.steps(OPERATING_PAGE)]
-    [line] = [command for command in commands if command.startswith("uvicorn ")]
+    [line] = re.findall(r"(?m)^uvicorn .*$", OPERATING)
     [option] = re.findall(r"`(--log-config [^`]+)`", OPERATING)
     command = shlex.split(f"{sys.executable} -m {line.replace('8002', str(free_port()))} {option}")
     on_redis = {"USE_REDIS": "required", "REDIS_PORT": str(own_server.port), "LOG_FORMAT": "json"}
@@ -157,12 +148,12 @@ COMPLETED = {
 @on_posix
 @pytest.mark.parametrize(
     "command",
-    [each for each in pages.in_the_text() if each not in MEASURING and not pages.is_excepted(each)],
+    sorted(pages.in_the_text() - MEASURING - {*pages.EXCEPTED}),
 )
 def test_a_command_in_the_text_runs(
     command: str, trio: Trio, own_server: RedisServer, tmp_path: Path
 ) -> None:
-    whole = pages.moved(command, trio, own_server, [pages.PRODUCT_PK])
+    whole = pages.moved(command, trio, own_server, "")
     if command in COMPLETED:
         whole = COMPLETED[command].format(folder=tmp_path, port=own_server.port)
     printed = pages.run(whole, trio.order.environment)
@@ -170,7 +161,7 @@ def test_a_command_in_the_text_runs(
         assert len(printed.strip()) >= MIN_SECRET_BYTES
 
 
-@pytest.mark.parametrize("command", MEASURING)
+@pytest.mark.parametrize("command", sorted(MEASURING))
 def test_a_measurement_in_the_text_is_known(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     _, _, module, *arguments = shlex.split(command)
     monkeypatch.setenv("PATH", "")  # so it stops where it needs wrk
@@ -180,22 +171,16 @@ def test_a_measurement_in_the_text_is_known(command: str, monkeypatch: pytest.Mo
         assert import_from_string(f"{module}:main")
 
 
-def rows_of(page: str, heading: str) -> list[list[str]]:
-    """Return the cells of the tables under a heading of a page."""
-    section = page.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
-    rows = re.findall(r"(?m)^\| (.*) \|$", section)
-    return [[cell.strip() for cell in row.split(" | ")] for row in rows]
-
-
 def names_in(heading: str) -> list[str]:
-    """Return the names in the first column of the table under a heading of `operating`."""
-    firsts = [first for first, *_ in rows_of(OPERATING, heading)]
+    """Return the names in the first column of the tables under a heading of `operating`."""
+    section = OPERATING.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+    firsts = re.findall(r"(?m)^\| (.*?) \| ", section)
     return [name for first in firsts for name in re.findall(r"`([^`]+)`", first)]
 
 
 def test_every_field_of_a_log_line_is_explained(trio: Trio) -> None:
     trio.order.get("/orders", headers={"X-Request-ID": "explained"})
-    assert set(logged_line(trio.order, "explained")) == set(names_in("Logs"))
+    assert set(json.loads(logged_line(trio.order, "explained"))) == set(names_in("Logs"))
 
 
 def test_every_metric_is_explained_and_alerts_ask_for_those_there_are(trio: Trio) -> None:
@@ -216,15 +201,13 @@ def test_the_fourth_service_is_one_of_the_family(tmp_path: Path) -> None:
     port = str(free_port())
     [code] = re.findall(r"```python\n(.*?)```", EXTENDING, re.DOTALL)
     (copy / "review_service.py").write_text(code.replace("8003", port), encoding="utf-8")
-    start, *others = pages.steps(EXTENDING_PAGE)
-    command = [sys.executable, *shlex.split(start.command)[1:]]
-    with Started(command, copy, tmp_path / "log") as service:
+    commands, answers = zip(*pages.steps(EXTENDING_PAGE), strict=True)
+    with Started([sys.executable, "review_service.py"], copy, tmp_path / "log") as service:
         url = f"http://127.0.0.1:{port}"
         assert service.wait_for_answer(url).json()["service"] == "review"
-        assert [len(step.answers) for step in others] == [1, 1, 1]
-        for step in others:
-            answer = json.loads(pages.run(step.command.replace("8003", port), {}))
-            assert answer == json.loads(step.answers["json"])
+        printed = pages.run_all((each.replace("8003", port) for each in commands), {})
+        assert len(printed) == 3
+        assert [*map(json.loads, printed)] == [json.loads(each["json"]) for each in answers]
         document = requests.get(f"{url}/openapi.json", timeout=10).json()
         assert "400" in document["paths"]["/reviews"]["post"]["responses"]
         assert 'route="/reviews",status="201"' in requests.get(f"{url}/metrics", timeout=10).text
@@ -232,14 +215,13 @@ def test_the_fourth_service_is_one_of_the_family(tmp_path: Path) -> None:
 
 @on_posix
 @with_curl
-def test_the_administrator_of_a_closed_shop_puts_products_in(
+def test_in_a_closed_shop_the_administrator_adds_products_and_customers_order_them(
     own_server: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    blocks = [text for _, text in pages.blocks(README_PAGE)]
-    [command] = [text for text in blocks if "$TOKEN" in text]
-    [settings] = [text for text in blocks if text.startswith("AUTH_REQUIRED")]
-    chosen = dict(re.findall(r"(?m)^(\w+)=(\S+)", settings)) | {"JWT_SECRET": "a secret " * 8}
-    chosen["ADMIN_PASSWORD"] = "a-long-password"
+    settings, closing = [text for _, text in pages.blocks(README_PAGE) if "you@example" in text]
+    walkthrough = [step for step in pages.steps(README_PAGE) if re.search(r"ada@|\$ORDER", step[0])]
+    password = "a-long-secret-of-32-bytes-or-more"
+    chosen = dict(re.findall(r"(?m)^(\w+)=(\S+)", settings.replace("...", password)))
     with three_services(tmp_path, USE_REDIS="false", **chosen) as shop:
         url = shop.product.url
         refused = pages.run(f"python -m shopsphere.tools.demo {url}", {})
@@ -249,9 +231,11 @@ def test_the_administrator_of_a_closed_shop_puts_products_in(
             monkeypatch.setenv(variable, value)
         assert demo.add_products(url).startswith("--demo added 12 products")
         assert demo.add_products(url) == "--demo added no products: the shop already has some."
-        moved = pages.moved(command, shop, own_server, [""]).replace("...", "a-long-password")
-        product = json.loads(pages.run(moved, {}))
-        assert product == shop.product.get(f"/products/{product['pk']}").json()
+        blocks = [closing.replace("...", password), *(command for command, _ in walkthrough)]
+        *_, cancelled = pages.run_all(
+            (pages.moved(each, shop, own_server, "") for each in blocks), {}
+        )
+        assert pages.are_alike(cancelled, walkthrough[-1][1]["json"])
 
 
 @needs_fixed_ports
@@ -268,7 +252,7 @@ def test_each_service_starts_without_the_others(line: str, tmp_path: Path) -> No
     with ExitStack() as stack:
         for name in ("order", "user", "product"):  # who needs another comes first
             command = line.format(name=name, port=PORTS[name])
-            assert command in README or command.startswith("python")
+            assert command in STARTING or command.startswith("python")
             log = tmp_path / f"{name}.log"
             service = Started(shlex.split(command), copy, log, USE_REDIS="false", **ON_PATH)
             running.append(stack.enter_context(service))
@@ -289,16 +273,22 @@ def test_each_service_starts_without_the_others(line: str, tmp_path: Path) -> No
 
 
 def test_a_block_is_in_a_language_that_is_run_or_compared() -> None:
-    for page in pages.PAGES:
-        shown = pages.ONLY_SHOWN | {"extending.md": {"python"}}.get(page.name, set())
-        found = {language for language, _ in pages.blocks(page)}
-        assert found <= pages.LANGUAGES | shown, page
+    found = {language for page in pages.PAGES for language, _ in pages.blocks(page)}
+    assert found <= pages.LANGUAGES | pages.ONLY_SHOWN
 
 
 def test_a_page_links_only_to_what_is_there() -> None:
     for page in pages.PAGES:
-        links = re.findall(r"\]\(([^)#:]+)\)", pages.read(page))
-        assert [link for link in links if not (page.parent / link).exists()] == [], page
+        for link, heading in re.findall(r"\]\(([^)#:]*)#?([^):]*)\)", pages.read(page)):
+            target = page.parent / link if link else page
+            assert target.exists(), (page, link)
+            assert not heading or heading in headings(target), (page, link, heading)
+
+
+def headings(page: Path) -> list[str]:
+    """Return the headings of a page as links name them."""
+    found = re.findall(r"(?m)^##+ (.*)$", pages.read(page).lower())
+    return [re.sub(r"[^\w -]", "", heading).replace(" ", "-") for heading in found]
 
 
 def test_all_that_is_in_code_type_is_there(redis_server: RedisServer) -> None:
@@ -311,10 +301,8 @@ def test_all_that_is_in_code_type_is_there(redis_server: RedisServer) -> None:
 def test_settings_in_a_block_are_accepted_together() -> None:
     all_blocks = [text for page in pages.PAGES for _, text in pages.blocks(page)]
     for text in filter(pages.is_settings, all_blocks):
-        settings = [line for line in text.splitlines() if not line.startswith("#")]
-        lines = [re.split(r"[= ]+", line, maxsplit=2) for line in settings]
-        given = {name: "dots" * 8 if value == "..." else value for name, value, *_ in lines}
-        assert is_accepted(**given), text
+        given = re.findall(r"(?m)^(\w+)=(\S*)", text.replace("=...", f"={'dots' * 8}"))
+        assert is_accepted(**dict(given)), text
 
 
 def words_of_drawings(page: Path) -> list[str]:
@@ -325,7 +313,7 @@ def words_of_drawings(page: Path) -> list[str]:
 
 def is_there(span: str, known: set[str]) -> bool:
     """Tell whether a span is right; the first that it looks like decides."""
-    if pages.is_command(span) or pages.is_excepted(span):
+    if pages.is_command(span) or span in pages.EXCEPTED:
         return True  # test_docs runs the one, `pages` names the other
     if route := re.fullmatch(r"([A-Z]{3,}) (/[^\s?]*)(?:\?(\S*))?(?: \{(.*)\})?", span):
         return is_route(*route.groups(""))
@@ -387,44 +375,24 @@ def is_address(url: str) -> bool:
     return True
 
 
-# --- the tables of the README --------------------------------------------------------------------
+# --- the tables ----------------------------------------------------------------------------------
 
 
 def test_the_endpoint_tables_list_exactly_what_each_service_has() -> None:
-    in_every_service = {"GET /", "GET /ready", "GET /metrics"}
-    assert all(f"`{route}`" in README for route in in_every_service)
-    shown: dict[int, list[str]] = {}
-    for first, *_ in rows_of(README, "The endpoints"):
-        if port := re.search(r", :(\d+)", first):
-            in_this_table = shown.setdefault(int(port[1]), [])
-        elif call := re.match(r"`([A-Z]+ /[^\s?`]*)", first):
-            in_this_table.append(call[1])
-    for name, port_number in PORTS.items():
+    for name, port in PORTS.items():
         paths = openapi_of(name)["paths"]
         routes = {f"{method.upper()} {path}" for path in paths for method in paths[path]}
-        assert sorted([*shown[port_number], *in_every_service]) == sorted(routes)
-
-
-def example_of_settings() -> dict[str, str]:
-    lines = (ROOT / ".env.example").read_text(encoding="utf-8").splitlines()
-    return dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
+        table = API.partition(f", :{port} |")[2].partition("\n\n")[0]
+        shown = re.findall(r"(?m)^\| `([A-Z]+ /[^\s?`]*)", table)
+        assert sorted(["GET /", "GET /ready", "GET /metrics", *shown]) == sorted(routes)
 
 
 def test_the_example_of_a_settings_file_lists_every_setting_with_its_default() -> None:
-    example = {name.lower(): value for name, value in example_of_settings().items()}
+    example = {name.lower(): value for name, value in EXAMPLE.items()}
     assert set(example) == set(Settings.model_fields)
     assert Settings.model_validate(example) == Settings.model_construct()
 
 
 def test_the_settings_table_lists_every_setting_with_its_default() -> None:
-    shown: dict[str, str] = {}
-    for names, defaults, _ in rows_of(README, "Settings"):
-        if not names.startswith("`"):
-            continue
-        variables = re.findall(r"`(\w+)`", names)
-        values = [value.strip("`") for value in defaults.split(", ")]
-        # A list of addresses leaves the host away where it is the one before.
-        values = [re.sub(r"^(?=:\d+$)", "http://127.0.0.1", value) for value in values]
-        values *= len(variables) if values == ["empty"] else 1
-        shown |= zip(variables, ("" if v == "empty" else v for v in values), strict=True)
-    assert shown == example_of_settings()
+    rows = re.findall(r"(?m)^\| `([A-Z_]+)` \| (?:`(.*?)`|empty) \|", SETTINGS)
+    assert dict(rows) == EXAMPLE

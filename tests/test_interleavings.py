@@ -231,7 +231,7 @@ async def test_a_refusal_is_told_and_its_note_stays_until_all_is_released(
     shop: SmallShop,
 ) -> None:
     products = await shelf(shop, 5, 1)
-    unreachable = failing(None, "release")
+    unreachable = failing(None, "release", "forget")
     with pytest.raises(errors.InsufficientQuantity):
         await shop.service(unreachable).place(KEY, *of(*products))
     for _ in range(2):

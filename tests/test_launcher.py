@@ -87,7 +87,7 @@ def test_it_shows_where_each_service_is(copy: Path, redis_server: RedisServer) -
         order = {"product_id": product["pk"], "quantity": 1}
         assert requests.post(f"http://{host}:8002/order", json=order, timeout=10).ok
         assert error_of(copy, "--host", host).endswith(
-            "ShopSphere is already running there: stop it first, or add --port N.\n"
+            "ShopSphere is already running there: stop it, or use another --port.\n"
         )
         assert len(processes_of(copy)) == 3
         assert launcher.end() == 0
@@ -277,7 +277,7 @@ def test_every_port_in_use_is_named_in_one_sentence_whatever_listens_there(copy:
         threading.Thread(target=answer_in_another_protocol).start()
         error = error_of(copy)
     reasons = [f"port {at} is in use, which the {name} service needs" for name, at in PORTS.items()]
-    advice = "Another program uses it: stop it first, or add --port N."
+    advice = "Another program uses it: stop it, or use another --port."
     assert error == f"Error: {'; '.join(reasons)}. {advice}\n"
 
 

@@ -87,18 +87,6 @@ def test_an_order_takes_stock_and_is_found_where_location_says(
     assert shop.stock(lamp) == {"received": 10, "available": 7, "reserved": 3, "shipped": 0}
 
 
-def test_an_order_of_too_many_says_what_there_is_and_takes_nothing(
-    orders: CheckedClient, shop: Shop
-) -> None:
-    lamp = shop.add(quantity=2)
-    response = orders.post("/order", json={"product_id": lamp, "quantity": 3})
-    assert refusal(response) == (400, "insufficient_quantity")
-    assert response.json()["available"] == 2
-    assert "2" in response.json()["detail"]
-    assert shop.stock(lamp)["available"] == 2
-    assert orders.get("/orders").json() == []
-
-
 def test_an_order_of_no_such_product_is_404(orders: CheckedClient) -> None:
     for product_id in ("", "abc123", new_pk(), "x" * 30_000, "../products", "a/b", "\0", "é" * 26):
         response = orders.post("/order", json={"product_id": product_id, "quantity": 1})

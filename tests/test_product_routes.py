@@ -272,15 +272,6 @@ def test_a_list_is_one_array_or_pages_that_meet_every_product_once(products: Che
         assert [each for page in pages for each in page] == added[-sum(sizes) :]
 
 
-def test_reservations_are_paged_by_order(products: CheckedClient, lamp: dict[str, Any]) -> None:
-    path = f"/products/{lamp['pk']}/reservations"
-    orders = [new_pk() for _ in range(5)]
-    held = [products.put(f"{path}/{order}", json={"quantity": 1}).json() for order in orders]
-    assert list(walk(products, f"{path}?limit=2")) == [held[:2], held[2:4], held[4:]]
-    products.delete(f"{path}/{orders[3]}")
-    assert list(walk(products, f"{path}?after={orders[3]}&limit=1")) == [held[4:]]
-
-
 def test_a_walk_over_a_search_meets_every_hit_once(products: CheckedClient) -> None:
     text = 'a&b=c+d "50%" #1 ü><'
     added = [add(products, f"{number} {text}") for number in range(5)]

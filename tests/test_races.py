@@ -57,31 +57,6 @@ def test_five_hundred_orders_on_a_hundred_units_sell_exactly_a_hundred(shop: Sho
     assert sorted(shop.orders_of(product)) == placed
 
 
-def test_a_thousand_baskets_on_twenty_products_sell_every_unit_or_name_what_was_short(
-    shop: Shop,
-) -> None:
-    products = [shop.new_product(50) for _ in range(20)]
-    choose = random.Random(20)
-    baskets = [
-        {pk: choose.randint(1, 2) for pk in choose.sample(products, choose.randint(1, 4))}
-        for _ in range(1000)
-    ]
-    answers = at_once(64, shop.place_basket, baskets)
-    sold: Counter[str] = Counter()
-    for basket, answer in zip(baskets, answers, strict=True):
-        if answer.status == 201:
-            items = answer.body["items"]
-            assert [(each["product_id"], each["quantity"]) for each in items] == [*basket.items()]
-            sold.update(basket)
-        else:
-            assert (answer.status, answer.code) == (400, "insufficient_quantity")
-            assert answer.body["available"] < basket[answer.body["product_id"]]
-    assert sold.total() > 900
-    for pk in products:
-        assert shop.stock(pk) == (50, 50 - sold[pk], sold[pk], 0)
-        assert sold[pk] == 50 or shop.place(pk, 50 - sold[pk]).status == 201
-
-
 def test_fifty_requests_at_once_with_one_key_make_one_order_and_fifty_more_replay_it(
     shop: Shop,
 ) -> None:
@@ -102,37 +77,6 @@ def test_fifty_requests_at_once_with_one_key_make_one_order_and_fifty_more_repla
     assert all(answer.headers.get("idempotent-replayed") == "true" for answer in replays)
     assert [answer.body for answer in replays] + placed == [placed[0]] * (50 + len(placed))
     assert shop.stock(product) == (100, 98, 2, 0)
-
-
-def test_a_mix_of_everything_at_once_ends_exact(shop: Shop) -> None:
-    products = [shop.new_product(20) for _ in range(6)]
-    orders: list[str] = []
-
-    def work(seed: int) -> set[int]:
-        choose = random.Random(seed)
-        seen = set()
-        for _ in range(25):
-            product = choose.choice(products)
-            order = choose.choice(orders or [product])
-            match choose.randrange(10):
-                case 0 | 1:
-                    answer = shop.cancel(order)
-                case 2:
-                    answer = shop.ship(order)
-                case 3:
-                    answer = shop.change_stock(product, choose.randint(-9, 9))
-                case 4 if product in products[:2]:
-                    answer = shop.delete(product)
-                case _:
-                    answer = shop.place(product, choose.randint(1, 3))
-                    if answer.status == 201:
-                        orders.append(answer.body["pk"])
-            seen.add(answer.status)
-        return seen
-
-    seen = set().union(*at_once(8, work, range(8)))
-    assert seen <= {200, 201, 204, 400, 404, 409}
-    assert {201, 204, 404} <= seen  # there were orders, and orders of what was deleted
 
 
 def after_the_last_pk(url: str, page: Answer) -> str:

@@ -16,6 +16,7 @@ from shopsphere.domain.errors import InvalidRequest
 from tests.lossy_wire import connected
 from tests.moved_clock import MovedClock
 from tests.servers import RedisServer
+from tests.test_products import search, walk
 
 PK = "01J8Z3N5T9QWERTY0123456789"
 PACKED_BYTES = 64
@@ -99,16 +100,7 @@ async def test_both_storages_find_what_contains_the_text_in_the_order_of_what_fo
         for text in filter(None, map(fold, searches)):
             hits = [pk for pk, name in folded.items() if text in name]
             hits.sort(key=lambda pk: (prefix(folded[pk][folded[pk].index(text) :]), pk))
-            assert await walk(shop, text) == hits
+            pages = await walk(search(shop, text), 2)
+            assert [product.pk for page in pages for product in page] == hits
         for pk in folded:
             await shop.delete(pk)
-
-
-async def walk(shop: Products, text: str) -> list[str]:
-    """Return the pks that a search finds, read in pages of two."""
-    page = await shop.search_page(text, None, 2)
-    found = page.items
-    while page.next_after is not None:
-        page = await shop.search_page(text, page.next_after, 2)
-        found += page.items
-    return [product.pk for product in found]

@@ -268,6 +268,7 @@ async def test_an_address_that_is_none_stops_the_start(url: str) -> None:
         b"-CLUSTERDOWN The cluster is down",
         b"-TRYAGAIN Multiple keys request during rehashing of slot",
         b"-MOVED 7 127.0.0.1:1",
+        b"-ASK 7 127.0.0.1:1",
         b"-ERR undeclared keys were accessed during rehashing of the slot",
         b"-ERR Lua script attempted to access a non local key in a cluster node",
         b"HTTP/1.1 502 Bad Gateway",

@@ -16,7 +16,6 @@ import test_connection
 from redis_db import RedisRecords
 from shopsphere.catalogue.products import Products
 from shopsphere.domain.errors import StoreUnavailable
-from shopsphere.domain.pks import new_pk
 from shopsphere.redis_clients import connecting
 from shopsphere.redis_clients.errors import NothingResponds
 from shopsphere.settings import CannotStart, Settings
@@ -151,23 +150,6 @@ def test_a_lost_cluster_node_stops_all_if_all_slots_are_wanted_otherwise_what_li
     lucky.assert_served()
 
 
-def test_a_slot_that_moves_to_a_new_node_is_never_500(cluster: RedisCluster, shop: Shop) -> None:
-    here = shop.new_product(10)
-    slot, source = key_slot(product_key(here).encode()), cluster.node_of(product_key(here))
-    target = cluster.add_node()
-    wait_until(cluster.is_whole, 30, "all know the new node")
-    cluster.begin_to_move(slot, source, target)
-    missing = next(pk for pk in iter(new_pk, "") if key_slot(product_key(pk).encode()) == slot)
-    assert status(shop.product, f"/products/{here}") == 200
-    assert shop.place(here).status == 503
-    assert status(shop.product, f"/products/{missing}") == 503
-
-    cluster.move(source, target, *source.client.execute_command("CLUSTER GETKEYSINSLOT", slot, 99))
-    cluster.has_moved(slot, target)
-    assert status(shop.product, f"/products/{here}") == 200
-    shop.placed(here)
-
-
 def test_a_search_misses_no_product_while_the_index_moves_key_by_key(
     cluster: RedisCluster,
 ) -> None:
@@ -270,28 +252,6 @@ def test_a_failover_takes_back_exactly_what_the_replica_had_not_heard(
     assert "idempotent-replayed" not in again.headers
     assert again.body["pk"] != unheard[0].body["pk"]
     master.stop(signal.SIGKILL)
-    shop.wait_until_exact(EXACT_SECONDS)
-
-
-def test_with_min_replicas_to_write_a_master_alone_acknowledges_nothing(
-    watched_redis: WatchedRedis, watched_shop: Shop
-) -> None:
-    shop = watched_shop
-    product = shop.new_product(1000)
-    for server in watched_redis.pair:
-        server.client.config_set("min-replicas-to-write", 1)
-    wait_until(lambda: shop.place(product).status == 201, why="the replica counts as a good one")
-    watched_redis.cut_replica()
-    assert shop.place(product).code == "storage_unavailable"
-    assert shop.stock(product) == (1000, 999, 1, 0)
-
-    watched_redis.fail_over()
-    wait_until(lambda: status(shop.product, f"/products/{product}") == 200, why="reads are served")
-    assert shop.stock(product) == (1000, 999, 1, 0)
-    assert shop.place(product).status == 503
-
-    watched_redis.heal()
-    shop.placed(product)
     shop.wait_until_exact(EXACT_SECONDS)
 
 

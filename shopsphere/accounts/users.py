@@ -49,7 +49,7 @@ class Users:
         """Create a user; raise errors.EmailTaken if the address belongs to another user.
 
         The address is claimed after the user is created, so a crash in between does not block it.
-        An address whose user is gone is free.
+        The address of a deleted user is free.
         """
         pk, password_hash = new_pk(), await self._passwords.hash(password)
         register = partial(people.register, email=email, password_hash=password_hash, role=role)

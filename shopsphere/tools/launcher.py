@@ -50,7 +50,7 @@ def require_free_ports(options: Namespace) -> None:
     if reasons := [f"{why}, which the {name} service needs" for name, why in found.items() if why]:
         is_ours = health_at(options.urls["product"]).get("service") == "product"
         used_by = "ShopSphere is already running there" if is_ours else "Another program uses it"
-        raise LauncherError(f"{'; '.join(reasons)}. {used_by}: stop it first, or add --port N.")
+        raise LauncherError(f"{'; '.join(reasons)}. {used_by}: stop it, or use another --port.")
 
 
 def why_no_port(host: str, port: int) -> str:
