@@ -106,8 +106,8 @@ return {-1, time[1], time[2]}
 """)
 
 ENTER = Script("""
--- Add a member to lists of one slot and remove it from others. If it is in the first list already
--- and there are none to leave, do nothing.
+-- Add a member to lists of one slot and remove it from others. If it is already in the first list
+-- and there are no lists to leave, do nothing.
 -- KEYS: last position in this slot, lists to enter, lists to leave.
 -- ARGV: member, number of the last key of a list to enter.
 local last_entered = tonumber(ARGV[2])

@@ -26,16 +26,20 @@ import requests
 from pydantic import BaseModel
 
 from shopsphere.domain.errors import StoreUnavailable
+from shopsphere.domain.values import Role
 from shopsphere.http_sessions import NO_RETRY, reason_of, session
 from shopsphere.records import StorageName
 from shopsphere.redis_clients.connecting import connect
 from shopsphere.redis_clients.errors import NothingResponds
 from shopsphere.settings import MIN_SECRET_BYTES, CannotStart, Settings
+from shopsphere.tokens import Tokens
 from shopsphere.tools.audit import Finding, Shop, ShopUnavailable, compare, count
 from shopsphere.tools.processes import say
 
-SERVICES = ("product", "user", "order")
+ASKS_FOR_A_TOKEN = {"product": "/products/0/stock", "user": "/me", "order": "/orders/0"}
+"""Paths that respond with 401 to an invalid token, and otherwise to a valid one with few rights."""
 TIMEOUT_SECONDS = 5
+AUDITED = ("product service", "order service", "storage")
 PARTS_OF_REDIS = ("persistence", "eviction", "replication")
 NO_REPAIR = "no automatic repair: cancel the PLACED orders above; correct other numbers in Redis"
 
@@ -130,10 +134,21 @@ class Health(BaseModel):
     fallback: bool = False
 
 
-def look_at(name: str, settings: Settings) -> tuple[Line, StorageName | None]:
-    """Check whether a service is running and ready; return its line, and its storage if known."""
+class Looked(NamedTuple):
+    """The result of checking a service: its line and, if known, its storage and whether it accepts
+    tokens signed with our JWT_SECRET."""
+
+    line: Line
+    storage: StorageName | None = None
+    has_our_secret: bool | None = None
+
+
+def look_at(name: str, settings: Settings) -> Looked:
+    """Check whether a service is running and ready."""
     url: str = getattr(settings, f"{name}_service_url")
     state, text, storage = "failed", f"{url} does not respond as the {name} service does", None
+    token = Tokens(settings.jwt_secrets, 1).issue("test_connection", Role.SERVICE)
+    has_our_secret = None
     with session(NO_RETRY, settings.ca_file) as http:
         try:
             response = http.get(f"{url}/", timeout=TIMEOUT_SECONDS)
@@ -141,11 +156,16 @@ def look_at(name: str, settings: Settings) -> tuple[Line, StorageName | None]:
             if health.service == name:
                 storage = health.storage
                 ready = http.get(f"{url}/ready", timeout=settings.order_timeout + TIMEOUT_SECONDS)
-                state, text = "ok", f"{url} on {storage}"
-                if not ready.ok:
+                if ready.ok:
+                    headers = {"Authorization": f"Bearer {token}"}
+                    path = ASKS_FOR_A_TOKEN[name]
+                    asked = http.get(url + path, headers=headers, timeout=TIMEOUT_SECONDS)
+                    has_our_secret = asked.status_code != requests.codes.unauthorized
+                    state, text = "ok", f"{url} on {storage}"
+                    if health.fallback:
+                        state, text = "warning", f"{text} (Redis was unreachable when it started)"
+                else:
                     state, text = "not ready", f"{url} is running, but its storage is unreachable"
-                elif health.fallback:
-                    state, text = "warning", f"{text} (Redis was unreachable when it started)"
         except requests.exceptions.SSLError as error:
             text = f"{url}: {reason_of(error)}"
         except requests.ConnectionError:
@@ -153,20 +173,27 @@ def look_at(name: str, settings: Settings) -> tuple[Line, StorageName | None]:
             state = "not running"
         except (requests.RequestException, ValueError):
             pass  # it responds with something else, or not at all
-    return Line(f"{name} service", state, text), storage
+    return Looked(Line(f"{name} service", state, text), storage, has_our_secret)
 
 
 def check(settings: Settings) -> Iterator[Line]:
     """Yield the lines of the table."""
     with ThreadPoolExecutor() as threads:
-        lines, found = zip(*threads.map(look_at, SERVICES, repeat(settings)), strict=True)
-    storages = {*found} - {None}
+        looking = threads.map(look_at, ASKS_FOR_A_TOKEN, repeat(settings))
+        found = dict(zip(ASKS_FOR_A_TOKEN, looking, strict=True))
+    storages = {looked.storage for looked in found.values() if looked.storage}
     yield from redis_lines(settings, storages)
-    yield from lines
+    yield from (looked.line for looked in found.values())
     if len(storages) > 1:
         text = "some services use Redis and others memory: restart them with the same settings"
         yield Line("storage", "failed", text)
-    if len(settings.jwt_secret.get_secret_value().encode()) < MIN_SECRET_BYTES:
+    others = [name for name, looked in found.items() if looked.has_our_secret is False]
+    if others and any(looked.has_our_secret for looked in found.values()):
+        text = f"differs between the {' and '.join(others)} service and the others, so they reject "
+        yield Line("JWT_SECRET", "failed", text + "each other's tokens. Restart all with one.")
+    elif others:
+        yield Line("JWT_SECRET", "warning", "the services use another one than the one set here")
+    elif len(settings.jwt_secret.get_secret_value().encode()) < MIN_SECRET_BYTES:
         text = "the default, or short: anyone who guesses it can forge tokens"
         yield Line("JWT_SECRET", "warning", text)
     if not settings.auth_required:
@@ -251,10 +278,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     is_good = all(line.is_good for line in table["lines"])
     if options.audit or options.repair:
         audited = audit(settings, options.repair, options.yes)
-        if not is_good:
+        if any(line.name in AUDITED and line.state == "failed" for line in table["lines"]):
             audited = iter([Line("audit", "failed", "not done: first fix what FAILED above")])
         table["audit"] = list(shown(audited))
-        is_good = table["audit"][-1].is_good
+        is_good = is_good and table["audit"][-1].is_good
     if options.json:
         rows = {place: [line._asdict() for line in lines] for place, lines in table.items()}
         say(json.dumps({"ok": is_good, **rows}, indent=2))

@@ -34,7 +34,7 @@ DESCRIPTION = """
 User accounts, and the access tokens that all services accept.
 
 **To try it:** Register and log in. Copy the `access_token` from the response, press **Authorize**
-and paste it there. The same token works at the [product service]({product_service_url}/docs) and
+and paste it there. The token also works at the [product service]({product_service_url}/docs) and
 the [order service]({order_service_url}/docs).
 """
 TAGS = {"accounts": "Register, log in and out.", "me": "View, change or delete your account."}
@@ -73,7 +73,7 @@ class UserPublic(Public):
 class SessionPublic(Public):
     access_token: str = Field(examples=["eyJhbGciOiJIUzI1NiIs..."])
     token_type: Literal["bearer"] = "bearer"
-    expires_in: int = Field(examples=[3600], description="Seconds.")
+    expires_in: int = Field(examples=[3600], description="Seconds until the access token expires.")
     refresh_token: str = Field(examples=[REFRESH_TOKEN])
 
 
@@ -86,9 +86,7 @@ async def _no_store(response: Response) -> None:
 
 async def _client(request: Request) -> str:
     if request.client is None:
-        log.warning(
-            "a client has no address; such clients share one login limit (docs/operating.md)"
-        )
+        log.warning("a client has no address, so its login limit is shared: see docs/operating.md")
     return client_of(request.client.host if request.client else "")
 
 

@@ -147,8 +147,9 @@ class Settings(BaseModel):
     @field_validator("jwt_secret", "jwt_secret_old")
     @classmethod
     def _own_secret(cls, secret: SecretStr, info: pydantic.ValidationInfo) -> SecretStr:
-        is_short = secret and len(secret.get_secret_value().encode()) < MIN_SECRET_BYTES
-        if is_short and info.data.get("auth_required"):
+        is_unused = not secret and info.field_name == "jwt_secret_old"
+        is_short = len(secret.get_secret_value().encode()) < MIN_SECRET_BYTES
+        if is_short and not is_unused and info.data.get("auth_required"):
             raise ValueError("must be a secret of 32 bytes or more where AUTH_REQUIRED is true")
         return secret
 

@@ -34,9 +34,9 @@ class Caller(NamedTuple):
 class Tokens:
     """Issues and reads access tokens; all services share the secret.
 
-    A token is valid until it expires, with the role that its user had when it was issued. Neither a
-    new password or role nor the end of its session revokes it; another JWT_SECRET invalidates all
-    tokens at once.
+    A token is valid until it expires, with the role that its user had when it was issued. A new
+    password, a new role or the end of its session does not revoke it. Changing JWT_SECRET
+    invalidates all tokens.
     """
 
     def __init__(self, secrets: Sequence[str], expires_minutes: int) -> None:

@@ -103,9 +103,7 @@ class RedisServer:
     def start(self, *options: str, wait: bool = True) -> None:
         """Start it, and wait until it answers unless told otherwise."""
         self.process = subprocess.Popen(
-            [*self._command, *options],
-            env=self.environment,
-            stdout=subprocess.DEVNULL,
+            [*self._command, *options], env=self.environment, stdout=subprocess.DEVNULL
         )
         if wait:
             wait_until(self.answers, why="redis-server answers")
@@ -193,6 +191,12 @@ class Service:
             self.process.send_signal(with_signal)
             self.process.wait(15)
         self.http.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
 
     def request(self, method: str, path: str, **options: object) -> requests.Response:
         """Send a request to the service, on a kept connection."""

@@ -5,7 +5,7 @@ import time
 from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from shopsphere.domain.values import Stock
 from shopsphere.settings import Settings
@@ -52,6 +52,12 @@ class Shop:
         for service in self.services:
             service.process.send_signal(signal.SIGCONT)
             service.stop()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
 
     def heal(self) -> None:
         """Have whatever is stopped or dead run again; connections to who died are of no use."""

@@ -111,15 +111,11 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=int(time.time()))
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        redis = MovableRedis(Path(folder), "--appendonly", "yes", "--appendfsync", "always")
-        environment = {"USE_REDIS": "required", "REDIS_PORT": str(redis.port), **SETTINGS}
-        shop = Shop(Path(folder), environment, order_services=2)
-        try:
-            soak(shop.start(), redis, options.minutes * 60, options.seed)
-        finally:
-            shop.stop()
-            redis.client.close()
-            redis.stop()
+        always = ("--appendonly", "yes", "--appendfsync", "always")
+        with MovableRedis(Path(folder), *always) as redis:
+            environment = {"USE_REDIS": "required", "REDIS_PORT": str(redis.port), **SETTINGS}
+            with Shop(Path(folder), environment, order_services=2) as shop:
+                soak(shop.start(), redis, options.minutes * 60, options.seed)
 
 
 if __name__ == "__main__":

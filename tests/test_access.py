@@ -178,14 +178,6 @@ def test_the_order_of_another_is_as_if_it_did_not_exist(shop: Shop, method: str,
 
 
 @closed
-def test_a_list_shows_a_customers_own_orders_and_an_administrator_all(shop: Shop) -> None:
-    theirs, others = shop.order("customer")["pk"], shop.order("another customer")["pk"]
-    assert {theirs, others} & shop.listed("customer") == {theirs}
-    assert {theirs, others} & shop.listed("another customer") == {others}
-    assert {theirs, others} <= shop.listed("administrator")
-
-
-@closed
 def test_the_idempotency_key_of_another_is_as_if_it_did_not_exist(shop: Shop) -> None:
     key = new_pk()
     orders = [shop.order(who, key) for who in ("customer", "another customer", "customer")]

@@ -21,11 +21,8 @@ Run = Callable[..., tuple[bool, str]]
 def running(redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
     settings = {"SETTLE_INTERVAL": "0.1", "LOG_LEVEL": "WARNING"}
     settings |= {"USE_REDIS": "required", "REDIS_PORT": str(redis_server.port)}
-    shop = Shop(tmp_path_factory.mktemp("shop"), settings)
-    try:
+    with Shop(tmp_path_factory.mktemp("shop"), settings) as shop:
         yield shop.start()
-    finally:
-        shop.stop()
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """A Python client that is generated from OpenAPI tells the story of a closed shop."""
 
+import os
 import subprocess
 import sys
 from importlib import import_module
@@ -24,7 +25,9 @@ class Generated:
         name = f"{service.name}_client"
         command = [sys.executable, "-m", "openapi_python_client", "generate", "--meta=none"]
         source = [f"--url={service.url}/openapi.json", f"--output-path={folder / name}"]
-        subprocess.run([*command, *source, "--fail-on-warning"], check=True)
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # it runs ruff
+        environment = {**os.environ, "PATH": path}
+        subprocess.run([*command, *source, "--fail-on-warning"], check=True, env=environment)
         self._package = import_module(name)
         self._models = import_module(f"{name}.models")
         self._url = service.url

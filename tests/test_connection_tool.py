@@ -20,6 +20,7 @@ from tests.servers import ROOT, RedisServer, Trio, answering, free_port, redis_c
 
 Main = Callable[..., tuple[int, str, str]]
 Table = dict[str, tuple[str, str]]
+pytestmark = pytest.mark.filterwarnings("ignore::jwt.InsecureKeyLengthWarning")
 NOWHERE = "http://127.0.0.1:1"
 IN_MEMORY = b'{"service": "%s", "storage": "memory", "fallback": true}'
 ADMIN = {"ADMIN_EMAIL": "admin@example.com", "ADMIN_PASSWORD": "securepass123"}
@@ -111,6 +112,9 @@ def test_what_it_cannot_do_is_said_in_a_line(shop: Trio, main: Main) -> None:
     status, printed, errors = main(REDIS_PORT="six")
     assert (status, printed, errors.count("\n")) == (2, "", 1)
     assert errors.startswith("REDIS_PORT ")
+    for url in ("redis://127.0.0.1:1", "http://127.0.0.1"):  # an audit asks no Redis
+        status, printed, _ = main("--audit", REDIS_URL=url, ORDER_SERVICE_URL=shop.order.url)
+        assert (status, printed.splitlines()[-1][:25]) == (1, "audit            ok      ")
 
 
 def test_it_ends_quietly_when_nobody_reads_on(shop: Trio) -> None:
@@ -152,7 +156,7 @@ def test_a_command_finds_the_packages_or_says_how(tmp_path: Path, command: str, 
 def test_a_service_on_another_storage_is_named(shop: Trio) -> None:
     with answering(IN_MEMORY % b"product") as url:
         table = look(shop, PRODUCT_SERVICE_URL=url)
-        alone, _ = test_connection.look_at("product", settings_of({"PRODUCT_SERVICE_URL": url}))
+        alone = test_connection.look_at("product", settings_of({"PRODUCT_SERVICE_URL": url})).line
     assert alone.state == "warning"
     assert alone.text == f"{url} on memory (Redis was unreachable when it started)"
     assert table["product service"] == ("warning", alone.text)
@@ -161,10 +165,20 @@ def test_a_service_on_another_storage_is_named(shop: Trio) -> None:
     assert table["storage"] == ("failed", text)
 
 
+def test_services_whose_secrets_differ_fail(shop: Trio) -> None:
+    text = "the services use another one than the one set here"
+    assert look(shop, JWT_SECRET="x" * 32)["JWT_SECRET"] == ("warning", text)
+    with answering(b'{"service": "order", "storage": "redis"}') as takes_every_token:
+        table = look(shop, JWT_SECRET="y" * 32, ORDER_SERVICE_URL=takes_every_token)
+    state, text = table["JWT_SECRET"]
+    assert state == "failed"
+    assert text.startswith("differs between the product and user service and the others")
+
+
 def test_what_answers_as_something_else_is_not_taken_for_a_service() -> None:
     for body in (b"[" * 9999, IN_MEMORY % b"user", b'{"service": "order", "storage": {}}'):
         with answering(body) as url:
-            line, _ = test_connection.look_at("order", settings_of({"ORDER_SERVICE_URL": url}))
+            line = test_connection.look_at("order", settings_of({"ORDER_SERVICE_URL": url})).line
         text = f"{url} does not respond as the order service does"
         assert line == ("order service", "failed", text)
 

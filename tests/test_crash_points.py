@@ -182,23 +182,14 @@ async def test_a_fault_at_any_call_leaves_the_books_exact(shop: SmallShop, case:
 
 @in_memory
 @pytest.mark.parametrize("case", CASES, ids=str)
-async def test_a_second_fault_at_any_call_of_the_settling_does_not_either(
+async def test_a_second_fault_at_any_call_of_the_settling_or_of_a_retry_does_not_either(
     shop: SmallShop, case: Case
 ) -> None:
+    is_retried = case in UNDER_A_KEY
+    second_faults = {"settling": PAIRED_FAULTS, **({"retry": RETRY_FAULTS} if is_retried else {})}
     for first in fates(await calls_of(case, shop), *PAIRED_FAULTS):
-        whole = Fate()
-        await tell(case, shop, first, settling=whole)
-        for second in fates(whole.calls, *PAIRED_FAULTS):
-            await tell(case, shop, Fate(first.fault, first.at), settling=second)
-
-
-@in_memory
-@pytest.mark.parametrize("case", UNDER_A_KEY, ids=str)
-async def test_nor_a_second_fault_at_any_call_of_a_retry_under_the_key(
-    shop: SmallShop, case: Case
-) -> None:
-    for first in fates(await calls_of(case, shop), *PAIRED_FAULTS):
-        whole = Fate()
-        await tell(case, shop, first, retry=whole)
-        for second in fates(whole.calls, *RETRY_FAULTS):
-            await tell(case, shop, Fate(first.fault, first.at), retry=second)
+        for step, faults in second_faults.items():
+            whole = Fate()
+            await tell(case, shop, Fate(first.fault, first.at), **{step: whole})
+            for second in fates(whole.calls, *faults):
+                await tell(case, shop, Fate(first.fault, first.at), **{step: second})

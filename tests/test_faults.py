@@ -65,12 +65,9 @@ class FaultyShop(Shop):
 def faulty_shop(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[FaultyShop]:
-    shop = FaultyShop(tmp_path_factory.mktemp("shop"), request.param)
-    try:
+    with FaultyShop(tmp_path_factory.mktemp("shop"), request.param) as shop:
         shop.start()
         yield shop
-    finally:
-        shop.stop()
 
 
 @pytest.fixture

@@ -20,11 +20,8 @@ ENVIRONMENT = {"LOG_LEVEL": "DEBUG", "USE_REDIS": "false", **CLOSED}
 def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """A product service of a closed shop, which gives up after a second."""
     log = tmp_path_factory.mktemp("hostile") / "log"
-    service = Service("product", log, 0, ORDER_TIMEOUT="1", **ENVIRONMENT)
-    try:
+    with Service("product", log, 0, ORDER_TIMEOUT="1", **ENVIRONMENT) as service:
         yield service.start("--http", "shopsphere.web.slow_clients:PROTOCOL")
-    finally:
-        service.stop()
 
 
 @pytest.fixture
@@ -102,16 +99,13 @@ ENDLESS = (
 
 
 def test_a_head_that_never_ends_is_cut_off_long_before_its_time_is_over(tmp_path: Path) -> None:
-    service = Service("product", tmp_path / "log", 0, ORDER_TIMEOUT="120", **ENVIRONMENT)
-    try:
+    with Service("product", tmp_path / "log", 0, ORDER_TIMEOUT="120", **ENVIRONMENT) as service:
         service.start("--http", "shopsphere.web.slow_clients:PROTOCOL")
         for begun in ENDLESS:
             sent = itertools.count()
             endless = (b"x" * 65536 for _ in itertools.islice(sent, 1500))
             assert statuses(talk(service, itertools.chain([begun], endless))) in ([], [400], [405])
             assert next(sent) < 750  # how much the kernel holds between the two is not known
-    finally:
-        service.stop()
 
 
 def test_who_asks_without_end_before_an_answer_is_cut_off(service: Service) -> None:

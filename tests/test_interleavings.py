@@ -227,9 +227,7 @@ async def test_a_refusal_and_a_retry_with_too_little_time_left_free_the_key_for_
 # A product service that is unreachable, or sure of something else.
 
 
-async def test_a_refusal_is_told_and_its_note_stays_until_all_is_released(
-    shop: SmallShop,
-) -> None:
+async def test_a_refusal_is_told_and_its_note_stays_until_all_is_released(shop: SmallShop) -> None:
     products = await shelf(shop, 5, 1)
     unreachable = failing(None, "release", "forget")
     with pytest.raises(errors.InsufficientQuantity):

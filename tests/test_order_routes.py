@@ -40,11 +40,8 @@ class Shop:
 @contextmanager
 def running_shop(log: Path, **environment: str) -> Iterator[Shop]:
     """Run a product service as a process of its own."""
-    service = Service("product", log, 0, JWT_SECRET=JWT_SECRET, **environment)
-    try:
+    with Service("product", log, 0, JWT_SECRET=JWT_SECRET, **environment) as service:
         yield Shop(service.start())
-    finally:
-        service.stop()
 
 
 @pytest.fixture(scope="module")
@@ -243,6 +240,7 @@ def test_only_administrators_list_the_orders_of_one_customer(shop: Shop) -> None
         assert orders.get(path, headers=PEOPLE["administrator"]).json() == [theirs]
         assert refusal(orders.get(path, headers=PEOPLE["customer"])) == (403, "forbidden")
         assert orders.get("/orders", headers=PEOPLE["customer"]).json() == [theirs]
+        assert len(orders.get("/orders", headers=PEOPLE["administrator"]).json()) == 2
 
 
 def test_an_order_and_its_stock_must_not_live_in_different_worlds(

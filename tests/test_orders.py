@@ -8,7 +8,7 @@ from shopsphere.domain import orders as rules
 from shopsphere.domain.errors import InvalidRequest, OrderNotFound
 from shopsphere.domain.pks import new_pk
 from shopsphere.domain.records import OrderRecord
-from shopsphere.domain.values import EVER_PLACED, Order, OrderStatus, Reservation
+from shopsphere.domain.values import Order, OrderStatus, Reservation
 from shopsphere.ordering.orders import SHOP, Orders
 from shopsphere.records import EVERYTHING, Listing, Records
 
@@ -88,20 +88,3 @@ async def test_a_cursor_is_of_one_list_and_so_is_a_pk(records: Records) -> None:
     for user, wrong in ((None, cursor), (BERT, cursor), (ANNA, made[1].pk), (None, unlisted.pk)):
         with pytest.raises(InvalidRequest):
             await orders.page(user, wrong, 9)
-
-
-@pytest.mark.parametrize("status", [CANCELLED, SHIPPED])
-async def test_whoever_writes_last_an_order_is_in_the_lists_of_its_status(
-    records: Records, status: OrderStatus
-) -> None:
-    for writes_before in range(3):
-        order = await placed(records, ANNA)
-        writes = [order, order]
-        writes.insert(writes_before, await ended(records, order, status))
-        for write in writes:
-            await Orders(records).enter(write)
-
-        for slot in (SHOP, ANNA):
-            assert (await members(records, slot)).count(order.pk) == 1
-            for each in EVER_PLACED:
-                assert (order.pk in await members(records, slot, each)) == (each is status)

@@ -29,11 +29,8 @@ def running_shop(
         server.client.flushall()
         environment |= {"USE_REDIS": "required", "REDIS_PORT": str(server.port)}
         workers = 2
-    shop = Shop(tmp_path_factory.mktemp("shop"), environment, workers=workers)
-    try:
+    with Shop(tmp_path_factory.mktemp("shop"), environment, workers=workers) as shop:
         yield shop.start()
-    finally:
-        shop.stop()
 
 
 @pytest.fixture

@@ -185,14 +185,7 @@ def test_all_wrong_values_are_named_in_one_line_which_shows_none_of_them(env_fil
 
 
 @pytest.mark.parametrize(
-    "line",
-    [
-        f"AUTH_REQUIRED: {SECRET}",
-        f"AUTH_REQUIRED {SECRET}",
-        "AUTH_REQUIRED",
-        f'JWT_SECRET="{SECRET}',
-        "A:=1",
-    ],
+    "line", [f"AUTH_REQUIRED: {SECRET}", "AUTH_REQUIRED", f'JWT_SECRET="{SECRET}', "A:=1"]
 )
 def test_a_line_that_cannot_be_parsed_stops_the_start(env_file: Path, line: str) -> None:
     env_file.write_text(f"# a comment\n\nexport USE_REDIS=false\n{line}\n")

@@ -1,6 +1,5 @@
 """When it is stopped, a service finishes what is running, and only then closes its storage."""
 
-import asyncio
 import os
 import re
 import signal
@@ -11,8 +10,6 @@ from pathlib import Path
 import pytest
 import requests
 
-from order_service import build
-from shopsphere.settings import Settings
 from tests.proxy import Connection, Proxy
 from tests.servers import RedisServer, wait_until
 from tests.shop import Shop
@@ -59,15 +56,3 @@ def test_an_order_under_way_is_still_placed(redis_server: RedisServer, tmp_path:
         may_answer.set()
         products.stop()
         shop.stop()
-
-
-@pytest.mark.anyio
-async def test_a_service_ends_in_the_middle_of_any_settling(redis_server: RedisServer) -> None:
-    settings = Settings(
-        use_redis="required", redis_port=redis_server.port, settle_interval=0.0001, bcrypt_rounds=4
-    )
-    for steps in range(30):  # so many steps of the loop: another point of settling each
-        app = build(settings)
-        async with asyncio.timeout(10), app.router.lifespan_context(app):
-            for _ in range(steps):
-                await asyncio.sleep(0)

@@ -77,16 +77,13 @@ async def refusal(**settings: object) -> str:
 
 def test_a_service_that_finds_no_redis_serves_from_memory_and_warns(tmp_path: Path) -> None:
     nobody = str(free_port())
-    service = Service("user", tmp_path / "log", REDIS_PORT=nobody, WEB_CONCURRENCY="2")
-    try:
+    with Service("user", tmp_path / "log", REDIS_PORT=nobody, WEB_CONCURRENCY="2") as service:
         service.start("--reload")  # it serves from one child process, whatever WEB_CONCURRENCY says
         health = service.get("/").json()
         assert (health["storage"], health["fallback"]) == ("memory", True)
         assert service.get("/ready").status_code == 200
         warning = f"No Redis responds at localhost:{nobody}. This service now stores"
         assert service.log.read_text().count(warning) == 1
-    finally:
-        service.stop()
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such terminals")
@@ -151,14 +148,12 @@ def test_gunicorn_serves_memory_with_one_worker_only(
             [sys.executable, "-m", *command.split(), "product_service:app"],
             cwd=ROOT, env=os.environ | {"USE_REDIS": "false"}, stdout=log, stderr=log,
         )  # fmt: skip
-    try:
+    with service:
         if is_served:
             wait_until(service.answers)
         else:
             assert service.process.wait(30) != 0
             assert "only one worker" in service.log.read_text()
-    finally:
-        service.stop()
 
 
 async def test_a_redis_that_is_required_and_not_there_stops_the_start() -> None:
@@ -184,8 +179,7 @@ async def test_a_redis_that_is_loading_is_waited_for(caplog: pytest.LogCaptureFi
 
 
 @pytest.mark.parametrize(
-    ("says", "reason"),
-    [(b"", "rediss://"), (b"HTTP/1.1 418 I am a teapot\r\n\r\n", "REDIS_HOST")],
+    ("says", "reason"), [(b"", "rediss://"), (b"HTTP/1.1 418 I am a teapot\r\n\r\n", "REDIS_HOST")]
 )
 async def test_what_is_no_redis_stops_the_start(says: bytes, reason: str) -> None:
     async def respond(_: bytes) -> bytes:

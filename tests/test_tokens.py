@@ -112,8 +112,3 @@ def test_a_header_that_carries_no_good_bearer_token_is_refused(users: TestClient
         assert (answer.status_code, answer.headers["WWW-Authenticate"]) == (401, "Bearer"), header
         assert answer.json()["code"] == "invalid_token"
     assert users.get("/me", headers=[*bearer(forge()).items()] * 2).status_code == 401
-
-
-def test_the_token_of_a_user_who_is_gone_finds_nobody(users: TestClient) -> None:
-    answer = users.get("/me", headers=bearer(forge(good(sub="gone"))))
-    assert (answer.status_code, answer.json()["code"]) == (404, "user_not_found")

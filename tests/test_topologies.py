@@ -66,11 +66,8 @@ def connect(url: str) -> None:
 
 def shop_at(url: str, folder: Path) -> Iterator[Shop]:
     """Yield a shop that is never restarted, whatever happens to its Redis."""
-    shop = Shop(folder, {"USE_REDIS": "required", "REDIS_URL": url, **SETTINGS})
-    try:
+    with Shop(folder, {"USE_REDIS": "required", "REDIS_URL": url, **SETTINGS}) as shop:
         yield shop.start()
-    finally:
-        shop.stop()
 
 
 def status(service: Service, path: str) -> int:
@@ -150,9 +147,7 @@ def test_a_lost_cluster_node_stops_all_if_all_slots_are_wanted_otherwise_what_li
     lucky.assert_served()
 
 
-def test_a_search_misses_no_product_while_the_index_moves_key_by_key(
-    cluster: RedisCluster,
-) -> None:
+def test_a_search_misses_no_product_while_the_index_moves_key_by_key(cluster: RedisCluster) -> None:
     directory = "moved:names:{names}"
     slot, source = key_slot(directory.encode()), cluster.node_of(directory)
     target = next(node for node in cluster.nodes if node is not source)

@@ -7,7 +7,6 @@ from unittest.mock import DEFAULT, AsyncMock
 import pytest
 
 from in_memory_db import MemoryRecords
-from shopsphere.accounts.passwords import Passwords
 from shopsphere.domain import sessions
 from shopsphere.domain.errors import EmailTaken, InvalidCredentials, StoreUnavailable, UserNotFound
 from shopsphere.domain.pks import new_pk
@@ -90,30 +89,14 @@ async def test_a_hash_with_other_rounds_is_renewed_at_a_login(records: Records) 
         assert await users.get(user.pk) == after
 
 
-async def test_renewing_a_hash_never_brings_an_old_password_back(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize("attempt", ["delete", "change_password", "log_in"])
+async def test_a_password_that_changes_meanwhile_is_verified_again(
+    monkeypatch: pytest.MonkeyPatch, attempt: str
 ) -> None:
+    """A login with other rounds would renew the hash of the old one."""
     records = MemoryRecords()
     user = await registered(records)
     users, elsewhere = users_in(records, 5), users_in(records)
-
-    async def hash_slowly(password: str) -> str:
-        await elsewhere.change_password("a client", user.pk, "a password", "the new one")
-        return await Passwords(5).hash(password)
-
-    monkeypatch.setattr(users._passwords, "hash", hash_slowly)
-    with pytest.raises(InvalidCredentials):
-        await users.log_in("a client", ANNA, "a password")
-    await elsewhere.log_in("a client", ANNA, "the new one")
-
-
-@pytest.mark.parametrize("is_deletion", [True, False])
-async def test_a_password_that_changes_meanwhile_is_verified_again(
-    monkeypatch: pytest.MonkeyPatch, is_deletion: bool
-) -> None:
-    records = MemoryRecords()
-    user = await registered(records)
-    users, elsewhere = users_in(records), users_in(records)
     verify = users._passwords.verify
 
     async def verify_slowly(password: str, password_hash: str | None) -> bool:
@@ -123,9 +106,10 @@ async def test_a_password_that_changes_meanwhile_is_verified_again(
         return verified
 
     monkeypatch.setattr(users._passwords, "verify", verify_slowly)
-    change = partial(users.change_password, password="another one")
+    who = ANNA if attempt == "log_in" else user.pk
+    new = ["another one"] if attempt == "change_password" else []
     with pytest.raises(InvalidCredentials):
-        await (users.delete if is_deletion else change)("a client", user.pk, "a password")
+        await getattr(users, attempt)("a client", who, "a password", *new)
     await elsewhere.log_in("a client", ANNA, "the new one")
 
 
@@ -153,15 +137,3 @@ async def test_an_email_whose_user_is_gone_can_be_registered(records: Records) -
     again = await registered(records)
 
     assert await users_in(records).find(ANNA) == again
-
-
-async def test_of_many_who_set_a_password_at_once_one_does(records: Records) -> None:
-    users = users_in(records)
-    anna = await registered(records)
-
-    passwords = [f"password {number}" for number in range(20)]
-    await asyncio.gather(*(users.make_administrator(ANNA, each) for each in passwords))
-
-    changed = await users.get(anna.pk)
-    assert (changed.email, changed.role) == (ANNA, Role.ADMIN)
-    assert [await users.has_password(changed, each) for each in passwords].count(True) == 1

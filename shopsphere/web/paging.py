@@ -20,7 +20,7 @@ MAX_LIMIT = 1000
 DEFAULT_LIMIT = 100
 STREAMED_AT_ONCE = 500
 """How many items of a whole list are read and held at a time."""
-AFTER = "Continue after this cursor, from a page's `Link` or `X-Cursor`, or after this `pk`."
+AFTER = "Continue after this cursor, from `Link` or `X-Cursor`, or (not in searches) this `pk`."
 
 ReadPage = Callable[[str | None, int], Awaitable[Page[T]]]
 
@@ -98,22 +98,22 @@ LINK = headers(
 )
 LIST: Responses = {200: {"headers": LINK}}
 COUNTED_LIST: Responses = {
-    200: {"headers": LINK | headers({"X-Total-Count": "The length of the list."})}
+    200: {"headers": LINK | headers({"X-Total-Count": "The number of items in the whole list."})}
 }
 """For the `responses` of a route that returns a list."""
 
 
 async def listing(
-    request: Request, paging: Paging, read: ReadPage[T], shown: TypeAdapter[list[S]]
+    request: Request, paging: Paging, read: ReadPage[T], adapter: TypeAdapter[list[S]]
 ) -> Response:
-    """Return the requested part of a list as a JSON array, serialised by `shown`."""
+    """Return the requested part of a list as a JSON array, serialised by `adapter`."""
     limit = DEFAULT_LIMIT if paging.limit is None and paging.after else paging.limit
     page = await read(paging.after, limit or STREAMED_AT_ONCE)
     if limit is None:
-        stream = _stream(page, read, shown)
+        stream = _stream(page, read, adapter)
         response: Response = StreamingResponse(stream, media_type="application/json")
     else:
-        response = Response(b"[%b]" % _items(page, shown), media_type="application/json")
+        response = Response(b"[%b]" % _items(page, adapter), media_type="application/json")
     if page.total is not None:
         response.headers["X-Total-Count"] = str(page.total)
     if limit is not None and page.cursor is not None:
@@ -131,12 +131,12 @@ def _next(request: Request, limit: int, cursor: str) -> str:
 
 
 async def _stream(
-    page: Page[T], read: ReadPage[T], shown: TypeAdapter[list[S]]
+    page: Page[T], read: ReadPage[T], adapter: TypeAdapter[list[S]]
 ) -> AsyncIterator[bytes]:
     before = b"["
     while True:
         if page.items:
-            yield before + _items(page, shown)
+            yield before + _items(page, adapter)
             before = b","
         if page.next_after is None:
             break
@@ -144,6 +144,6 @@ async def _stream(
     yield b"]" if before == b"," else b"[]"
 
 
-def _items(page: Page[T], shown: TypeAdapter[list[S]]) -> bytes:
+def _items(page: Page[T], adapter: TypeAdapter[list[S]]) -> bytes:
     """Return the items as JSON, separated by commas."""
-    return shown.dump_json(shown.validate_python(page.items, from_attributes=True))[1:-1]
+    return adapter.dump_json(adapter.validate_python(page.items, from_attributes=True))[1:-1]
