@@ -192,7 +192,7 @@ def check(settings: Settings) -> Iterator[Line]:
         text = f"differs between the {' and '.join(others)} service and the others, so they reject "
         yield Line("JWT_SECRET", "failed", text + "each other's tokens. Restart all with one.")
     elif others:
-        yield Line("JWT_SECRET", "warning", "the services use another one than the one set here")
+        yield Line("JWT_SECRET", "warning", "the services use a different one from the one set here")
     elif len(settings.jwt_secret.get_secret_value().encode()) < MIN_SECRET_BYTES:
         text = "the default, or short: anyone who guesses it can forge tokens"
         yield Line("JWT_SECRET", "warning", text)
@@ -255,7 +255,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     wait = "Differences are checked again after 40 s (SETTLE_AFTER + 2 * SETTLE_INTERVAL)."
     parser = argparse.ArgumentParser(description="Check that everything is running.", epilog=wait)
     parser.add_argument("--audit", action="store_true", help="check that the stock adds up")
-    parser.add_argument("--repair", action="store_true", help="and release units held for no order")
+    parser.add_argument("--repair", action="store_true", help="and release units held for nonexistent orders")
     parser.add_argument("--yes", action="store_true", help="repair without asking")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead")
     options = parser.parse_args(arguments)

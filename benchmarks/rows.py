@@ -544,7 +544,7 @@ ROWS = [
         "≤", 1.2, "", "memory-orders", orders_in_memory),
     Row("orders-redis", "100 PLACED orders, newest first, Redis: cost as above",
         "≤", 1.2, "", "redis-orders", orders_listed_on_redis),
-    Row("logins", "GET / while 50 logins run: 99 of 100 answered within",
+    Row("logins", "GET / while 50 logins run: 99 of 100 get a response within",
         "≤", 50, " ms", "logins", health_during_logins),
     Row("start", "From the start command to three healthy services, against three bare apps",
         "≤", 1.6, "", "start", start),

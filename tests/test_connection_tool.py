@@ -166,7 +166,7 @@ def test_a_service_on_another_storage_is_named(shop: Trio) -> None:
 
 
 def test_services_whose_secrets_differ_fail(shop: Trio) -> None:
-    text = "the services use another one than the one set here"
+    text = "the services use a different one from the one set here"
     assert look(shop, JWT_SECRET="x" * 32)["JWT_SECRET"] == ("warning", text)
     with answering(b'{"service": "order", "storage": "redis"}') as takes_every_token:
         table = look(shop, JWT_SECRET="y" * 32, ORDER_SERVICE_URL=takes_every_token)
