@@ -161,7 +161,7 @@ def look_at(name: str, settings: Settings) -> Looked:
                     path = ASKS_FOR_A_TOKEN[name]
                     asked = http.get(url + path, headers=headers, timeout=TIMEOUT_SECONDS)
                     has_our_secret = asked.status_code != requests.codes.unauthorized
-                    state, text = "ok", f"{url} on {storage}"
+                    state, text = "ok", f"{url}, storage: {storage}"
                     if health.fallback:
                         state, text = "warning", f"{text} (Redis was unreachable when it started)"
                 else:
@@ -169,7 +169,8 @@ def look_at(name: str, settings: Settings) -> Looked:
         except requests.exceptions.SSLError as error:
             text = f"{url}: {reason_of(error)}"
         except requests.ConnectionError:
-            text = f"not running at {url}. Start it with: python start_all_services.py"
+            how = f"python start_all_services.py, or correct {name.upper()}_SERVICE_URL"
+            text = f"not running at {url}. Start it with: {how}"
             state = "not running"
         except (requests.RequestException, ValueError):
             pass  # it responds with something else, or not at all
@@ -192,9 +193,10 @@ def check(settings: Settings) -> Iterator[Line]:
         text = f"differs between the {' and '.join(others)} service and the others, so they reject "
         yield Line("JWT_SECRET", "failed", text + "each other's tokens. Restart all with one.")
     elif others:
-        yield Line("JWT_SECRET", "warning", "the services use a different one from the one set here")
+        text = "the services use a different one from the one set here"
+        yield Line("JWT_SECRET", "warning", text)
     elif len(settings.jwt_secret.get_secret_value().encode()) < MIN_SECRET_BYTES:
-        text = "the default, or short: anyone who guesses it can forge tokens"
+        text = "the default or too short: anyone who guesses it can forge tokens"
         yield Line("JWT_SECRET", "warning", text)
     if not settings.auth_required:
         yield Line("AUTH_REQUIRED", "warning", "false: anyone can do anything; development only")
@@ -252,10 +254,13 @@ def _agrees(strays: Sequence[Finding]) -> bool:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the table, and the audit if wanted; return 0 if all is well, 2 for wrong settings,
     otherwise 1."""
-    wait = "Differences are checked again after 40 s (SETTLE_AFTER + 2 * SETTLE_INTERVAL)."
+    wait = (
+        "An audit that finds something looks again after 40 s (SETTLE_AFTER + 2 * SETTLE_INTERVAL)."
+    )
     parser = argparse.ArgumentParser(description="Check that everything is running.", epilog=wait)
     parser.add_argument("--audit", action="store_true", help="check that the stock adds up")
-    parser.add_argument("--repair", action="store_true", help="and release units held for nonexistent orders")
+    repair = "audit, and release units held for orders that do not exist"
+    parser.add_argument("--repair", action="store_true", help=repair)
     parser.add_argument("--yes", action="store_true", help="repair without asking")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead")
     options = parser.parse_args(arguments)

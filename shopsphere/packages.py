@@ -17,7 +17,11 @@ program = Path(getattr(sys.modules["__main__"], "__file__", None) or "-").resolv
 is_for_developers = program.parent.parent == ROOT  # of tests or benchmarks
 needed = ("fastapi", "pytest") if is_for_developers else ("fastapi",)
 if not all(map(find_spec, needed)):
-    if ROOT in program.parents[:2] and PYTHON.exists() and sys.executable != str(PYTHON):
+    if (
+        ROOT in (program.parent, program.parent.parent)
+        and PYTHON.exists()
+        and sys.executable != str(PYTHON)
+    ):
         command = [str(PYTHON), *sys.orig_argv[1:]]
         if sys.platform == "win32":  # there, execv returns to the shell at once
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the command itself

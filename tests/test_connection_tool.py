@@ -78,7 +78,7 @@ def test_all_is_well_and_json_says_so(shop: Trio, redis_server: RedisServer, mai
         ("Redis", "ok", lines[0][2]),
         ("persistence", "warning", lines[1][2]),
         ("eviction", "ok", "nothing is discarded"),
-        *((f"{each.name} service", "ok", f"{each.url} on redis") for each in shop.services),
+        *((f"{each.name} service", "ok", f"{each.url}, storage: redis") for each in shop.services),
     ]
     assert audit["text"] == "0 products and 0 orders: the stock adds up"
     assert (status, told) == (0, {"ok": True})
@@ -158,9 +158,9 @@ def test_a_service_on_another_storage_is_named(shop: Trio) -> None:
         table = look(shop, PRODUCT_SERVICE_URL=url)
         alone = test_connection.look_at("product", settings_of({"PRODUCT_SERVICE_URL": url})).line
     assert alone.state == "warning"
-    assert alone.text == f"{url} on memory (Redis was unreachable when it started)"
+    assert alone.text == f"{url}, storage: memory (Redis was unreachable when it started)"
     assert table["product service"] == ("warning", alone.text)
-    assert table["order service"] == ("ok", f"{shop.order.url} on redis")
+    assert table["order service"] == ("ok", f"{shop.order.url}, storage: redis")
     text = "some services use Redis and others memory: restart them with the same settings"
     assert table["storage"] == ("failed", text)
 
@@ -194,7 +194,8 @@ def test_what_hangs_is_told_from_what_does_not_run(
     for service in (shop.product, shop.order):
         text = f"{service.url} is running, but its storage is unreachable"
         assert table[f"{service.name} service"] == ("not ready", text)
-    text = f"not running at {NOWHERE}. Start it with: python start_all_services.py"
+    how = "python start_all_services.py, or correct USER_SERVICE_URL"
+    text = f"not running at {NOWHERE}. Start it with: {how}"
     assert table["user service"] == ("not running", text)
     with frozen(shop.order.process):
         assert look(shop, ORDER_TIMEOUT="0.2")["order service"][0] == "failed"

@@ -170,7 +170,7 @@ def test_open_to_others_it_says_so_and_ends_when_a_service_dies(copy: Path) -> N
         [user] = [pid for pid, run in processes_of(copy).items() if "user_service" in run]
         os.kill(user, signal.SIGKILL)
         assert launcher.process.wait(20) == 1
-    assert "Error: the user service has ended (SIGKILL). The lines above" in launcher.output
+    assert "Error: the user service has ended (SIGKILL). Start everything again." in launcher.output
 
 
 def test_on_other_ports_the_three_find_each_other_whatever_the_settings_say(copy: Path) -> None:
