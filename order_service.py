@@ -170,7 +170,7 @@ async def place_order(
 
     Send `product_id` and `quantity` to order one product, or `items` to order up to 50. The order
     is placed for all items or for none. If you send the `unit_price` you saw and it has changed,
-    the order is rejected. The error's `product_id` is that of a product that cannot be ordered.
+    the order is rejected. The error's `product_id` names a product that cannot be ordered.
 
     To retry safely, send an `Idempotency-Key`, and use the same key for each retry:
 

@@ -261,8 +261,8 @@ async def reserve(
     """Reserve units for an order.
 
     Stock is checked and reserved in one step. A repeat returns 200 and reserves nothing more. After
-    a 409 `price_changed` or `insufficient_quantity`, repeats within ten minutes return the same,
-    even if stock has been added.
+    a 409 `price_changed` or `insufficient_quantity`, repeats within ten minutes return the same
+    error, even if stock has been added.
     """
     reservation, is_new = await products.reserve(pk, order_pk, body.quantity, body.unit_price)
     response.status_code = 201 if is_new else 200
@@ -274,7 +274,7 @@ async def release(pk: Pk, order_pk: OfOrder, products: Catalogue) -> None:
     """Release the units of an order.
 
     Repeats have no further effect. For ten minutes, the order cannot reserve units of this product
-    again. This works even if the product does not exist.
+    again. Releasing works even if the product does not exist.
     """
     await products.release(pk, order_pk)
 

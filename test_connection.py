@@ -254,7 +254,10 @@ def _agrees(strays: Sequence[Finding]) -> bool:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the table, and the audit if wanted; return 0 if all is well, 2 for wrong settings,
     otherwise 1."""
-    wait = "If an audit finds errors, it repeats after 40 s (SETTLE_AFTER + 2 * SETTLE_INTERVAL)."
+    wait = (
+        "If an audit finds differences, it checks again after 40 s (SETTLE_AFTER + 2 * "
+        "SETTLE_INTERVAL), as orders may have been in progress."
+    )
     parser = argparse.ArgumentParser(description="Check that everything is running.", epilog=wait)
     parser.add_argument("--audit", action="store_true", help="also check that stock matches orders")
     repair = "audit, and release units held for orders that do not exist"

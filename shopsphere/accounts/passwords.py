@@ -28,12 +28,12 @@ class Passwords:
         return hashed
 
     def is_outdated(self, password_hash: str) -> bool:
-        """Return whether a hash was made with other rounds than are set now."""
+        """Return whether a hash was made with a different BCRYPT_ROUNDS."""
         return self._context.needs_update(password_hash)
 
     async def verify(self, password: str, password_hash: str | None) -> bool:
-        """Return whether the password matches this hash, in NFC or as it was typed: hashes of 0.1.0
-        are of that.
+        """Return whether the password matches this hash, in NFC or as it was typed, which is what
+        version 0.1.0 hashed.
 
         For None, which stands for an unknown user, return false after the same time.
         """

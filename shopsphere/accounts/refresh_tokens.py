@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 
 class RefreshToken(NamedTuple):
-    """What a refresh token says: the session it belongs to, and its number in that session."""
+    """The content of a refresh token: its session, and its number in that session."""
 
     user_pk: str
     session_id: str
@@ -26,7 +26,7 @@ class RefreshTokens:
         return f"{text}.{_mac(self._keys[0], text)}"
 
     def read(self, text: str) -> RefreshToken | None:
-        """Return what a token says, or None if its MAC is wrong, which is checked first."""
+        """Return the content of a token, or None if its MAC is wrong, which is checked first."""
         signed, _, mac = text.rpartition(".")
         given = mac.encode(errors="replace")
         if not any(hmac.compare_digest(_mac(key, signed).encode(), given) for key in self._keys):

@@ -31,7 +31,7 @@ class Session(NamedTuple):
 class Users:
     """The registered users and their sessions. Email addresses must be passed in lower case.
 
-    A `client` identifies the origin of an attempt with a password.
+    A `client` identifies where a password attempt comes from.
     """
 
     def __init__(
@@ -113,7 +113,7 @@ class Users:
         return self._session(RefreshToken(user_pk, session_id, newest), role)
 
     async def log_out(self, text: str) -> None:
-        """End the session of a refresh token, whether that was used or not; ignore other texts."""
+        """End the session of a refresh token, used or not; ignore any other text."""
         if token := self._refresh_tokens.read(text):
             rule = partial(sessions.end, session_id=token.session_id)
             await self._records.change(rule, Sessions(pk=token.user_pk))
@@ -163,8 +163,8 @@ class Users:
         return user
 
     async def make_administrator(self, email: str, password: str) -> None:
-        """Give the user with this address the role and password, and end all sessions, in one step;
-        do nothing if there is no such user."""
+        """Make the user with this address an administrator with this password and end all sessions,
+        in one step; do nothing if there is no such user."""
         new_hash = await self._passwords.hash(password)  # once, to be faster than other changes
         while user := await self.find(email):
             if await self._start(user, new_hash, ends_others=True, new_role=Role.ADMIN):

@@ -135,8 +135,8 @@ class Settling:
                     await send(product_pk, order_pk)
             except (ReservationReleased, ReservationShipped) as refusal:
                 self.metrics.inconsistent.inc()
-                what = f"order {order_pk}, product {product_pk}: {refusal.detail}"
-                log.error("inconsistent: %s Run: python test_connection.py --audit", what)
+                what = f"order {order_pk}, product {product_pk}: {refusal.code}"
+                log.error("inconsistent: %s. Run: python test_connection.py --audit", what)
 
         results = await asyncio.gather(*map(notify_of, product_pks), return_exceptions=True)
         for result in results:

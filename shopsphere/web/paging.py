@@ -20,7 +20,7 @@ MAX_LIMIT = 1000
 DEFAULT_LIMIT = 100
 STREAMED_AT_ONCE = 500
 """How many items of a whole list are read and held at a time."""
-AFTER = "Continue after this item: a cursor from `Link` or `X-Cursor`, or (not in searches) a `pk`."
+AFTER = "Continue after this cursor (from `Link` or `X-Cursor`) or, except in searches, this `pk`."
 
 ReadPage = Callable[[str | None, int], Awaitable[Page[T]]]
 
@@ -43,7 +43,7 @@ def _microseconds(text: object) -> int:
         with suppress(ValueError):  # such as month 13
             moment = datetime.fromisoformat(str(text).upper().replace(" ", "+"))
             return round(moment.timestamp() * 1_000_000)
-    raise ValueError("must be a time with an offset, such as 2026-11-24T14:43:51Z")
+    raise ValueError("must be a time with a UTC offset or Z, such as 2026-11-24T14:43:51Z")
 
 
 Moment = Annotated[
