@@ -46,19 +46,19 @@ def main(arguments: list[str] | None = None) -> int:
         epilog="rows:\n" + "\n".join(f"  {row.name:<14} {row.work}" for row in ROWS),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("rows", nargs="*", help="rows to measure, or beginnings of their names")
-    parser.add_argument("--rounds", type=int, default=7, help="runs of each side (7)")
-    parser.add_argument("--seconds", type=int, default=2, help="length of a run (2)")
-    parser.add_argument("--products", type=int, default=100_000, help="in the big shop (100000)")
-    parser.add_argument("--orders", type=int, default=100_000, help="in the big shop (100000)")
+    parser.add_argument("rows", nargs="*", help="rows to measure: names or prefixes")
+    parser.add_argument("--rounds", type=int, default=7, help="runs of each side (default: 7)")
+    parser.add_argument("--seconds", type=int, default=2, help="length of a run (default: 2)")
+    parser.add_argument("--products", type=int, default=100_000, help="default: 100000")
+    parser.add_argument("--orders", type=int, default=100_000, help="default: 100000")
     parser.add_argument(
-        "--write", type=Path, help="folder of the results (docs, when all rows are measured)"
+        "--write", type=Path, help="folder for the results (default: docs, if all rows run)"
     )
     options = parser.parse_args(arguments)
     effort = Effort(options.rounds, options.seconds, options.products, options.orders)
     for name in options.rows:
         if not any(row.name.startswith(name) for row in ROWS):
-            parser.error(f"no row is called {name}")
+            parser.error(f"no row is named {name}")
     rows = [row for row in ROWS if not options.rows or row.name.startswith(tuple(options.rows))]
     try:
         require_wrk()

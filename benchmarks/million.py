@@ -166,10 +166,10 @@ def _seconds_to_start(shop: Shop) -> float:
 def main(arguments: list[str] | None = None) -> int:
     """Measure both storages, and print the table and what Redis holds."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.million", description=__doc__)
-    parser.add_argument("--products", type=int, default=100_000, help="(100000)")
-    parser.add_argument("--orders", type=int, default=1_000_000, help="(1000000)")
-    parser.add_argument("--rounds", type=int, default=5, help="runs of each side (5)")
-    parser.add_argument("--seconds", type=int, default=2, help="length of a run (2)")
+    parser.add_argument("--products", type=int, default=100_000, help="default: 100000")
+    parser.add_argument("--orders", type=int, default=1_000_000, help="default: 1000000")
+    parser.add_argument("--rounds", type=int, default=5, help="runs of each side (default: 5)")
+    parser.add_argument("--seconds", type=int, default=2, help="length of a run (default: 2)")
     options = parser.parse_args(arguments)
     try:
         require_wrk()

@@ -118,7 +118,7 @@ class Server:
             raise CannotMeasure(f"wrk failed: {answer.stdout}{answer.stderr}")
         sent, microseconds, p99, errors = map(int, report[0][1:])
         if errors or not sent:
-            raise CannotMeasure(f"{errors} of {sent} requests to {path} went wrong")
+            raise CannotMeasure(f"{errors} of {sent} requests to {path} failed")
         return Load(sent, microseconds / 1e6, p99 / 1e6, self.cpu_seconds() - before)
 
     def cpu_seconds(self) -> float:
