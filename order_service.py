@@ -42,8 +42,8 @@ DESCRIPTION = """
 Place and manage orders; stock is never oversold.
 
 **To try it:** Add a product at the [product service]({product_service_url}/docs), copy its `pk`,
-and order it here: replace `abc123` with it. If tokens are required, log in at the
-[user service]({user_service_url}/docs), and paste the `access_token` into **Authorize**.
+and order it here: replace `abc123` in the example with that `pk`. If tokens are required, log in at
+the [user service]({user_service_url}/docs), and paste the `access_token` into **Authorize**.
 """
 MAX_ITEMS = 50
 Status = Literal["PLACED", "CANCELLED", "SHIPPED"]
@@ -170,13 +170,13 @@ async def place_order(
 
     Send `product_id` and `quantity` to order one product, or `items` to order up to 50. The order
     is placed for all items or for none. If you send the `unit_price` you saw and it has changed,
-    the order is rejected. An error names the first product, by `pk`, that cannot be ordered.
+    the order is rejected. The error's `product_id` is that of a product that cannot be ordered.
 
     To retry safely, send an `Idempotency-Key`, and use the same key for each retry:
 
     - If the order was placed, the response is the order in its current state, with
       `Idempotent-Replayed: true`.
-    - If the order was not placed, a retry places it. A key never places two orders.
+    - If the order was not placed, the retry tries to place it. A key never places two orders.
     - 409 `request_in_progress`: an earlier request may still be running. Retry after the number of
       seconds in `Retry-After`.
     - 422: the key was used for other items, quantities or prices.
@@ -185,8 +185,8 @@ async def place_order(
     Keys are kept for 24 hours, separately for each user.
 
     After a 503 with an `order_id`, the order may have been placed: look for it with
-    `GET /orders/{order_id}`. If it is not there ORDER_TIMEOUT seconds after the 503, it was not
-    placed and never will be.
+    `GET /orders/{order_id}`. If it is not there ORDER_TIMEOUT seconds (10 by default)
+    after the 503, it was not placed and never will be.
     """
     ordered = [Item(each.product_id, each.quantity, each.unit_price) for each in items]
     order, is_replay = await own.place(once.key, ordered, caller.user_pk, deadline)
@@ -211,8 +211,8 @@ async def list_orders(
     """List your orders.
 
     They are sorted from oldest to newest. Use `limit` and `after` to get the list in pages. With a
-    `status`, orders are sorted by when they got that status, to which `since` and `until` also
-    refer.
+    `status`, they are sorted by when they got that status, and `since` and `until` refer to that
+    time.
 
     Administrators see the orders of all customers. So does everyone if AUTH_REQUIRED is false.
     """

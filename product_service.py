@@ -210,7 +210,7 @@ async def delete_product(pk: Pk, products: Catalogue) -> None:
 async def change_stock(pk: Pk, body: StockChange, products: Catalogue, once: OncePerKey) -> Product:
     """Add or remove stock.
 
-    No more units can be removed than are available. At most 1,000,000,000 can be on hand.
+    Only available units can be removed. At most 1,000,000,000 units can be on hand.
 
     With an `Idempotency-Key`, the change takes effect once in 24 hours. Repeats return the product
     in its current state, with `Idempotent-Replayed: true`. Using the key for another change returns
@@ -235,9 +235,9 @@ async def get_stock(pk: Pk, products: Catalogue) -> Stock:
 async def list_reservations(
     pk: Pk, request: Request, paging: AnyPaging, products: Catalogue
 ) -> Response:
-    """List the live reservations of a product.
+    """List the active reservations of a product.
 
-    These are neither released nor shipped. They are sorted by the `pk` of the order.
+    They are neither released nor shipped, and are sorted by the `pk` of the order.
     """
     return await listing(request, paging, partial(products.reservations_page, pk), RESERVATIONS)
 
@@ -260,8 +260,9 @@ async def reserve(
 ) -> Reservation:
     """Reserve units for an order.
 
-    Stock is checked and reserved in one step. A repeat returns 200 and reserves nothing more. A
-    409 `price_changed` or `insufficient_quantity` is final for this order, even if stock is added.
+    Stock is checked and reserved in one step. A repeat returns 200 and reserves nothing more. After
+    a 409 `price_changed` or `insufficient_quantity`, repeats within ten minutes return the same,
+    even if stock has been added.
     """
     reservation, is_new = await products.reserve(pk, order_pk, body.quantity, body.unit_price)
     response.status_code = 201 if is_new else 200
@@ -272,8 +273,8 @@ async def reserve(
 async def release(pk: Pk, order_pk: OfOrder, products: Catalogue) -> None:
     """Release the units of an order.
 
-    Repeats have no further effect. The order cannot reserve units of this product again. The
-    product need not exist.
+    Repeats have no further effect. For ten minutes, the order cannot reserve units of this product
+    again. This works even if the product does not exist.
     """
     await products.release(pk, order_pk)
 

@@ -1,4 +1,4 @@
-"""Runs all checks: sets up `.venv`, then runs ruff, mypy and pytest, which gets the arguments."""
+"""Runs all checks: sets up `.venv`, then runs ruff, mypy and pytest with any given arguments."""
 
 import subprocess
 import sys

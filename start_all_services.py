@@ -7,8 +7,8 @@ import sys
 
 if not (3, 11) <= sys.version_info < (3, 15):
     sys.exit(
-        "ShopSphere needs Python 3.11 to 3.14, and this is Python %d.%d. "
-        "Install another from https://www.python.org/downloads/ and use that."
+        "ShopSphere needs Python 3.11 to 3.14, but this is Python %d.%d. "
+        "Install one of those from https://www.python.org/downloads/ and use it."
         % sys.version_info[:2]
     )
 

@@ -41,7 +41,7 @@ ASKS_FOR_A_TOKEN = {"product": "/products/0/stock", "user": "/me", "order": "/or
 TIMEOUT_SECONDS = 5
 AUDITED = ("product service", "order service", "storage")
 PARTS_OF_REDIS = ("persistence", "eviction", "replication")
-NO_REPAIR = "no automatic repair: cancel the PLACED orders above; correct other numbers in Redis"
+NO_REPAIR = "no automatic repair: cancel the PLACED orders above and correct other numbers in Redis"
 
 
 class Line(NamedTuple):
@@ -146,7 +146,7 @@ class Looked(NamedTuple):
 def look_at(name: str, settings: Settings) -> Looked:
     """Check whether a service is running and ready."""
     url: str = getattr(settings, f"{name}_service_url")
-    state, text, storage = "failed", f"{url} does not respond as the {name} service does", None
+    state, text, storage = "failed", f"no valid response from the {name} service at {url}", None
     token = Tokens(settings.jwt_secrets, 1).issue("test_connection", Role.SERVICE)
     has_our_secret = None
     with session(NO_RETRY, settings.ca_file) as http:
@@ -191,9 +191,9 @@ def check(settings: Settings) -> Iterator[Line]:
     others = [name for name, looked in found.items() if looked.has_our_secret is False]
     if others and any(looked.has_our_secret for looked in found.values()):
         text = f"differs between the {' and '.join(others)} service and the others, so they reject "
-        yield Line("JWT_SECRET", "failed", text + "each other's tokens. Restart all with one.")
+        yield Line("JWT_SECRET", "failed", text + "each other's tokens. Restart all with the same.")
     elif others:
-        text = "the services use a different one from the one set here"
+        text = "differs from the one that the services use"
         yield Line("JWT_SECRET", "warning", text)
     elif len(settings.jwt_secret.get_secret_value().encode()) < MIN_SECRET_BYTES:
         text = "the default or too short: anyone who guesses it can forge tokens"
@@ -216,7 +216,7 @@ def audit(settings: Settings, wants_repair: bool, is_sure: bool) -> Iterator[Lin
 
     def wait() -> None:
         seconds = settings.settle_after + 2 * settings.settle_interval
-        print(f"There are differences. Looking again in {seconds:g} s.", file=sys.stderr)
+        print(f"Found differences. Checking again in {seconds:g} s.", file=sys.stderr)
         time.sleep(seconds)
 
     try:
@@ -246,7 +246,7 @@ def _agrees(strays: Sequence[Finding]) -> bool:
     units = count(sum(stray.units for stray in strays), "unit")
     states = " or ".join(sorted({stray.state for stray in strays}))
     orders = count(len({stray.order_pk for stray in strays}), f"{states} order")
-    note = " Units of SHIPPED orders become shipped." if "SHIPPED" in states else ""
+    note = " Units of SHIPPED orders count as shipped instead." if "SHIPPED" in states else ""
     print(f"Release {units} held for {orders}?{note} [y/N] ", end="", flush=True)
     return sys.stdin.readline().strip().lower() == "y"
 
@@ -254,15 +254,13 @@ def _agrees(strays: Sequence[Finding]) -> bool:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the table, and the audit if wanted; return 0 if all is well, 2 for wrong settings,
     otherwise 1."""
-    wait = (
-        "An audit that finds something looks again after 40 s (SETTLE_AFTER + 2 * SETTLE_INTERVAL)."
-    )
+    wait = "If an audit finds errors, it repeats after 40 s (SETTLE_AFTER + 2 * SETTLE_INTERVAL)."
     parser = argparse.ArgumentParser(description="Check that everything is running.", epilog=wait)
-    parser.add_argument("--audit", action="store_true", help="check that the stock adds up")
+    parser.add_argument("--audit", action="store_true", help="also check that stock matches orders")
     repair = "audit, and release units held for orders that do not exist"
     parser.add_argument("--repair", action="store_true", help=repair)
     parser.add_argument("--yes", action="store_true", help="repair without asking")
-    parser.add_argument("--json", action="store_true", help="print one JSON object instead")
+    parser.add_argument("--json", action="store_true", help="print one JSON object, not a table")
     options = parser.parse_args(arguments)
     if options.json and options.repair and not options.yes:
         parser.error("--repair asks for confirmation: with --json, add --yes")
@@ -284,7 +282,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.audit or options.repair:
         audited = audit(settings, options.repair, options.yes)
         if any(line.name in AUDITED and line.state == "failed" for line in table["lines"]):
-            audited = iter([Line("audit", "failed", "not done: first fix what FAILED above")])
+            audited = iter([Line("audit", "failed", "not done: first fix each line that FAILED")])
         table["audit"] = list(shown(audited))
         is_good = is_good and table["audit"][-1].is_good
     if options.json:

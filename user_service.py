@@ -53,7 +53,7 @@ class Login(Body):
 
 class PasswordChange(Body):
     current_password: AnyPassword = Field(examples=["securepass123"])
-    password: Password = Field(examples=["securepass123"], description="The new password.")
+    password: Password = Field(examples=["newsecurepass456"], description="The new password.")
 
 
 class Deletion(Body):

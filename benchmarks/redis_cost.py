@@ -119,14 +119,14 @@ def show_order(servers: Stage) -> None:
         placed = place()
         for name, pid in pids.items():
             each = (cpu_seconds(pid) - before[name]) / placed * 1000
-            print(f"{name}: {each:.2f} ms of CPU an order, {how}")
+            print(f"{name}: {each:.2f} ms of CPU per order, {how}")
         return placed
 
     place_one_by_one(orders, pk)  # scripts are loaded, connections opened
     redis.client.config_resetstat()
     placed = show("one at a time", lambda: place_one_by_one(orders, pk))
     for command, figures in sorted(redis.client.info("commandstats").items()):
-        print(f"  {command.removeprefix('cmdstat_')}: {figures['calls'] / placed:.2f} an order")
+        print(f"  {command.removeprefix('cmdstat_')}: {figures['calls'] / placed:.2f} per order")
     show(f"{CONNECTIONS} at a time", lambda: place_orders(orders, pk, 5).requests)
 
 

@@ -454,7 +454,7 @@ def start(stage: Stage, effort: Effort) -> Iterator[Sample]:
     for port in (8000, 8001, 8002):
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)) == 0:
-                raise CannotMeasure(f"port {port} is in use, and the start needs it")
+                raise CannotMeasure(f"port {port} is in use, but the launcher needs it")
     for _ in range(min(effort.rounds, 5)):
         bare = _seconds_to_start_bare(stage)
         own = _seconds_to_start_ours()

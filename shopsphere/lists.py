@@ -41,7 +41,7 @@ async def _position(records: Records, listing: Listing, after: str) -> int:
     found = await records.position(listing, after) if is_pk(after) else None
     if found is None:
         raise InvalidRequest(
-            ("after", "must be a cursor of this list (Link, X-Cursor), or the pk of an item in it")
+            ("after", "must be a cursor of this list, from Link or X-Cursor, or the pk of an item")
         )
     return found
 

@@ -30,7 +30,7 @@ _PLAINER = {
     "int_parsing": "must be a whole number",
     "float_parsing": "must be a number",
     "bool_parsing": "must be true or false",
-    "string_type": "must be a text",
+    "string_type": "must be a string",
 }
 
 
@@ -50,13 +50,13 @@ def _service_url(url: str) -> str:
 
 def _host(host: str) -> str:
     if not re.fullmatch(r"[\w.:-]+", host):
-        raise ValueError("must be the name or an address of a machine, such as localhost")
+        raise ValueError("must be a host name or address, such as localhost or 10.0.0.5")
     return host
 
 
 def _prefix(prefix: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9_.:-]{1,64}", prefix) or prefix.strip(":") != prefix:
-        raise ValueError("must be 1 to 64 letters, digits, '_', '.', '-' or inner ':'")
+        raise ValueError("must be 1 to 64 letters, digits or '_.-:', with no ':' at either end")
     return prefix
 
 
@@ -70,7 +70,7 @@ ORIGIN = (
 def _origins(text: str) -> str:
     if not all(re.fullmatch(ORIGIN, part.strip()) for part in text.split(",") if part.strip()):
         example = "https://shop.example,https://*.shop.example"
-        raise ValueError(f"must be * or origins as browsers send them, such as {example}")
+        raise ValueError(f"must be * or comma-separated origins as browsers send them: {example}")
     return text
 
 
@@ -79,7 +79,7 @@ def _ca_file(file: str) -> str:
         if file:
             ssl.create_default_context(cafile=file)
     except OSError:
-        raise ValueError("must be a readable file of certificates in PEM format") from None
+        raise ValueError("must be a readable file of PEM certificates") from None
     return file
 
 
@@ -91,7 +91,7 @@ def failures_in_seconds(limit: str) -> tuple[int, int]:
     """Return how many failed logins a LOGIN_LIMIT allows in how many seconds; raise ValueError."""
     found = re.fullmatch(LOGIN_LIMIT, limit.lower())
     if found is None:
-        raise ValueError("must be one limit, such as 10/minute or 100/2 hours")
+        raise ValueError("must be a limit such as 10/minute or 100/2 hours")
     failures, multiple, unit = found.groups()
     return int(failures), int(multiple or 1) * UNIT_SECONDS[unit]
 
@@ -150,14 +150,14 @@ class Settings(BaseModel):
         is_unused = not secret and info.field_name == "jwt_secret_old"
         is_short = len(secret.get_secret_value().encode()) < MIN_SECRET_BYTES
         if is_short and not is_unused and info.data.get("auth_required"):
-            raise ValueError("must be a secret of 32 bytes or more where AUTH_REQUIRED is true")
+            raise ValueError("must have at least 32 bytes if AUTH_REQUIRED is true")
         return secret
 
     @field_validator("admin_password")
     @classmethod
     def _whole_administrator(cls, password: SecretStr, info: pydantic.ValidationInfo) -> SecretStr:
         if "admin_email" in info.data and bool(password) != bool(info.data["admin_email"]):
-            raise ValueError("must be set where ADMIN_EMAIL is, and only there")
+            raise ValueError("must be set together with ADMIN_EMAIL")
         if password and not MIN_PASSWORD_LENGTH <= len(password) <= MAX_PASSWORD_LENGTH:
             raise ValueError("must have 8 to 128 characters")
         return password
@@ -258,7 +258,7 @@ def _read(file: Path, name: str) -> str:
     try:
         return file.read_text("utf-8-sig")
     except UnicodeDecodeError:
-        raise CannotStart(f"{name} is not in UTF-8: save it as UTF-8.") from None
+        raise CannotStart(f"{name} is not in UTF-8. Save it as UTF-8.") from None
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", "its name is not valid")
         raise CannotStart(f"{name} cannot be read: {why}.") from None

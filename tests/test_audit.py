@@ -102,7 +102,7 @@ def test_a_placed_order_without_a_reservation_is_named_and_stays(shop: Shop, run
     adds_up, printed = run(repair=True)
     assert not adds_up
     assert f"product {other}" not in printed
-    assert f"product {product}: 0 units held for PLACED order {order} of 2\n" in printed
+    assert f"product {product}: 0 units held for PLACED order {order}, not 2\n" in printed
     assert "repair           FAILED   no automatic repair: cancel the PLACED orders" in printed
 
 
@@ -112,7 +112,7 @@ def test_an_order_of_a_product_that_is_lost_is_named(
     product = shop.new_product(10)
     order = shop.placed(product, 2)
     redis_server.client.delete(*redis_server.client.scan_iter(f"*{{{product}}}*"))
-    assert f"product {product}: 0 units held for PLACED order {order} of 2\n" in run()[1]
+    assert f"product {product}: 0 units held for PLACED order {order}, not 2\n" in run()[1]
 
 
 def test_what_is_off_only_at_the_first_look_was_under_way(shop: Shop) -> None:
@@ -132,7 +132,7 @@ def test_what_is_off_only_at_the_first_look_was_under_way(shop: Shop) -> None:
     [
         ("status", "PLACED", "CANCELLED", "2 units held for CANCELLED order {}\n", (10, 10, 0, 0)),
         ("status", "PLACED", "SHIPPED", "2 units held for SHIPPED order {}\n", (10, 8, 0, 2)),
-        ("items_json", ",2,", ",5,", "2 units held for PLACED order {} of 5\n", (10, 8, 2, 0)),
+        ("items_json", ",2,", ",5,", "2 units held for PLACED order {}, not 5\n", (10, 8, 2, 0)),
     ],
 )
 def test_an_order_that_changed_unheard_is_named_and_told_again_by_a_repair(
@@ -154,8 +154,8 @@ def test_an_order_that_changed_unheard_is_named_and_told_again_by_a_repair(
         ({"received": 13}, "does not add up: received 13, available 5, reserved 3, shipped 2"),
         ({"available": -5, "received": 0}, "up: received 0, available -5, reserved 3, shipped 2"),
         ({"reserved": 6, "received": 13}, "reserved is 6, but its reservations hold 3"),
-        ({"shipped": 5, "received": 13}, "shipped is 5, but its SHIPPED orders are of 2"),
-        ({"shipped": 1, "received": 9}, "shipped is 1, but its SHIPPED orders are of 2"),
+        ({"shipped": 5, "received": 13}, "shipped is 5, but its SHIPPED orders contain 2"),
+        ({"shipped": 1, "received": 9}, "shipped is 1, but its SHIPPED orders contain 2"),
     ],
 )
 def test_a_figure_that_is_off_is_named_with_by_how_much(
@@ -184,5 +184,5 @@ def test_what_cannot_be_compared_is_not(run: Run) -> None:
         adds_up, printed = run(repair=True, order_service_url=url)
     assert not adds_up
     assert printed.startswith("audit            FAILED   ")
-    assert "responds with 200, but not as a ShopSphere service does" in printed
+    assert "responds with 200, but not like a ShopSphere service" in printed
     assert f"FAILED   {url}/orders does not respond" in run(order_service_url=url)[1]

@@ -95,10 +95,10 @@ def test_the_exit_status_tells_whether_the_stock_adds_up(shop: Trio, main: Main)
     assert main("--audit")[0] == 1
     status, printed, told = main("--audit", "--repair", "--yes")
     assert (status, printed.splitlines()[-1][:25]) == (0, "audit            ok      ")
-    assert told == "There are differences. Looking again in 0.4 s.\n"
+    assert told == "Found differences. Checking again in 0.4 s.\n"
     for wrong in ({"AUTH_REQUIRED": "false"}, {"JWT_SECRET": "another secret of 32 bytes or more"}):
         status, printed, _ = main("--audit", **wrong)
-        assert (status, "Set AUTH_REQUIRED and JWT_SECRET here" in printed) == (1, True)
+        assert (status, "services' AUTH_REQUIRED and JWT_SECRET" in printed) == (1, True)
 
 
 def test_what_it_cannot_do_is_said_in_a_line(shop: Trio, main: Main) -> None:
@@ -108,7 +108,7 @@ def test_what_it_cannot_do_is_said_in_a_line(shop: Trio, main: Main) -> None:
         for url in (shop.user.url, elsewhere):
             status, printed, _ = main("--audit", ORDER_SERVICE_URL=url)
             assert status == 1
-            assert printed.endswith("FAILED   not done: first fix what FAILED above\n")
+            assert printed.endswith("FAILED   not done: first fix each line that FAILED\n")
     status, printed, errors = main(REDIS_PORT="six")
     assert (status, printed, errors.count("\n")) == (2, "", 1)
     assert errors.startswith("REDIS_PORT ")
@@ -166,7 +166,7 @@ def test_a_service_on_another_storage_is_named(shop: Trio) -> None:
 
 
 def test_services_whose_secrets_differ_fail(shop: Trio) -> None:
-    text = "the services use a different one from the one set here"
+    text = "differs from the one that the services use"
     assert look(shop, JWT_SECRET="x" * 32)["JWT_SECRET"] == ("warning", text)
     with answering(b'{"service": "order", "storage": "redis"}') as takes_every_token:
         table = look(shop, JWT_SECRET="y" * 32, ORDER_SERVICE_URL=takes_every_token)
@@ -179,7 +179,7 @@ def test_what_answers_as_something_else_is_not_taken_for_a_service() -> None:
     for body in (b"[" * 9999, IN_MEMORY % b"user", b'{"service": "order", "storage": {}}'):
         with answering(body) as url:
             line = test_connection.look_at("order", settings_of({"ORDER_SERVICE_URL": url})).line
-        text = f"{url} does not respond as the order service does"
+        text = f"no valid response from the order service at {url}"
         assert line == ("order service", "failed", text)
 
 
@@ -230,7 +230,7 @@ def test_a_redis_that_refuses_us_is_said_and_one_without_hello_served(tmp_path: 
         client.config_set("requirepass", "a-guess")
         served, *_ = test_connection.redis_lines(settings)
     assert (refused.state, served.state) == ("failed", "ok")
-    assert "refuses us" in refused.text
+    assert "refuses the connection" in refused.text
     assert "REDIS_PASSWORD" in refused.text
     assert "a-guess" not in refused.text
 

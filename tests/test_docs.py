@@ -226,7 +226,7 @@ def test_in_a_closed_shop_the_administrator_adds_products_and_customers_order_th
         url = shop.product.url
         refused = pages.run(f"python -m shopsphere.tools.demo {url}", {})
         assert refused.startswith("--demo added no products: ")
-        assert "Set AUTH_REQUIRED and JWT_SECRET here as" in refused
+        assert "services' AUTH_REQUIRED and JWT_SECRET" in refused
         for variable, value in chosen.items():
             monkeypatch.setenv(variable, value)
         assert demo.add_products(url).startswith("--demo added 12 products")

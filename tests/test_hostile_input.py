@@ -255,7 +255,7 @@ def test_a_limit_or_cursor_or_search_that_can_be_none_is_refused(client: Checked
 def test_what_is_wrong_is_said_in_plain_words_and_not_without_end() -> None:
     with running("product", {"USE_REDIS": "false"}) as products:
         assert faults(products.post("/products", json={"name": 5, "quantity": "5"})) == {
-            "name": "must be a text",
+            "name": "must be a string",
             "price": "is required",
             "quantity": "must be a whole number",
         }

@@ -162,7 +162,7 @@ def test_open_to_others_it_says_so_and_ends_when_a_service_dies(copy: Path) -> N
     with launched(copy, "--host", "0.0.0.0", **no_redis) as launcher:
         launcher.wait_for("  order    http")
         assert launcher.output.count("storage: memory") == 3
-        launcher.wait_for("\nTo keep it, start Redis first")
+        launcher.wait_for("\nTo keep it, start Redis before")
         once = ("AUTH_REQUIRED is false", "IN MEMORY and lost when the services stop", "IN MEMORY")
         assert [launcher.output.count(warning) for warning in once] == [1, 1, 1]
         assert "DEBUG   GET / " not in launcher.output  # what it asks itself
@@ -190,7 +190,7 @@ def test_on_other_ports_the_three_find_each_other_whatever_the_settings_say(copy
         order = {"product_id": product["pk"], "quantity": 1}
         assert requests.post(f"{urls['order']}/order", json=order, timeout=10).ok
         error = error_of(copy, "--port", str(first))
-        assert f"port {first + 2} is in use, which the order service needs. ShopSphere is" in error
+        assert f"port {first + 2} is in use, but the order service needs it. ShopSphere is" in error
 
 
 @pytest.mark.parametrize("port", ["0", "-1", "65534", "99999999999", "http", "8000.0", ""])
@@ -278,16 +278,16 @@ def test_every_port_in_use_is_named_in_one_sentence_whatever_listens_there(copy:
 
         threading.Thread(target=answer_in_another_protocol).start()
         error = error_of(copy)
-    reasons = [f"port {at} is in use, which the {name} service needs" for name, at in PORTS.items()]
+    causes = [f"port {at} is in use, but the {name} service needs it" for name, at in PORTS.items()]
     advice = "Another program uses it: stop it, or use another --port."
-    assert error == f"Error: {'; '.join(reasons)}. {advice}\n"
+    assert error == f"Error: {'; '.join(causes)}. {advice}\n"
 
 
 @needs_fixed_ports
 def test_a_redis_that_cannot_be_had_is_said_in_one_sentence(copy: Path) -> None:
     with create_server(("127.0.0.1", REDIS_PORT)):
         error = error_of(copy, "--redis")
-    assert error.startswith(f"Error: port {REDIS_PORT} is in use. If that is Redis, omit --redis")
+    assert error.startswith(f"Error: port {REDIS_PORT} is in use. If Redis uses it, omit --redis")
     (copy / ".venv" / "bin" / "redis-server").rename(copy / "redis-server")
     error = error_of(copy, "--redis", PATH="")
     assert error == "Error: --redis needs a redis-server: install it with your package manager.\n"
@@ -327,7 +327,7 @@ def test_a_python_that_is_too_old_or_too_new_is_told_so(
     for script in ("run_tests.py", "start_all_services.py"):
         result = run(copy, BARE_PYTHON, script, **pretended)
         assert result.returncode == 1
-        said = f"ShopSphere needs Python 3.11 to 3.14, and this is Python 3.{minor}. Install "
+        said = f"ShopSphere needs Python 3.11 to 3.14, but this is Python 3.{minor}. Install "
         assert result.stderr.startswith(said)
         assert result.stderr.count("\n") == 1
         ast.parse((copy / script).read_text(), feature_version=(3, 6))  # they can read it
@@ -381,4 +381,4 @@ def test_a_failure_of_pip_is_said_each_time_it_is_tried(copy: Path) -> None:
     for _ in range(2):
         error = error_of(copy)
         assert "No matching distribution found for no-such-package==9" in error
-        assert "\nError: pip failed. The lines above say why. Is there a network?" in error
+        assert "\nError: pip failed. The lines above say why. Check the network." in error

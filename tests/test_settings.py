@@ -26,7 +26,7 @@ def env_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     ("variable", "wrong", "what_it_may_be"),
     [
         ("USE_REDIS", "maybe", "'true', 'false' or 'required'"),
-        ("REDIS_HOST", f"user:{SECRET}@localhost", "name or an address"),
+        ("REDIS_HOST", f"user:{SECRET}@localhost", "host name or address"),
         ("REDIS_PORT", "six", "must be a whole number"),
         ("REDIS_PORT", "0", "greater than or equal to 1"),
         ("REDIS_PORT", "65536", "less than or equal to 65535"),

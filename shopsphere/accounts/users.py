@@ -82,7 +82,7 @@ class Users:
         """Start a session. Raise TooManyLogins, or InvalidCredentials, after the same time for an
         unknown address as for a wrong password.
 
-        A hash with other rounds than are set now is renewed.
+        A hash made with a different BCRYPT_ROUNDS is replaced.
         """
         async with self._throttle.attempt(client, email):
             while True:  # the password may be changed while it is verified
@@ -119,7 +119,7 @@ class Users:
             await self._records.change(rule, Sessions(pk=token.user_pk))
 
     async def has_password(self, user: User | None, password: str) -> bool:
-        """Return whether a password is this user's; false after the same time for None."""
+        """Return whether a password is this user's; for None, return false after the same time."""
         return await self._passwords.verify(password, user.password_hash if user else None)
 
     async def change_password(

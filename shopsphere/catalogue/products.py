@@ -28,7 +28,7 @@ class Products:
     async def create(
         self, name: str, price_cents: int, quantity: int, key: str | None = None
     ) -> tuple[Product, bool]:
-        """Put a new product on sale. It is listed last, so a listed product is readable.
+        """Put a new product on sale. Listing it comes last, so every listed product can be read.
 
         Return it, and whether this is a repeat: within a day, a key creates only one product. Raise
         ProductNotFound if that was deleted, IdempotencyKeyReused for a different product.
@@ -154,7 +154,7 @@ class Products:
         return record.stock()
 
     async def reservations_page(self, pk: str, after: str | None, limit: int) -> Page[Reservation]:
-        """Return the live reservations (neither released nor shipped), sorted by order pk.
+        """Return the active reservations (neither released nor shipped), sorted by order pk.
 
         There may be fewer than `limit`, even before the end, while orders end. `after` is the pk of
         an order. Raise ProductNotFound; a deleted product still has its reservations.

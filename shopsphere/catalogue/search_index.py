@@ -84,6 +84,6 @@ def from_cursor(cursor: str, folded_text: str) -> str:
         suffix, pk = "", ""
     if not is_pk(pk) or not suffix.startswith(prefix(folded_text)):
         raise InvalidRequest(
-            ("after", "is not a cursor of this search; take it from Link or X-Cursor")
+            ("after", "is not a cursor of this search; use one from Link or X-Cursor")
         )
     return f"{suffix}\0{pk}\1"

@@ -194,7 +194,7 @@ class StoreUnavailable(Unavailable, code="storage_unavailable"):
 
 
 class StorageMismatch(Unavailable, code="storage_mismatch"):
-    sentence = "The order and product services use different storages. Run both on the same one."
+    sentence = "The order and product services use different storage. Run both on the same one."
 
 
 class ProductServiceUnavailable(Unavailable, code="product_service_unavailable"):

@@ -13,9 +13,9 @@ def _cents(value: object) -> int:
         raise ValueError("must be a number, such as 19.99")
     cents = Decimal(repr(value)) * 100
     if not (cents.is_finite() and 0 <= cents <= MAX_PRICE * 100):
-        raise ValueError("must be from 0 to 1000000.00")
+        raise ValueError("must be from 0 to 1,000,000")
     if cents % 1:
-        raise ValueError("must have at most 2 decimals")
+        raise ValueError("must have at most 2 decimal places")
     return int(cents)
 
 

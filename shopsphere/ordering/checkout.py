@@ -32,7 +32,7 @@ log = logging.getLogger("shopsphere.ordering")
 
 @dataclass
 class Checkout:
-    """The commands of customers and of the shop. Each is safe to repeat after any failure.
+    """The commands of customers and administrators. Each is safe to repeat after any failure.
 
     `settling` finishes what is interrupted; one request holds an idempotency key for
     `lease_seconds`; `orders` are those that were placed.
@@ -171,7 +171,7 @@ class Checkout:
                 await self.settling.notify(note.command, note.order_pk, product_pks)
                 await self.records.remove_note(note.text)
         except (Unavailable, TimeoutError):
-            log.warning("interrupted; settling will finish it: %s", note.text)
+            log.warning("command interrupted; settling will finish it: %s", note.text)
 
     async def _free(self, rule: Callable[[float, KeyRecord], None], key: str | None) -> None:
         """Free a key or end its lease with this rule; if that fails, the lease ends by itself.

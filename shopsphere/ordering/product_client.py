@@ -184,7 +184,7 @@ class ProductClient:
                 send = partial(copy_context().run, self._send, request, send_by)
                 response = await loop.run_in_executor(self._threads, send)
             except (requests.RequestException, HTTPError) as error:
-                log.warning("the product service is unreachable: %s", reason_of(error))
+                log.warning("no response from the product service: %s", reason_of(error))
             else:
                 if response.status not in TRY_AGAIN:
                     return response

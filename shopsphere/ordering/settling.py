@@ -86,7 +86,7 @@ class Settling:
             await self.notify(pending.command, pending.order_pk, pending.product_pks)
         if await self.records.remove_note(pending.text):
             self.metrics.settled.labels(status_of(order).lower()).inc()
-            log.info("settled order %s: it is %s", pending.order_pk, status_of(order))
+            log.info("settled order %s; its status is now %s", pending.order_pk, status_of(order))
         return order
 
     async def settle_order(self, pk: str, product_pk: str) -> Outcome:
@@ -136,7 +136,7 @@ class Settling:
             except (ReservationReleased, ReservationShipped) as refusal:
                 self.metrics.inconsistent.inc()
                 what = f"order {order_pk}, product {product_pk}: {refusal.detail}"
-                log.error("inconsistent: %s Run test_connection.py --audit.", what)
+                log.error("inconsistent: %s Run: python test_connection.py --audit", what)
 
         results = await asyncio.gather(*map(notify_of, product_pks), return_exceptions=True)
         for result in results:

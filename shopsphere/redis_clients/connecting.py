@@ -34,8 +34,8 @@ def _client(settings: Settings) -> ShopRedis:
         try_options(client.connection_pool)
         return client
     except (ValueError, TypeError, OSError, RedisError, RedisClusterException):
-        wrong = "a wrong form (see .env.example), an unknown option or an unusable certificate"
-        raise CannotStart(f"REDIS_URL, or REDIS_HOST, has {wrong}.") from None
+        wrong = "is malformed, or has an unknown option or an unusable certificate"
+        raise CannotStart(f"REDIS_URL (or REDIS_HOST) {wrong}. See .env.example.") from None
 
 
 async def connect(settings: Settings) -> ShopRedis:
@@ -66,19 +66,19 @@ async def _serves(client: ShopRedis, probe: str) -> bool:
         if came_of(error, exceptions.BusyLoadingError):
             return False
         if came_of(error, ssl.SSLError):
-            reason = f"Redis cannot be trusted ({error}). Check its certificate and ssl_ca_certs."
+            reason = f"TLS to Redis failed ({error}). Check its certificate and ssl_ca_certs."
             raise CannotStart(reason) from error
         is_refusal = came_of(error, exceptions.AuthenticationError, exceptions.NoPermissionError)
         if not is_refusal and not isinstance(error, MasterNotFoundError):
             if is_there and cannot_serve(error):
-                log.warning("Redis responds, but cannot write now: %s", error)
+                log.warning("Redis responds, but does not accept writes now: %s", error)
                 return True
             if came_of(error, OSError) and not came_of(
                 error, BrokenPipeError, ConnectionResetError
             ):
                 raise NothingResponds from error
-        reason = f"Redis is there but refuses us ({error})"
-        advice = "REDIS_URL (rediss:// for TLS), or REDIS_HOST, user and REDIS_PASSWORD; maxclients"
+        reason = f"Redis responds but refuses the connection ({error})"
+        advice = "REDIS_URL (rediss:// for TLS), REDIS_USERNAME, REDIS_PASSWORD and maxclients"
         raise CannotStart(f"{reason}. Check {advice}.") from error
     return True
 
@@ -98,4 +98,4 @@ async def require_rights(client: ShopRedis, commands: Iterable[str]) -> None:
                     missing.append(command.split()[0])
     if missing:
         names = ", ".join(missing)
-        raise CannotStart(f"The Redis user may not run {names}. Give it what docs/redis.md lists.")
+        raise CannotStart(f"The Redis user may not run {names}. See docs/redis.md.")

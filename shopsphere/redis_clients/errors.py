@@ -47,7 +47,7 @@ def our_errors() -> Iterator[None]:
             raise asyncio.CancelledError
     except (RedisError, RedisClusterException) as error:
         if cannot_serve(error):
-            log.warning("Redis cannot serve now: %s: %.300s", type(error).__name__, error)
+            log.warning("Redis is unavailable: %s: %.300s", type(error).__name__, error)
             raise StoreUnavailable from error
         raise
 

@@ -124,11 +124,11 @@ class Shop:
                 return found, response.headers["X-Cursor"] if response.links else ""
             detail = found["detail"]
         except (ValueError, LookupError, TypeError) as error:
-            raise ShopUnavailable(f"{what}, but not as a ShopSphere service does") from error
+            raise ShopUnavailable(f"{what}, but not like a ShopSphere service") from error
         if response.status_code == 404 and method == "GET":
             return None, ""
         if response.status_code in (401, 403):
-            detail += " Set AUTH_REQUIRED and JWT_SECRET here as for the services."
+            detail += " Use the services' AUTH_REQUIRED and JWT_SECRET here."
         raise ShopUnavailable(f"{what}: {detail}")
 
 
@@ -216,13 +216,13 @@ def _found_twice(pk: str, first_look: _Look, second_look: _Look) -> Iterator[Fin
     for state, order_pk, quantity, held in sorted(first_look.strays(pk) & second_look.strays(pk)):
         text = f"{count(held, 'unit')} held for {state} order {order_pk}"
         if state == "PLACED":
-            yield Finding(pk, f"{text} of {quantity}")
+            yield Finding(pk, f"{text}, not {quantity}")
         else:
             yield Finding(pk, text, order_pk, held, state)
     # An order becomes SHIPPED before its units count as shipped. So the second look's orders must
     # cover the first look's `shipped`, and its `shipped` must cover the first look's orders.
     if first["shipped"] > second["sent"] or shipped < first["sent"]:
-        yield Finding(pk, f"shipped is {shipped}, but its SHIPPED orders are of {second['sent']}")
+        yield Finding(pk, f"shipped is {shipped}, but its SHIPPED orders contain {second['sent']}")
 
 
 def _adds_up(sums: dict[str, int]) -> bool:

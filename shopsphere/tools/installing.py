@@ -52,5 +52,5 @@ def _install(requirements: str) -> None:
         run_to_end([str(PYTHON), "-m", "ensurepip", "--default-pip"])
     command = [str(PYTHON), "-m", "pip", "--disable-pip-version-check", "install"]
     if run_to_end([*command, "--progress-bar", "off", "-r", str(ROOT / requirements)]):
-        advice = "Is there a network? If pip itself is missing: delete .venv, then start again."
+        advice = "Check the network. If pip itself is missing, delete .venv and start again."
         raise LauncherError(f"pip failed. The lines above say why. {advice}")

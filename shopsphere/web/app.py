@@ -72,7 +72,7 @@ def create_app(
             service.own = await closing.enter_async_context(opening(service))
             for variable, meant in Settings.misspelt():
                 log.warning("Unknown setting %s. Did you mean %s?", variable, meant)
-            log.info("the %s service stores its records in %s", name, service.opened.storage)
+            log.info("the %s service stores its data in %s", name, service.opened.storage)
             if not settings.auth_required:
                 log.warning("AUTH_REQUIRED is false: anyone can do anything; development only")
             # Scanning what exists by now for garbage would take a quarter of a read on Redis.

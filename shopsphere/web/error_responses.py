@@ -39,8 +39,8 @@ class ErrorBody(BaseModel):
     """The body of every error: `detail` is a sentence for people, `code` is for programs.
 
     Some codes add fields. `errors` lists what is wrong with the request. `available` is the number
-    of units available, `unit_price` the current price, `product_id` the product of the order that
-    caused the error. `order_id` identifies an order that may have been placed.
+    of units available, `unit_price` the current price, `product_id` the ordered product that caused
+    the error. `order_id` identifies an order that may have been placed.
     """
 
     detail: str
@@ -102,7 +102,7 @@ def _named(error: dict[str, Any]) -> tuple[str, str]:
         "extra_forbidden": "is not a field of this request",
         "model_attributes_type": "must be a JSON object, with Content-Type: application/json",
         "model_type": "must be a JSON object",
-        "string_pattern_mismatch": "must be a pk: 26 digits and capital letters",
+        "string_pattern_mismatch": "must be a ULID of 26 digits and capital letters",
     }
     message = messages.get(kind) or in_plain_words(kind, error["msg"])
     field = ".".join(str(part) for part in loc[1:]) or str(loc[0])

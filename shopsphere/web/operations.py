@@ -23,7 +23,7 @@ class Health(BaseModel):
     storage: StorageName = Field(examples=["redis"])
     fallback: bool = Field(
         examples=[False],
-        description="Whether memory is used because Redis was down at startup.",
+        description="Whether data is kept in memory because Redis was unreachable at startup.",
     )
     version: str = Field(default=__version__, examples=[__version__])
 
@@ -47,7 +47,7 @@ async def health(request: Request) -> Health:
 async def ready(request: Request) -> Health:
     """Check that the storage is available.
 
-    The response is 503 if it is not. Other services are not checked.
+    Returns 503 if it is not. Other services are not checked.
     """
     await service_of(request).opened.records.ping()
     return await health(request)
@@ -63,8 +63,7 @@ async def metrics(request: Request) -> Response:
     """Get metrics in Prometheus format.
 
     They include the number and duration of requests by route and status. The order service adds the
-    number of orders placed, refused and settled, and of commands pending at the last round of
-    settling.
+    numbers of orders placed, refused and settled, and of commands that settling last found pending.
 
     If AUTH_REQUIRED is true, send METRICS_TOKEN as the bearer token.
     """

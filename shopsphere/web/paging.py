@@ -20,7 +20,7 @@ MAX_LIMIT = 1000
 DEFAULT_LIMIT = 100
 STREAMED_AT_ONCE = 500
 """How many items of a whole list are read and held at a time."""
-AFTER = "Continue after this cursor, from `Link` or `X-Cursor`, or (not in searches) this `pk`."
+AFTER = "Continue after this item: a cursor from `Link` or `X-Cursor`, or (not in searches) a `pk`."
 
 ReadPage = Callable[[str | None, int], Awaitable[Page[T]]]
 
@@ -55,7 +55,7 @@ class Paging(BaseModel):
     """The requested part of a list; the whole list without `limit` and `after`."""
 
     limit: Limit | None = Field(
-        None, description="Number of items in the page. Without it, the whole list is sent."
+        None, description="Maximum number of items. Default: 100 with `after`, otherwise all."
     )
     after: str | None = Field(None, min_length=1, description=AFTER)
 
@@ -64,7 +64,7 @@ class ByEntry(Paging):
     """Paging of a list that can be read backwards."""
 
     order: Literal["newest"] | None = Field(
-        None, description="`newest`: newest first. `after` then continues with older ones."
+        None, description="`newest` lists the newest first; `after` then continues with older ones."
     )
 
     @property
@@ -75,10 +75,8 @@ class ByEntry(Paging):
 class InTime(ByEntry):
     """Paging of a list whose entries have a time."""
 
-    since: Moment | None = Field(
-        None, description="Only orders added to this list at this time or later."
-    )
-    until: Moment | None = Field(None, description="Only orders added before this time.")
+    since: Moment | None = Field(None, description="Only orders from this time or later.")
+    until: Moment | None = Field(None, description="Only orders from before this time.")
 
     @property
     def span(self) -> Span:
@@ -98,7 +96,7 @@ LINK = headers(
 )
 LIST: Responses = {200: {"headers": LINK}}
 COUNTED_LIST: Responses = {
-    200: {"headers": LINK | headers({"X-Total-Count": "The number of items in the whole list."})}
+    200: {"headers": LINK | headers({"X-Total-Count": "The number of items on all pages."})}
 }
 """For the `responses` of a route that returns a list."""
 
