@@ -126,7 +126,8 @@ def test_a_check_of_the_page_prints_what_it_says_to_each_client(shop: Trio, chec
 
 
 def test_what_is_not_listed_stays_inside(shop: Trio) -> None:
-    for path in ("/", "/ready", "/metrics", "/docs", "/openapi.json", "/productss", "/me/x"):
+    inside = "/", "/ready", "/metrics", "/docs", "/openapi.json"
+    for path in (*inside, "/productss", "/me/x", "/me%0a"):
         answer = shop.product.get(path)
         assert (answer.status_code, answer.json()["code"]) == (404, "not_found"), path
         assert "X-Request-ID" not in answer.headers, path  # no service was asked
@@ -138,6 +139,25 @@ def test_a_body_comes_to_the_service_whole_even_if_it_is_too_large(shop: Trio) -
     offer = {"Connection": "Upgrade, HTTP2-Settings", "Upgrade": "h2c", "HTTP2-Settings": ""}
     offering = shop.user.post("/refresh", {"refresh_token": "none"}, headers=offer)
     assert offering.json()["code"] == "invalid_refresh_token"
+
+
+def test_nginx_limits_requests_that_hash_a_password(shop: Trio) -> None:
+    answers = [shop.user.post("/register", {}) for _ in range(40)]
+    codes = {(answer.status_code, answer.json()["code"]) for answer in answers}
+    is_nginx = "nginx" in answers[0].headers["Server"]
+    limited = {(429, "too_many_requests")} if is_nginx else set()
+    assert codes == {(400, "invalid_request"), *limited}
+
+
+def test_proxies_close_idle_connections_before_the_services() -> None:
+    kept = int(in_the_image()["UVICORN_TIMEOUT_KEEP_ALIVE"])
+    for name in ("nginx.conf", "Caddyfile"):
+        text = (FOLDER / name).read_text(encoding="utf-8")
+        idle = re.findall(r"(?m)^ *(?:\t*keepalive|keepalive_timeout) (\d+)s", text)
+        assert idle, name
+        assert all(int(seconds) < kept for seconds in idle), name
+        [response] = re.findall(r"(?:read|response_header)_timeout (\d+)s", text)
+        assert int(response) > 120  # the most that ORDER_TIMEOUT can be
 
 
 @pytest.mark.parametrize("begun", [SLOW_HEAD, SLOW_BODY], ids=["head", "body"])

@@ -47,7 +47,7 @@ WORDS_OF_OTHERS = {
     *("curl", "exe", "powershell", "executionpolicy", "bypass", "scripts", "activate"),  # shells
     *("uv", "docker", "bash"),
     *("brand", "review_service", "reviews"),  # what the reader is to add
-    *("aof_rewrite_in_progress", "appendonlydir", "environmentfile"),  # Redis's and systemd's
+    *("appendonlydir", "environmentfile"),  # Redis's and systemd's
     *("parentbased_always_on", "parentbased_traceidratio", "traceparent"),  # OpenTelemetry's
     *("limits", "libpass", "a_code", "systemctl", "edit"),  # packages, one of many codes, systemd's
 }

@@ -75,6 +75,7 @@ def test_every_operation_says_what_it_is_for_and_shows_all_that_it_can_answer(
     tags = [tag["name"] for tag in document["tags"] if tag["description"].endswith(".")]
     operations = [each for path in document["paths"].values() for each in path.values()]
     assert tags == list(dict.fromkeys(tag for each in operations for tag in each["tags"]))
+    assert document["servers"] == [{"url": "/"}]
     for operation in operations:
         assert operation["summary"]
         assert operation["description"]

@@ -96,8 +96,9 @@ class Program:
             self._reader.join(1)
             how = f"exit status {status}" if status >= 0 else signal.Signals(-status).name
             what = "did not start" if self.is_starting else "has ended"
-            why = "The lines above say why." if status > 0 else "Start everything again."
-            raise LauncherError(f"the {self.name} service {what} ({how}). {why}")
+            who = "Redis" if self.name == "redis" else f"the {self.name} service"
+            why = "The lines above say why." if status > 0 else "Start again with the same options."
+            raise LauncherError(f"{who} {what} ({how}). {why}")
 
     def end(self, force: bool) -> None:
         """Ask it and its children to end, or kill them; do nothing if they have ended."""
