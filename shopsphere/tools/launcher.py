@@ -204,7 +204,7 @@ def main() -> None:
     about = "Start the product, user and order services on ports 8000, 8001 and 8002."
     parser = ArgumentParser(description=about)
     parser.add_argument("--demo", action="store_true", help="add a dozen products to an empty shop")
-    parser.add_argument("--redis", action="store_true", help="also start Redis, data in redis-data")
+    parser.add_argument("--redis", action="store_true", help="start Redis too (data in redis-data)")
     parser.add_argument("--reload", action="store_true", help="restart when a Python file changes")
     parser.add_argument("--host", help=f"default: {DEFAULT_HOST}; 0.0.0.0 lets other machines in")
     parser.add_argument("--port", type=int, metavar="N", help="use ports N, N+1 and N+2")
