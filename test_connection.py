@@ -228,8 +228,9 @@ def audit(settings: Settings, wants_repair: bool, is_sure: bool) -> Iterator[Lin
                 for stray in strays:
                     url = f"{settings.order_service_url}/orders/{stray.order_pk}/settle"
                     shop.ask("POST", url, json={"product_id": stray.product_pk})
-                yield from _lines(*compare(shop, wait))
-            elif wants_repair and findings and not strays:
+                findings, summary = compare(shop, wait)
+                yield from _lines(findings, summary)
+            if wants_repair and not all(each.order_pk for each in findings):
                 yield Line("repair", "failed", NO_REPAIR)
     except ShopUnavailable as error:
         yield Line("audit", "failed", str(error))
