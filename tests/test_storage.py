@@ -210,7 +210,7 @@ async def test_a_redis_that_refuses_us_stops_the_start(own_redis: RedisServer) -
         redis.acl_setuser("shop", enabled=True, reset=True, passwords=[f"+{SECRET}"], keys=["*"],
                           commands=["+@all", "-info", f"-{missing}"])  # fmt: skip
         line = await refusal(redis_username="shop", redis_password=SECRET, redis_port=port)
-        assert line.startswith(f"The Redis user may not run {missing}. Give it")
+        assert line.startswith(f"The Redis user may not run {missing}. See docs/redis.md")
     redis.config_set("requirepass", SECRET)
     for password in ("", "another"):
         assert "REDIS_PASSWORD" in await refusal(redis_port=port, redis_password=password)

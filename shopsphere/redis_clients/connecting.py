@@ -78,8 +78,8 @@ async def _serves(client: ShopRedis, probe: str) -> bool:
             ):
                 raise NothingResponds from error
         reason = f"Redis responds but refuses the connection ({error})"
-        advice = "REDIS_URL (rediss:// for TLS), REDIS_USERNAME, REDIS_PASSWORD and maxclients"
-        raise CannotStart(f"{reason}. Check {advice}.") from error
+        advice = "REDIS_URL (rediss:// for TLS) or REDIS_HOST, REDIS_USERNAME, REDIS_PASSWORD"
+        raise CannotStart(f"{reason}. Check {advice}, and Redis's maxclients.") from error
     return True
 
 
