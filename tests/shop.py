@@ -49,6 +49,7 @@ class Shop:
         return self
 
     def stop(self) -> None:
+        close_connections()
         for service in self.services:
             service.process.send_signal(signal.SIGCONT)
             service.stop()

@@ -94,6 +94,5 @@ def test_a_restored_backup_is_exact_after_the_audit(
         redis.start()
         assert shop.order_status(early) == "CANCELLED"  # its append-only file has it
     finally:
-        close_connections()
         shop.stop()
         users.stop()
