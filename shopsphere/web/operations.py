@@ -63,7 +63,8 @@ async def metrics(request: Request) -> Response:
     """Get metrics in Prometheus format.
 
     They include the number and duration of requests by route and status. The order service adds the
-    numbers of orders placed, refused and settled, and of commands that settling last found pending.
+    numbers of orders placed, refused and settled, and of those interrupted for longer than
+    SETTLE_AFTER.
 
     If AUTH_REQUIRED is true, send METRICS_TOKEN as the bearer token.
     """
